@@ -139,7 +139,9 @@ def _count(shape: Sequence[int], name: str) -> int:
 def _split_bytes(buffer: Buffer, count: int, name: str) -> Array:
     view, at = memoryview(buffer), 0
     if count * 4 > len(view):
-        raise TensorError(f"{name!r}: {count} BYTES elements take at least {count * 4} bytes, got {len(view)}")
+        raise TensorError(
+            f"{name!r}: {count} BYTES elements take at least {count * 4} bytes, got {len(view)}"
+        )
     items = np.empty(count, dtype=object)
     for i in range(count):
         if at + 4 > len(view):
