@@ -1,0 +1,111 @@
+"""From a spec to the code that carries it out, and from a form of model to how it is stored.
+
+A pass is a function ``(model, spec, context) -> model``. It takes one of the forms that its entry
+lists (the pipeline converts to the first where the model has another) and leaves its argument as it
+was. Everything is named by ``module:function`` and imported when first used, so that a recipe
+without torch passes never imports torch passes' libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from optimizers.artifact import Setting
+from optimizers.recipe import PassSpec
+from optimizers.task import Context, Model, Task
+
+
+class PassError(RuntimeError):
+    """A pass that cannot be applied to this model. The message says which, why, and what would do.
+
+    ::
+
+        PassError
+        |- NotAvailable     needs a package or a device that is not on this machine: the variant is skipped
+        |- FormError        the model cannot be brought into the form that the pass takes
+    """
+
+
+class NotAvailable(PassError):
+    """A package or a device is not here; nothing is wrong with the recipe. The variant is skipped."""
+
+
+class FormError(PassError):
+    """There is no way from the model's form to one that is needed."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A model as files: ``runtime`` to run it, ``files`` by name, ``settings`` for the manifest.
+
+    ``settings["weights"]`` names the main file, whose size is the variant's size unless
+    ``settings`` says otherwise through ``weights_data``, a second file that counts too.
+    """
+
+    runtime: str
+    files: Mapping[str, bytes]
+    settings: Mapping[str, Setting]
+
+
+#: kind of spec -> (forms it takes, first preferred; ``module:function`` of the pass).
+PASSES: dict[str, tuple[tuple[str, ...], str]] = {
+    "quantize_static": (("onnx", "openvino"), "optimizers.quantize:static"),
+    "quantize_dynamic": (("onnx",), "optimizers.quantize:dynamic"),
+    "quantize_weights": (("onnx",), "optimizers.quantize:weights_only"),
+    "quantize_aware": (("torch",), "optimizers.quantize_aware:train"),
+    "cast": (("torch", "onnx", "openvino"), "optimizers.cast:cast"),
+    "fine_tune": (("torch",), "optimizers.training:fine_tune_pass"),
+}
+
+#: form -> (runtime by default, ``pack(model, task) -> Packed``, ``unpack(packed, model, task) -> value``).
+#: ``unpack`` inverts ``pack`` for the cache: ``model`` is the stored model without its value.
+FORMS: dict[str, tuple[str, str, str]] = {
+    "torch": ("onnx", "optimizers.store:pack_torch", "optimizers.store:unpack_torch"),
+    "onnx": ("onnx", "optimizers.store:pack_onnx", "optimizers.store:unpack_onnx"),
+    "openvino": ("openvino", "optimizers.store:pack_openvino", "optimizers.store:unpack_openvino"),
+}
+
+#: (from, to) -> ``convert(model, task) -> model``.
+CONVERSIONS: dict[tuple[str, str], str] = {
+    ("torch", "onnx"): "optimizers.convert:torch_to_onnx",
+    ("torch", "openvino"): "optimizers.convert:torch_to_openvino",
+    ("sklearn", "onnx"): "optimizers.convert:sklearn_to_onnx",
+    ("onnx", "openvino"): "optimizers.convert:onnx_to_openvino",
+}
+
+
+def resolve(name: str) -> Any:
+    """The object that ``module:attribute`` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def apply(model: Model, spec: PassSpec, context: Context) -> Model:
+    """One pass, with the conversion that it needs before it."""
+    forms, name = PASSES[spec.kind]
+    wanted = getattr(spec, "engine", None)
+    if wanted in forms:
+        forms = (wanted,)
+    if model.form not in forms:
+        model = convert(model, forms[0], context.task)
+    result: Model = resolve(name)(model, spec, context)
+    return result
+
+
+def convert(model: Model, form: str, task: Task) -> Model:
+    """``model`` in another form, by one conversion or two (sklearn -> onnx -> openvino)."""
+    if model.form == form:
+        return model
+    direct = CONVERSIONS.get((model.form, form))
+    if direct:
+        converted: Model = resolve(direct)(model, task)
+        return converted
+    if (model.form, "onnx") in CONVERSIONS and ("onnx", form) in CONVERSIONS:
+        return convert(convert(model, "onnx", task), form, task)
+    raise FormError(
+        f"a model of form {model.form!r} cannot become {form!r}; known conversions: "
+        + ", ".join(f"{a} -> {b}" for a, b in sorted(CONVERSIONS))
+    )
