@@ -58,6 +58,8 @@ PASSES: dict[str, tuple[tuple[str, ...], str]] = {
     "quantize_aware": (("torch",), "optimizers.quantize_aware:train"),
     "cast": (("torch", "onnx", "openvino"), "optimizers.cast:cast"),
     "fine_tune": (("torch",), "optimizers.training:fine_tune_pass"),
+    "distill_tree": (("torch", "onnx", "sklearn"), "optimizers.distill_passes:tree"),
+    "distill_rules": (("torch", "onnx", "sklearn"), "optimizers.distill_passes:rules"),
 }
 
 #: form -> (runtime by default, ``pack(model, task) -> Packed``, ``unpack(packed, model, task) -> value``).
@@ -66,6 +68,8 @@ FORMS: dict[str, tuple[str, str, str]] = {
     "torch": ("onnx", "optimizers.store:pack_torch", "optimizers.store:unpack_torch"),
     "onnx": ("onnx", "optimizers.store:pack_onnx", "optimizers.store:unpack_onnx"),
     "openvino": ("openvino", "optimizers.store:pack_openvino", "optimizers.store:unpack_openvino"),
+    "tree": ("trees", "optimizers.distill_passes:pack_tree", "optimizers.distill_passes:unpack_tree"),
+    "rules": ("rules", "optimizers.distill_passes:pack_rules", "optimizers.distill_passes:unpack_rules"),
 }
 
 #: (from, to) -> ``convert(model, task) -> model``.

@@ -173,10 +173,57 @@ class FineTune(PassSpec):
         within(self, "batch", 1, 65_536)
 
 
+@dataclass(frozen=True)
+class DistillTree(PassSpec):
+    """A decision tree fitted to the original's answers on the training rows and ``resampled`` more.
+
+    More resampled rows bring the tree nearer to its teacher and make it larger; ``max_depth``,
+    ``max_leaves`` and ``min_leaf`` (training rows per leaf) bound it.
+    """
+
+    kind: ClassVar[str] = "distill_tree"
+    resampled: int = 10_000
+    max_depth: int | None = None
+    max_leaves: int | None = None
+    min_leaf: int = 1
+
+    def __post_init__(self) -> None:
+        within(self, "resampled", 0, 10_000_000)
+        within(self, "min_leaf", 1, 1_000_000)
+        if self.max_depth is not None:
+            within(self, "max_depth", 1, 64)
+        if self.max_leaves is not None:
+            within(self, "max_leaves", 2, 1_000_000)
+
+
+@dataclass(frozen=True)
+class DistillRules(PassSpec):
+    """An ordered list of at most ``max_rules`` rules of at most ``max_conditions`` conditions each."""
+
+    kind: ClassVar[str] = "distill_rules"
+    resampled: int = 10_000
+    max_rules: int = 20
+    max_conditions: int = 4
+
+    def __post_init__(self) -> None:
+        within(self, "resampled", 0, 10_000_000)
+        within(self, "max_rules", 1, 1000)
+        within(self, "max_conditions", 1, 32)
+
+
 #: Name in a recipe file -> spec. Every technique has its line here.
 SPECS: dict[str, type[PassSpec]] = {
     spec.kind: spec
-    for spec in (QuantizeStatic, QuantizeDynamic, QuantizeWeights, QuantizeAware, Cast, FineTune)
+    for spec in (
+        QuantizeStatic,
+        QuantizeDynamic,
+        QuantizeWeights,
+        QuantizeAware,
+        Cast,
+        FineTune,
+        DistillTree,
+        DistillRules,
+    )
 }
 
 
