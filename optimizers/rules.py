@@ -23,7 +23,7 @@ from optimizers.surrogate import Feature, SurrogateError, check_rows, number
 from optimizers.tensors import Array
 
 #: Up to here Python's own comparisons beat one numpy call per condition.
-_FEW_ROWS = 8
+_FEW_ROWS = 24
 
 
 @dataclass(frozen=True, slots=True)
