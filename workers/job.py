@@ -98,7 +98,7 @@ class NewJob:
     """
 
     id: str
-    payload: bytes
+    payload: bytes = field(repr=False)
     rows: int
     budget_ms: int
     tenant: str = ""
@@ -149,7 +149,7 @@ class Lease:
 
     id: str
     token: str
-    payload: bytes
+    payload: bytes = field(repr=False)
     rows: int
     deadline_ms: int
     attempts: int

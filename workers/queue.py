@@ -97,7 +97,16 @@ class Release:
     token: str
 
 
-Outcome = Done | Failed | Release
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """The deadline cannot be met any more and the job was not run: it ends as EXPIRED, at once."""
+
+    id: str
+    token: str
+    error: str
+
+
+Outcome = Done | Failed | Release | Missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +235,7 @@ class DeadlineQueue(Protocol):
 
     async def wait(self, ids: Sequence[str], timeout_s: float) -> list[JobStatus]:
         """Wait until at least one of the jobs has ended; the statuses of all that have, or ``[]`` at
-        the timeout. A job that is unknown counts for nothing. Woken by notification."""
+        the timeout, or at once when all of them are unknown. Woken by notification."""
 
     async def peek(self, n: int) -> list[Waiting]:
         """The ``n`` claimable jobs of the earliest deadlines, whoever their tenant."""

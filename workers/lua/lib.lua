@@ -1,0 +1,206 @@
+-- What the verbs share; put in front of each by workers/scripts.py. Key and field names: workers/keys.py.
+-- KEYS[1] base name of the queue. ARGV[1] its settings as JSON. A verb ends with flush().
+local B, call = KEYS[1], redis.call
+local S = cjson.decode(ARGV[1])
+local T = clock()
+local COUNTS, ACTIVE, DELAYED, LEASED, DEAD = B .. ':counts', B .. ':active', B .. ':delayed', B .. ':leased', B .. ':dead'
+
+local delta, tenant_jobs, tenant_bytes, ended = {}, {}, {}, {}
+local ended_jobs, ended_rows, ended_bytes, woken = 0, 0, 0, false
+
+local function add(field, n) delta[field] = (delta[field] or 0) + n end
+local function wait_key(tenant) return B .. ':wait:' .. tenant end
+local function job_key(id) return B .. ':job:' .. id end
+local function pay_key(id) return B .. ':pay:' .. id end
+local function res_key(id) return B .. ':res:' .. id end
+local function exact(x) return string.format('%.17g', x) end
+
+local function load(id)
+  local f = call('HMGET', job_key(id), 'st', 'dl', 'ro', 'sq', 'te', 'ky', 'ma', 'at', 'lo', 'nb', 'tk', 'w', 'lt', 'va', 'su', 'wk')
+  if not f[1] then return nil end
+  return {
+    id = id, st = f[1], dl = tonumber(f[2]), ro = tonumber(f[3]), sq = f[4], te = f[5] or '', ky = f[6],
+    ma = tonumber(f[7] or 3), at = tonumber(f[8] or 0), lo = tonumber(f[9] or 0), nb = f[10], tk = f[11],
+    w = f[12], lt = f[13], va = f[14] or '', su = tonumber(f[15]), wk = f[16] or '',
+  }
+end
+
+-- A tenant that comes back joins at the present virtual time: idleness earns no credit.
+local function activate(tenant)
+  if not call('ZSCORE', ACTIVE, tenant) then
+    call('ZADD', ACTIVE, call('HGET', COUNTS, 'vt') or '0', tenant)
+  end
+  woken = true
+end
+
+local function deactivate_if_empty(tenant)
+  if call('EXISTS', wait_key(tenant)) == 0 then call('ZREM', ACTIVE, tenant) end
+end
+
+local function enqueue(j)
+  call('ZADD', wait_key(j.te), j.dl, j.sq .. ':' .. j.id)
+  activate(j.te)
+end
+
+local function unindex(j)
+  if j.st == 'l' then
+    call('ZREM', LEASED, j.id)
+  elseif j.nb then
+    call('ZREM', DELAYED, j.id)
+    add('wrows', -j.ro)
+  else
+    call('ZREM', wait_key(j.te), j.sq .. ':' .. j.id)
+    deactivate_if_empty(j.te)
+    add('wrows', -j.ro)
+  end
+end
+
+-- The only way into a terminal state. The caller has made sure that the job is in none.
+local function finish(j, state, total, err)
+  local job, pay = job_key(j.id), pay_key(j.id)
+  local bytes = call('STRLEN', pay)
+  unindex(j)
+  call('HDEL', job, 'tk', 'lu', 'nb', 'w')
+  call('HSET', job, 'st', state, 'fi', T)
+  if err then call('HSET', job, 'er', err) end
+  local keep = S.keep
+  if state == 'x' then
+    keep = S.keep_dead
+    call('PEXPIRE', pay, keep)
+    call('ZADD', DEAD, T, j.id)
+  else
+    call('UNLINK', pay)
+  end
+  call('PEXPIRE', job, keep)
+  if j.ky then call('PEXPIRE', B .. ':key:' .. j.te .. ':' .. j.ky, keep) end
+  add('jobs', -1); add('rows', -j.ro); add('bytes', -bytes); add(total, 1)
+  tenant_jobs[j.te] = (tenant_jobs[j.te] or 0) - 1
+  tenant_bytes[j.te] = (tenant_bytes[j.te] or 0) - bytes
+  ended_jobs, ended_rows, ended_bytes = ended_jobs + 1, ended_rows + j.ro, ended_bytes + bytes
+  if j.w then ended[#ended + 1] = j.id end
+  j.st = state
+end
+
+-- Back to waiting, at once or not before a moment; the deadline and the place in line stay.
+local function requeue(j, not_before)
+  call('ZREM', LEASED, j.id)
+  call('HDEL', job_key(j.id), 'tk', 'lu')
+  call('HSET', job_key(j.id), 'st', 'p')
+  add('wrows', j.ro)
+  if not_before and not_before > T then
+    call('HSET', job_key(j.id), 'nb', not_before)
+    call('ZADD', DELAYED, not_before, j.id)
+  else
+    enqueue(j)
+  end
+end
+
+local function note_failure(j, err)
+  local fa = cjson.decode(call('HGET', job_key(j.id), 'fa') or '[]')
+  fa[#fa + 1] = { at_ms = T, worker = j.wk, error = err }
+  if #fa > 10 then table.remove(fa, 1) end
+  call('HSET', job_key(j.id), 'fa', cjson.encode(fa), 'er', err)
+end
+
+-- Jobs taken by a claim or a promotion: mark, index, and describe them for the answer.
+local function lease(taken, lease_ms, worker, token)
+  local rows, answer, until_ms, scores = {}, { '[]' }, T + lease_ms, {}
+  for i, j in ipairs(taken) do
+    call('HSET', job_key(j.id), 'st', 'l', 'tk', token, 'lu', until_ms, 'cl', T, 'wk', worker)
+    scores[#scores + 1] = until_ms
+    scores[#scores + 1] = j.id
+    rows[i] = { j.id, token, j.ro, j.dl, j.at, j.te, j.va, until_ms, j.su, j.lo }
+    answer[i + 1] = call('GET', pay_key(j.id))
+    add('wrows', -j.ro)
+  end
+  if #taken > 0 then
+    call('ZADD', LEASED, unpack(scores))
+    answer[1] = cjson.encode(rows)
+  end
+  return answer
+end
+
+-- The answer of an earlier claim with the same token, for a client that lost it.
+local function leased_again(ids, token)
+  local rows, answer = {}, { '[]' }
+  for id in string.gmatch(ids, '%S+') do
+    local j = load(id)
+    if j and j.st == 'l' and j.tk == token then
+      local until_ms = tonumber(call('ZSCORE', LEASED, id))
+      rows[#rows + 1] = { id, token, j.ro, j.dl, j.at, j.te, j.va, until_ms, j.su, j.lo }
+      answer[#answer + 1] = call('GET', pay_key(id))
+    end
+  end
+  if #rows > 0 then answer[1] = cjson.encode(rows) end
+  return answer
+end
+
+-- Leases that ran out, and backoffs that are over. At most `limit` of each; gives how many were moved.
+local function sweep(limit)
+  local moved = 0
+  for _, id in ipairs(call('ZRANGEBYSCORE', LEASED, '-inf', T, 'LIMIT', 0, limit)) do
+    local j = load(id)
+    moved = moved + 1
+    j.lo = j.lo + 1
+    call('HSET', job_key(id), 'lo', j.lo)
+    add('t_lost', 1)
+    if T >= j.dl then
+      finish(j, 'e', 't_expired', 'the deadline passed while its worker was gone')
+    elseif j.lo >= S.max_lost then
+      local reason = 'lost its lease ' .. j.lo .. ' times'
+      note_failure(j, reason)
+      finish(j, 'x', 't_dead', reason)
+    else
+      requeue(j)
+    end
+  end
+  for _, id in ipairs(call('ZRANGEBYSCORE', DELAYED, '-inf', T, 'LIMIT', 0, limit)) do
+    local j = load(id)
+    moved = moved + 1
+    call('ZREM', DELAYED, id)
+    call('HDEL', job_key(id), 'nb')
+    j.nb = false
+    enqueue(j)
+  end
+  return moved
+end
+
+local function expire_waiting(tenant, limit)
+  local late = call('ZRANGEBYSCORE', wait_key(tenant), '-inf', T, 'LIMIT', 0, limit)
+  for _, member in ipairs(late) do
+    finish(load(string.sub(member, string.find(member, ':', 1, true) + 1)), 'e', 't_expired',
+      'the deadline passed before it could run')
+  end
+  return #late
+end
+
+-- Rates decay with a time constant of 10 s; r0 is when the present spell of activity began.
+local function note_rate()
+  local r = call('HMGET', COUNTS, 'rt', 'rj', 'rr', 'rb')
+  local last = tonumber(r[1] or 0)
+  local keep = math.exp((last - T) / 10000)
+  if T - last > 60000 then call('HSET', COUNTS, 'r0', T) end
+  call('HSET', COUNTS, 'rt', T,
+    'rj', exact(tonumber(r[2] or 0) * keep + ended_jobs), 'rr', exact(tonumber(r[3] or 0) * keep + ended_rows),
+    'rb', exact(tonumber(r[4] or 0) * keep + ended_bytes))
+end
+
+local function flush()
+  if ended_jobs > 0 then note_rate() end
+  for field, n in pairs(delta) do
+    if n ~= 0 then call('HINCRBY', COUNTS, field, n) end
+  end
+  for tenant, n in pairs(tenant_jobs) do
+    if call('HINCRBY', B .. ':tenant_jobs', tenant, n) <= 0 then
+      call('HDEL', B .. ':tenant_jobs', tenant)
+      call('HDEL', B .. ':tenant_bytes', tenant)
+      tenant_bytes[tenant] = nil
+    end
+  end
+  for tenant, n in pairs(tenant_bytes) do call('HINCRBY', B .. ':tenant_bytes', tenant, n) end
+  if #ended > 0 then call('PUBLISH', B .. ':ended', table.concat(ended, ' ')) end
+  if woken and tonumber(call('HGET', COUNTS, 'idle') or 0) > T then
+    call('HDEL', COUNTS, 'idle')
+    call('PUBLISH', B .. ':work', '')
+  end
+end
