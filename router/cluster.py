@@ -1,0 +1,161 @@
+"""Ray and Serve, started the way this project needs them, and stopped without a trace.
+
+Ray Serve reads its switches when its processes start (and when ``ray.serve`` is imported), so
+`prepare` must run before anything imports it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class ClusterError(RuntimeError):
+    """Ray or Serve cannot be started as asked; the message says why and what to change."""
+
+
+#: HAProxy in front and user code on the replica's own loop: 20 times the default proxy's throughput.
+_SWITCHES = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # A batch of large inputs is one message between deployments; Serve's default limit is 4 MiB.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(512 << 20),
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def prepare(folder: Path) -> None:
+    """Set the environment of a Ray that is to be started here; what the user has set stays.
+
+    The ports that Serve opens beside the endpoint, and HAProxy's files (in ``folder``, whose path must
+    be short: a Unix socket's name has 107 characters), are made this instance's own, so that two can
+    run on one machine.
+    """
+    http, grpc = _free_range(), _free_range()
+    settings = _SWITCHES | {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + _RANGE - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + _RANGE - 1),
+    }
+    for name in ("METRICS_PORT", "STATS_PORT"):
+        settings[f"RAY_SERVE_HAPROXY_{name}"] = str(free_port())
+    for name in ("HTTP", "GRPC"):
+        settings[f"RAY_SERVE_FALLBACK_PROXY_{name}_PORT"] = str(free_port())
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+_RANGE = 100
+
+
+def _free_range() -> int:
+    """The first of a run of ports below the system's own (ephemeral) range whose ends are free."""
+    for _ in range(100):
+        first = random.SystemRandom().randrange(12_000, 32_000 - _RANGE, _RANGE)
+        with suppress(OSError):
+            for port in (first, first + 1, first + _RANGE - 1):
+                check_port("127.0.0.1", port)
+            return first
+    raise ClusterError("no free range of ports between 12000 and 32000 for Serve's replicas")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise OSError where something listens already."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A running Ray with Serve; ``dashboard_url`` is None where Ray's dashboard is off."""
+
+    dashboard_url: str | None
+    own: bool
+    address: str
+
+
+@contextmanager
+def running(host: str, port: int, address: str | None = None) -> Iterator[Started]:
+    """Start Ray and Serve on ``host:port`` (or join the Ray at ``address``), and stop them at the end.
+
+    A joined cluster lives on, without our application. Raises `ClusterError`.
+    """
+    try:
+        check_port(host, port)
+    except OSError as error:
+        raise ClusterError(
+            f"cannot listen on {host}:{port}: {error.strerror}; stop what listens there or choose --port"
+        ) from None
+    folder = Path(tempfile.mkdtemp(prefix="hybrid-router-"))
+    try:
+        prepare(folder)
+        with _ray(address) as started:
+            from ray import serve
+            from ray.serve.config import HTTPOptions
+            from ray.serve.schema import LoggingConfig
+
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options=HTTPOptions(host=host, port=port),
+                logging_config=LoggingConfig(enable_access_log=False),
+            )
+            try:
+                yield started
+            finally:
+                with suppress(Exception):
+                    if started.own:
+                        serve.shutdown()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[Started]:
+    import ray
+
+    if address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        context: Any = ray.init(
+            address=address or "local",
+            include_dashboard=None if address else True,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"join the Ray at {address}" if address else "start Ray"
+        raise ClusterError(f"cannot {where}: {error}") from None
+    try:
+        url = context.dashboard_url
+        yield Started(f"http://{url}" if url else None, address is None, context.address_info["address"])
+    finally:
+        ray.shutdown()

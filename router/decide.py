@@ -1,0 +1,141 @@
+"""Where does this request go? One pure function from a request and the load to a decision with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from router import estimate
+from router.estimate import BatchLoad, ModelLoad, OnlineLoad
+from router.policy import Policy, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one request asks for. ``variant`` is set where the caller pins one."""
+
+    model: str
+    rows: int
+    budget_ms: float
+    variant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOnline:
+    """Run now on an online replica; ``deadline_ms`` is on the clock that ``now_ms`` came from."""
+
+    variant: str
+    deadline_ms: float
+    predicted_ms: float
+    route: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """Wait in the deadline queue. ``variant`` is None where the worker's own will do."""
+
+    variant: str | None
+    deadline_ms: float
+    predicted_ms: float
+    route: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Refused before any work: ``miss`` the deadline is out of reach, ``full`` no room, ``unserved`` never."""
+
+    kind: Literal["miss", "full", "unserved"]
+    retry_after_s: float | None
+    route: str
+    reason: str
+
+
+Decision = RunOnline | Enqueue | Reject
+
+
+def decide(ask: Ask, policy: Policy, load: ModelLoad, now_ms: float) -> Decision:
+    """The decision for one request; time and load are arguments, so equal input gives an equal answer."""
+    route = policy.route(ask.model, ask.budget_ms)
+    if route.to == "online":
+        return _online(ask, route, load.online, now_ms)
+    if route.to == "batch":
+        return _batch(ask, route, load.batch, now_ms)
+    return _cheapest(ask, route, load, now_ms)
+
+
+def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> Decision:
+    if load is None:
+        return _unserved(ask, route, "online")
+    if load.full:
+        return Reject(
+            "full", (load.waiting_ms / load.replicas) / 1_000.0, route.name, "the online heap is full"
+        )
+    allowed = _allowed(ask, route, load)
+    if not allowed:
+        return Reject(
+            "unserved", None, route.name, f"no online variant of {ask.model!r} may serve this route"
+        )
+    best = fastest = allowed[0]
+    fastest_ms = best_ms = estimate.online_ms(load, best, ask.rows)
+    for variant in allowed:
+        predicted = best_ms if variant == best else estimate.online_ms(load, variant, ask.rows)
+        if predicted <= ask.budget_ms:
+            reason = "the most accurate variant" if variant == best else "degraded to meet the deadline"
+            return RunOnline(variant, now_ms + ask.budget_ms, predicted, route.name, reason)
+        if predicted < fastest_ms:
+            fastest, fastest_ms = variant, predicted
+        if "degrade" not in route.on_miss:
+            break
+    if "reject" not in route.on_miss:
+        reason = "predicted late, and the route does not refuse"
+        return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason)
+    over_ms = fastest_ms - ask.budget_ms
+    reason = f"predicted {fastest_ms:.3g} ms on {fastest!r}, the budget is {ask.budget_ms:.3g} ms"
+    # With nothing ahead, waiting does not help: the budget itself is too small, and no time is promised.
+    idle = over_ms > load.busy_ms + load.waiting_ms / load.replicas
+    return Reject("miss", None if idle else over_ms / 1_000.0, route.name, reason)
+
+
+def _allowed(ask: Ask, route: Route, load: OnlineLoad) -> list[str]:
+    """The variants the caller and the route's quality floor allow, best quality first."""
+    if ask.variant is not None:
+        return [ask.variant] if ask.variant in load.variants else []
+    floor = route.quality.max_drop if route.quality else None
+    return [v.name for v in load.variants.values() if floor is None or v.quality_drop <= floor]
+
+
+def _batch(ask: Ask, route: Route, load: BatchLoad | None, now_ms: float) -> Decision:
+    if load is None:
+        return _unserved(ask, route, "batch")
+    predicted = estimate.batch_ms(load, ask.rows)
+    if predicted > ask.budget_ms and "reject" in route.on_miss:
+        reason = f"{load.waiting_rows} rows wait; predicted {predicted:.3g} ms of {ask.budget_ms:.3g} ms"
+        alone = estimate.batch_ms(_emptied(load), ask.rows)
+        retry = None if alone > ask.budget_ms else (predicted - ask.budget_ms) / 1_000.0
+        return Reject("miss", retry, route.name, reason)
+    return Enqueue(ask.variant, now_ms + ask.budget_ms, predicted, route.name, "the queue meets the deadline")
+
+
+def _cheapest(ask: Ask, route: Route, load: ModelLoad, now_ms: float) -> Decision:
+    """The queue where it is predicted to make it, since its batches are larger; else an online replica."""
+    queued = _batch(ask, route, load.batch, now_ms) if load.batch else None
+    if isinstance(queued, Enqueue) and queued.predicted_ms * _SAFETY <= ask.budget_ms:
+        return queued
+    online = _online(ask, route, load.online, now_ms) if load.online else None
+    if isinstance(online, RunOnline) or queued is None:
+        return online if online is not None else _unserved(ask, route, "online or batch")
+    return queued
+
+
+# The queue's drain yields to online work without notice, so `auto` trusts it with half the budget only.
+_SAFETY = 2.0
+
+
+def _emptied(load: BatchLoad) -> BatchLoad:
+    return BatchLoad(load.variant, load.workers, 0, load.rows_per_s, load.max_batch)
+
+
+def _unserved(ask: Ask, route: Route, side: str) -> Reject:
+    return Reject("unserved", None, route.name, f"model {ask.model!r} has no {side} side in the policy")

@@ -1,0 +1,294 @@
+"""The online dispatcher: a bounded deadline heap per model in front of its replicas, one call per batch.
+
+Requests wait here, not in the replicas, so that the batch is formed at the last moment, from the most
+urgent that wait. Two batches may be in flight per replica: one runs, the next is already there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import insort_right
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from operator import attrgetter
+
+from optimizers.profile import OnlineFit
+from optimizers.tensors import Tensors, concat, pack, rows_of, split, unpack
+from router.estimate import OnlineLoad, Variant
+from workers.batching import BoundTable, Run, Wait, next_batch
+
+Send = Callable[[str, bytes], Awaitable[bytes]]
+
+BATCHES_IN_FLIGHT = 2
+#: A batch that takes longer than this many times its bound is taken for lost.
+_STUCK_FACTOR, _STUCK_MS = 20.0, 5_000.0
+_REFIT_EVERY_MS = 250.0
+
+
+class DispatchError(Exception):
+    """Root of what `OnlineDispatcher.run` raises.
+
+    ::
+
+        DispatchError
+        |- DeadlineHopeless    the deadline can no longer be met; the request was dropped before it ran
+        |- ReplicaFailed       the replica died or failed, and a second try failed or came too late
+        |- HeapFull            no room; nothing was queued
+    """
+
+
+class DeadlineHopeless(DispatchError):
+    """The deadline passed, or came too close for even the smallest batch, while the request waited."""
+
+
+class ReplicaFailed(DispatchError):
+    """The batch could not be run. The message carries the reason; nothing of it was answered."""
+
+
+class HeapFull(DispatchError):
+    """The heap holds as many requests as the policy allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineAnswer:
+    """One request's outputs, and how it got them. Times in ms; ``batch_rows`` of the largest batch."""
+
+    outputs: Tensors
+    variant: str
+    queued_ms: float
+    run_ms: float
+    batch_rows: int
+
+
+class _Waiting:
+    __slots__ = ("arrived_ms", "deadline_ms", "droppable", "future", "inputs", "rows")
+
+    def __init__(
+        self, inputs: Tensors, rows: int, deadline_ms: float, arrived_ms: float, droppable: bool
+    ) -> None:
+        self.inputs, self.rows, self.deadline_ms, self.arrived_ms = inputs, rows, deadline_ms, arrived_ms
+        self.droppable = droppable
+        self.future: asyncio.Future[OnlineAnswer] = asyncio.get_running_loop().create_future()
+
+
+_by_deadline = attrgetter("deadline_ms")
+
+
+class _Lane:
+    """What waits for one variant, earliest deadline first, and the variant's live profile."""
+
+    def __init__(self, variant: Variant, max_batch: int) -> None:
+        self.variant, self._max_batch = variant, max_batch
+        self.waiting: list[_Waiting] = []
+        self.rows = 0
+        self.table = BoundTable.of(variant.profile, max_batch)
+        self._fit = OnlineFit(variant.profile)
+        self._refit_at_ms = 0.0
+
+    def add(self, item: _Waiting) -> None:
+        insort_right(self.waiting, item, key=_by_deadline)
+        self.rows += item.rows
+
+    def take(self, count: int) -> list[_Waiting]:
+        """The first ``count``, without those whose callers have left."""
+        items = self.waiting[:count]
+        del self.waiting[:count]
+        self.rows -= sum(item.rows for item in items)
+        return [item for item in items if not item.future.done()]
+
+    def learn(self, rows: int, ms: float, now_ms: float) -> None:
+        """Correct the profile by a live batch; the tables follow a few times a second."""
+        self._fit.add(rows, ms)
+        if now_ms >= self._refit_at_ms:
+            self._refit_at_ms = now_ms + _REFIT_EVERY_MS
+            self.variant = replace(self.variant, profile=self._fit.profile())
+            self.table = BoundTable.of(self.variant.profile, self._max_batch)
+
+
+class OnlineDispatcher:
+    """Deadline-ordered batching for one model.
+
+    ``send(variant, message)`` runs one packed batch on some replica and gives the packed answer;
+    ``variants`` come best quality first. All times are ``clock`` milliseconds.
+    """
+
+    def __init__(
+        self,
+        variants: Mapping[str, Variant],
+        send: Send,
+        *,
+        replicas: int,
+        max_batch: int,
+        max_waiting: int,
+        clock: Callable[[], float] = lambda: time.monotonic() * 1_000.0,
+        on_batch: Callable[[str, int, float], None] = lambda variant, rows, ms: None,
+    ) -> None:
+        self._lanes = {name: _Lane(variant, max_batch) for name, variant in variants.items()}
+        self._send, self._clock, self._on_batch = send, clock, on_batch
+        self._replicas, self._max_batch, self._max_waiting = replicas, max_batch, max_waiting
+        self._slots = replicas * BATCHES_IN_FLIGHT
+        self._in_flight: dict[asyncio.Task[None], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._lead_ms = 0.5  # one way to a replica; corrected by every batch
+
+    def load(self) -> OnlineLoad:
+        """The online side as `decide` weighs it, now."""
+        now = self._clock()
+        busy = sum(max(0.0, end - now) for end in self._in_flight.values()) / self._replicas
+        lanes = self._lanes.values()
+        return OnlineLoad(
+            variants={lane.variant.name: lane.variant for lane in lanes},
+            replicas=self._replicas,
+            busy_ms=busy,
+            waiting_ms=sum(lane.table.predict_ms(lane.rows) for lane in lanes if lane.rows),
+            full=self._waiting >= self._max_waiting,
+        )
+
+    async def run(
+        self, variant: str, inputs: Tensors, deadline_ms: float, *, droppable: bool = True
+    ) -> OnlineAnswer:
+        """The answer for one request of one row or more; longer ones are split and joined.
+
+        ``droppable=False`` runs it even when its deadline is hopeless. Cancelling the call drops the
+        request before it costs work, if it has not started. Raises `DispatchError`.
+        """
+        rows = rows_of(inputs)
+        if self._waiting >= self._max_waiting:
+            raise HeapFull(f"{self._waiting} requests wait, the policy's max_waiting is {self._max_waiting}")
+        if rows <= self._max_batch:
+            return await self._put(variant, inputs, rows, deadline_ms, droppable)
+        sizes = [min(self._max_batch, rows - at) for at in range(0, rows, self._max_batch)]
+        parts = [
+            self._put(variant, part, size, deadline_ms, droppable)
+            for part, size in zip(split(inputs, sizes), sizes, strict=True)
+        ]
+        try:
+            answers = await asyncio.gather(*parts)
+        except BaseException:
+            for part in parts:
+                part.cancel()
+            raise
+        return OnlineAnswer(
+            concat([a.outputs for a in answers]),
+            variant,
+            max(a.queued_ms for a in answers),
+            sum(a.run_ms for a in answers),
+            max(a.batch_rows for a in answers),
+        )
+
+    def _put(
+        self, variant: str, inputs: Tensors, rows: int, deadline_ms: float, droppable: bool
+    ) -> asyncio.Future[OnlineAnswer]:
+        item = _Waiting(inputs, rows, deadline_ms, self._clock(), droppable)
+        self._lanes[variant].add(item)
+        self._pump()
+        return item.future
+
+    @property
+    def _waiting(self) -> int:
+        return sum(len(lane.waiting) for lane in self._lanes.values())
+
+    def _pump(self) -> None:
+        """Fill the free slots with the most urgent batches; come back when `next_batch` says so."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while len(self._in_flight) < self._slots:
+            lanes = [lane for lane in self._lanes.values() if lane.waiting]
+            if not lanes:
+                return
+            lane = min(lanes, key=lambda x: x.waiting[0].deadline_ms)
+            now = self._clock()
+            plan = next_batch(
+                lane.waiting, lane.table, now, busy_until_ms=self._busy_until(), lead_ms=self._lead_ms
+            )
+            late = self._drop(lane.take(plan.dropped), now)
+            batch = lane.take(plan.count) if isinstance(plan, Run) else []
+            for items in (late, batch):
+                if items:
+                    self._start(lane, items, now)
+            if isinstance(plan, Wait):
+                delay_s = max(0.0, plan.until_ms - now) / 1_000.0
+                self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump)
+                return
+
+    def _busy_until(self) -> float:
+        """When a replica is predicted to be free of what is in flight; 0 where one is idle."""
+        behind = len(self._in_flight) - self._replicas
+        return sorted(self._in_flight.values())[behind] if behind >= 0 else 0.0
+
+    @staticmethod
+    def _drop(items: list[_Waiting], now: float) -> list[_Waiting]:
+        """Tell the callers of hopeless requests; give back those that are to be run all the same."""
+        for item in items:
+            if item.droppable:
+                slack = item.deadline_ms - now
+                when = f"{-slack:.3g} ms ago" if slack < 0 else f"in {slack:.3g} ms"
+                item.future.set_exception(DeadlineHopeless(f"its deadline was {when} when its turn came"))
+        return [item for item in items if not item.droppable]
+
+    def _start(self, lane: _Lane, batch: list[_Waiting], now: float) -> None:
+        rows = sum(item.rows for item in batch)
+        starts = max(now + self._lead_ms, self._busy_until())
+        task = asyncio.get_running_loop().create_task(self._deliver(lane, batch, rows))
+        self._in_flight[task] = starts + lane.table.predict_ms(rows)
+        task.add_done_callback(self._landed)
+
+    async def _deliver(self, lane: _Lane, batch: list[_Waiting], rows: int) -> None:
+        """Run one batch, once more if its replica fails, and settle each caller by itself."""
+        name, sent = lane.variant.name, self._clock()
+        try:
+            message = pack(concat([item.inputs for item in batch]))
+            reply = await self._call(lane, name, message, rows, batch[0].deadline_ms)
+            outputs, timing = unpack(reply)
+            parts = split(outputs, [item.rows for item in batch])
+            run_ms, wait_ms = float(timing["run_ms"]), float(timing["wait_ms"])
+        except asyncio.CancelledError:
+            self._fail(batch, ReplicaFailed("the router is shutting down"))
+            raise
+        except Exception as error:  # whatever it is, no caller may be left waiting
+            self._fail(batch, error if isinstance(error, DispatchError) else ReplicaFailed(str(error)))
+            return
+        now = self._clock()
+        service_ms = max(now - sent - wait_ms, run_ms)
+        self._lead_ms += 0.1 * ((service_ms - run_ms) / 2.0 - self._lead_ms)
+        lane.learn(rows, service_ms, now)
+        self._on_batch(name, rows, run_ms)
+        for item, part in zip(batch, parts, strict=True):
+            if not item.future.done():
+                item.future.set_result(OnlineAnswer(part, name, sent - item.arrived_ms, run_ms, rows))
+
+    async def _call(self, lane: _Lane, name: str, message: bytes, rows: int, deadline_ms: float) -> bytes:
+        bound = lane.table.bound_ms(rows)
+        for attempt in (1, 2):
+            try:
+                async with asyncio.timeout((_STUCK_MS + _STUCK_FACTOR * bound) / 1_000.0):
+                    return await self._send(name, message)
+            except Exception as error:
+                reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+                if attempt == 2 or self._clock() + bound > deadline_ms:
+                    raise ReplicaFailed(f"variant {name!r} could not run the batch: {reason}") from error
+        raise AssertionError("unreachable")
+
+    @staticmethod
+    def _fail(batch: list[_Waiting], error: DispatchError) -> None:
+        for item in batch:
+            if not item.future.done():
+                item.future.set_exception(error)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.pop(task, None)
+        if not task.cancelled():
+            self._pump()
+
+    async def close(self) -> None:
+        """Cancel what is in flight and fail what waits."""
+        for lane in self._lanes.values():
+            self._fail(lane.take(len(lane.waiting)), ReplicaFailed("the router is shutting down"))
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = list(self._in_flight)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,74 @@
+"""When would it finish? Predictions for each option, from measured profiles and the load that waits.
+
+Values in, values out: the dispatcher and the queue's statistics fill the snapshots, `decide` reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optimizers.profile import LatencyProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A variant as the router weighs it: its time by batch size, and its quality below the original's."""
+
+    name: str
+    profile: LatencyProfile
+    quality_drop: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineLoad:
+    """A model's online side at one moment.
+
+    ``variants`` are ordered best quality first. ``busy_ms`` is what remains of the batches that run,
+    averaged over the replicas; ``waiting_ms`` the work that waits behind them, at one replica's pace;
+    ``overhead_ms`` what a call costs beside the model. ``full`` says that the heap takes no more.
+    """
+
+    variants: Mapping[str, Variant]
+    replicas: int
+    busy_ms: float
+    waiting_ms: float
+    overhead_ms: float = 0.0
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLoad:
+    """A model's queue at one moment: rows that wait, and how many rows a second the workers drain."""
+
+    variant: Variant
+    workers: int
+    waiting_rows: int
+    rows_per_s: float
+    max_batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoad:
+    """Both sides of one model; None where the policy gives it no such side."""
+
+    online: OnlineLoad | None
+    batch: BatchLoad | None
+
+
+def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
+    """Predicted time to the answer, ms: what runs, what waits, then the request's own batch with margin."""
+    wait = load.busy_ms + load.waiting_ms / load.replicas
+    return wait + load.variants[variant].profile.bound_ms(rows) + load.overhead_ms
+
+
+def batch_ms(load: BatchLoad, rows: int) -> float:
+    """Predicted time to the answer through the queue, ms: the rows ahead at the drain rate, then a batch."""
+    own = load.variant.profile.bound_ms(min(load.max_batch, rows))
+    return (load.waiting_rows + rows) / load.rows_per_s * 1_000.0 + own
+
+
+def profiled_rows_per_s(variant: Variant, workers: int, max_batch: int) -> float:
+    """The drain rate that the profile promises, for when none has been observed yet."""
+    size = max(1, min(max_batch, variant.profile.max_batch))
+    return workers * size / max(variant.profile.predict_ms(size), 1e-6) * 1_000.0

@@ -1,0 +1,125 @@
+"""What the router counts, and how it reaches Ray's Prometheus endpoint.
+
+The hot path adds to plain numbers; a timer hands the differences to ``ray.serve.metrics``, whose calls
+cost microseconds each. Names carry no prefix of Ray's: on the endpoint they begin with ``ray_``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from workers.queue import QueueStats
+
+LATENCY_BOUNDS_MS = [1, 2, 5, 10, 20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 60_000]
+BATCH_BOUNDS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+#: Samples kept for the histograms between two publications; beyond it they are thinned evenly.
+_MAX_SAMPLES = 2_000
+
+
+class Recorder:
+    """Counts of one router process, in plain numbers."""
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, str, str, str, str], int] = defaultdict(int)
+        self.deadlines: dict[tuple[str, str, bool], int] = defaultdict(int)
+        self.latencies: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        self.batches: dict[tuple[str, str], list[int]] = defaultdict(list)
+        self.queues: dict[str, QueueStats] = {}
+
+    def request(self, model: str, route: str, path: str, variant: str, outcome: str) -> None:
+        """One request's end (or acceptance, on the batch path)."""
+        self.requests[model, route, path, variant, outcome] += 1
+
+    def deadline(self, model: str, route: str, met: bool) -> None:
+        self.deadlines[model, route, met] += 1
+
+    def latency(self, model: str, route: str, path: str, ms: float) -> None:
+        self.latencies[model, route, path].append(ms)
+
+    def batch(self, model: str, variant: str, rows: int) -> None:
+        self.batches[model, variant].append(rows)
+
+    def queue(self, model: str, stats: QueueStats) -> None:
+        self.queues[model] = stats
+
+
+class Publisher:
+    """Hands a `Recorder`'s numbers to ``ray.serve.metrics`` about once a second."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        from ray import serve
+
+        metrics: Any = serve.metrics
+
+        def counter(name: str, description: str, *tags: str) -> Any:
+            return metrics.Counter(name, description=description, tag_keys=tags)
+
+        self._recorder = recorder
+        self._sent: dict[tuple[Any, ...], int] = defaultdict(int)
+        self._requests = counter(
+            "hybrid_requests_total",
+            "Requests by outcome",
+            *("model", "route", "path", "variant", "outcome"),
+        )
+        self._deadlines = counter(
+            "hybrid_deadlines_total", "Deadlines met and missed, online path", "model", "route", "met"
+        )
+        self._latency = metrics.Histogram(
+            "hybrid_latency_ms",
+            description="Time from arrival to answer in the router",
+            boundaries=LATENCY_BOUNDS_MS,
+            tag_keys=("model", "route", "path"),
+        )
+        self._batch = metrics.Histogram(
+            "hybrid_online_batch_rows",
+            description="Rows in each online batch",
+            boundaries=BATCH_BOUNDS,
+            tag_keys=("model", "variant"),
+        )
+        self._waiting = metrics.Gauge(
+            "hybrid_queue_waiting_rows", description="Rows that wait in the queue", tag_keys=("model",)
+        )
+        self._earliest = metrics.Gauge(
+            "hybrid_queue_earliest_deadline_seconds",
+            description="Time until the earliest deadline in the queue; negative when it has passed",
+            tag_keys=("model",),
+        )
+
+    def publish(self) -> None:
+        """Send what has come since the last call."""
+        recorder = self._recorder
+        for key, total in list(recorder.requests.items()):
+            tags = dict(zip(("model", "route", "path", "variant", "outcome"), key, strict=True))
+            self._count(self._requests, ("request", *key), total, tags)
+        for (model, route, met), total in list(recorder.deadlines.items()):
+            tags = {"model": model, "route": route, "met": str(met).lower()}
+            self._count(self._deadlines, ("deadline", model, route, met), total, tags)
+        for (model, route, path), times in recorder.latencies.items():
+            self._observe(self._latency, times, {"model": model, "route": route, "path": path})
+        for (model, variant), sizes in recorder.batches.items():
+            self._observe(self._batch, sizes, {"model": model, "variant": variant})
+        for model, stats in recorder.queues.items():
+            self._waiting.set(stats.waiting_rows, tags={"model": model})
+            if stats.earliest_deadline_ms is not None:
+                left_s = (stats.earliest_deadline_ms - stats.now_ms) / 1_000.0
+                self._earliest.set(left_s, tags={"model": model})
+
+    def _count(self, metric: Any, key: tuple[Any, ...], total: int, tags: dict[str, str]) -> None:
+        if total > self._sent[key]:
+            metric.inc(total - self._sent[key], tags=tags)
+            self._sent[key] = total
+
+    @staticmethod
+    def _observe(metric: Any, samples: list[Any], tags: dict[str, str]) -> None:
+        taken, samples[:] = samples[:], []
+        for value in taken[:: max(1, len(taken) // _MAX_SAMPLES)]:
+            metric.observe(value, tags=tags)
+
+    async def run(self, every_s: float = 1.0, sleep: Callable[[float], Any] = asyncio.sleep) -> None:
+        """Publish until cancelled."""
+        while True:
+            await sleep(every_s)
+            self.publish()

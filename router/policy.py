@@ -1,0 +1,313 @@
+"""The routing policy: a YAML file becomes one frozen `Policy`, or an error that says where it is wrong.
+
+Reading is the only I/O here; a `Policy` is a value. Relative paths count from the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from router import units
+
+Milliseconds = Annotated[float, BeforeValidator(units.duration_ms)]
+BudgetMs = Annotated[float, BeforeValidator(units.budget_ms)]
+Bytes = Annotated[int, BeforeValidator(units.size_bytes)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+_COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*([^<>=,]+?)\s*")
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be used. ``problems`` holds one line each: file, line, key, and the mend."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+class Section(BaseModel):
+    """A part of the policy file: unknown keys are errors, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetRange(Section):
+    """Bounds on a latency budget, written ``"<= 250ms"`` or ``"> 250ms, <= 30s"``."""
+
+    text: str
+    bounds: tuple[tuple[Literal["<", "<=", ">", ">="], float], ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is not a bound on the budget; write '<= 250ms' or '> 250ms, <= 30s'")
+        bounds = []
+        for part in value.split(","):
+            match = _COMPARISON.fullmatch(part)
+            if not match:
+                raise ValueError(f"{part.strip()!r} is not a bound; write <, <=, > or >= and a duration")
+            bounds.append((match[1], units.duration_ms(match[2])))
+        return {"text": value, "bounds": tuple(bounds)}
+
+    def holds(self, budget_ms: float) -> bool:
+        return all(_COMPARE[sign](budget_ms, bound) for sign, bound in self.bounds)
+
+
+class When(Section):
+    """The conditions of a route; all that are given must hold."""
+
+    budget: BudgetRange | None = None
+    model: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = (
+        None
+    )
+
+    def holds(self, model: str, budget_ms: float) -> bool:
+        if self.model is not None and model not in self.model:
+            return False
+        return self.budget is None or self.budget.holds(budget_ms)
+
+
+class Quality(Section):
+    """How much worse than the original an answer's variant may be, in the manifest's quality metric."""
+
+    max_drop: Annotated[float, Field(ge=0, le=1)]
+
+
+class Route(Section):
+    """Where requests that match go, and what to do when the deadline is predicted to be missed."""
+
+    name: Name
+    when: When = When()
+    to: Literal["online", "batch", "auto"]
+    quality: Quality | None = None
+    on_miss: tuple[Literal["degrade", "reject"], ...] = ("degrade", "reject")
+
+
+class Online(Section):
+    """Online replicas: each holds every variant listed, best first or in any order."""
+
+    variants: Annotated[tuple[Name, ...], Field(min_length=1)]
+    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    max_batch: Annotated[int, Field(ge=1, le=65536)] = 64
+    max_waiting: Annotated[int, Field(ge=1)] = 10_000
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class Batch(Section):
+    """Batch workers that drain the model's queue."""
+
+    variant: Name
+    workers: Annotated[int, Field(ge=1, le=1000)] = 1
+    max_batch: Annotated[int, Field(ge=1, le=65536)] = 256
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    lease: Milliseconds = 30_000.0
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    sched_idle: bool = True
+
+
+class Model(Section):
+    """One model: where its variants lie, and how they are served."""
+
+    artifacts: Path
+    online: Online | None = None
+    batch: Batch | None = None
+
+    @model_validator(mode="after")
+    def _served(self) -> Model:
+        if self.online is None and self.batch is None:
+            raise ValueError("a model needs an 'online' section, a 'batch' section, or both")
+        return self
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Every variant that serving needs, each once."""
+        names = list(self.online.variants) if self.online else []
+        if self.batch and self.batch.variant not in names:
+            names.append(self.batch.variant)
+        return tuple(names)
+
+
+class Results(Section):
+    keep: Milliseconds = 24 * 3_600_000.0
+
+
+class Defaults(Section):
+    """What holds where a request does not say: its budget, and how long a queued call is held open."""
+
+    budget: BudgetMs = 1_000.0
+    hold: Milliseconds = 20_000.0
+    results: Results = Results()
+
+
+class QueueLimits(Section):
+    jobs: Annotated[int, Field(ge=1)] = 1_000_000
+    bytes: Bytes = 4 << 30
+
+
+class Limits(Section):
+    """Bounds that hold before memory or work is spent."""
+
+    body: Bytes = 16 << 20
+    rows: Annotated[int, Field(ge=1)] = 4096
+    queue: QueueLimits = QueueLimits()
+
+
+class RedisSection(Section):
+    """The queue's server: a URL, or the bundled server with its data in a folder."""
+
+    url: str | None = Field(default=None, repr=False)
+    data: Path = Path("build/queue")
+    fsync: Literal["always", "everysec"] = "always"
+
+
+class Policy(Section):
+    """The whole file. Routes are tried in order; a request that none takes goes to ``auto``."""
+
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    routes: tuple[Route, ...] = ()
+    defaults: Defaults = Defaults()
+    limits: Limits = Limits()
+    redis: RedisSection = RedisSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Policy:
+        seen: set[str] = set()
+        for route in self.routes:
+            if route.name in seen:
+                raise ValueError(f"two routes are named {route.name!r}; give each its own name")
+            seen.add(route.name)
+            for model in route.when.model or ():
+                if model not in self.models:
+                    raise ValueError(f"route {route.name!r} names model {model!r}, which is not in 'models'")
+        return self
+
+    @property
+    def queued_models(self) -> tuple[str, ...]:
+        return tuple(name for name, model in self.models.items() if model.batch)
+
+    def route(self, model: str, budget_ms: float) -> Route:
+        """The first route whose conditions hold, or the implicit last one."""
+        for route in self.routes:
+            if route.when.holds(model, budget_ms):
+                return route
+        return DEFAULT_ROUTE
+
+
+DEFAULT_ROUTE = Route(name="default", to="auto")
+
+
+def read(path: str | Path) -> Policy:
+    """The policy in a file. Raises `PolicyError` with file, line and key of each problem."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise PolicyError([f"{path}: cannot read the policy file: {reason}"]) from None
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str = "policy") -> Policy:
+    """The policy in a text; ``source`` names it in errors."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        problem = getattr(error, "problem", None) or str(error)
+        raise PolicyError([f"{where}: not valid YAML: {problem}"]) from None
+    duplicates = [f"{source}:{line}: key {key!r} is given twice" for key, line in _duplicate_keys(root)]
+    if duplicates:
+        raise PolicyError(duplicates)
+    if not isinstance(document, dict):
+        raise PolicyError([f"{source}: a policy is a mapping with 'models' and 'routes'"])
+    try:
+        return Policy.model_validate(document)
+    except ValidationError as error:
+        raise PolicyError([_problem(source, root, e) for e in error.errors()]) from None
+
+
+def _duplicate_keys(node: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield key.value, key.start_mark.line + 1
+            seen.add(key.value)
+            yield from _duplicate_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _duplicate_keys(item)
+
+
+def _problem(source: str, root: yaml.Node | None, error: Any) -> str:
+    """One pydantic error as ``file:line: key: what is wrong; how to mend it``."""
+    loc = [part for part in error["loc"] if part != "[key]"]
+    line, path = _locate(root, loc)
+    where = f"{source}:{line}: {'.'.join(map(str, path)) or 'policy'}"
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(loc[:-1])
+        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{where}: missing; it must be given"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    if isinstance(given, str | int | float) and repr(given) not in message and error["type"] != "value_error":
+        message += f", got {given!r}"
+    return f"{where}: {message}"
+
+
+def _locate(root: yaml.Node | None, loc: Sequence[Any]) -> tuple[int, list[Any]]:
+    """The line of the deepest part of ``loc`` that stands in the file, and the path as keys and indexes."""
+    node, path = root, list[Any]()
+    line = root.start_mark.line + 1 if root else 1
+    for part in loc:
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k.start_mark, v) for k, v in node.value if k.value == str(part)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = (node.value[part].start_mark, node.value[part])
+        path.append(part)
+        if found is None:
+            break
+        line, node = found[0].line + 1, found[1]
+    return line, path
+
+
+def _fields_at(loc: Sequence[Any]) -> list[str]:
+    """The keys known at a place in the policy, found by walking the models' annotations."""
+    section: Any = Policy
+    for part in loc:
+        if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
+            section = section.model_fields[part].annotation
+        section = _section_in(section)
+    return sorted(section.model_fields) if section is not None else []
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section class inside ``X | None``, ``tuple[X, ...]`` or ``dict[str, X]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _section_in(inner)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,188 @@
+"""One running hybrid-router on this machine: queue server, Ray, Serve and the application, as one context.
+
+``serve``, the demo, the benchmarks and the acceptance tests all start it here, so they run what users run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from router import cluster
+from router import policy as policies
+from router.manifests import read_manifests
+from router.policy import Policy, PolicyError
+
+READY_WITHIN_S = 60.0
+
+
+class ServerError(RuntimeError):
+    """The server did not come up; the message says which part and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server. ``redis_url`` holds a password: it is not for printing."""
+
+    policy: Policy
+    url: str
+    dashboard_url: str | None
+    redis_url: str | None
+    started_in_s: float
+
+    def __repr__(self) -> str:
+        return f"Server({self.url!r})"
+
+    def describe(self, log: Path | None = None) -> str:
+        """What runs where, in a few lines for a person."""
+        queue = (
+            "at the policy's redis.url"
+            if self.policy.redis.url
+            else (f"bundled server, data in {self.policy.redis.data}, fsync {self.policy.redis.fsync}")
+        )
+        rows = [("endpoint", self.url), ("dashboard", f"{self.dashboard_url or 'off'}")]
+        if self.policy.queued_models:
+            rows.append(("queue", queue))
+        for name, model in self.policy.models.items():
+            sides = []
+            if model.online:
+                sides.append(f"online x{model.online.replicas} ({', '.join(model.online.variants)})")
+            if model.batch:
+                sides.append(f"batch x{model.batch.workers} ({model.batch.variant})")
+            rows.append((f"model {name}", ", ".join(sides)))
+        if log:
+            rows.append(("log", str(log)))
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
+
+
+@contextmanager
+def running(
+    policy_path: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    data: Path | None = None,
+    address: str | None = None,
+) -> Iterator[Server]:
+    """Serve a policy until the context ends; whatever was started is then gone, also after a failed start.
+
+    ``data`` overrides the policy's folder for the bundled queue server; ``address`` joins a running Ray.
+    Raises PolicyError, `router.cluster.ClusterError`, `workers.queue.QueueError` or `ServerError`.
+    """
+    begun = time.monotonic()
+    policy = policies.read(policy_path)
+    _check_artifacts(policy, policy_path)
+    with ExitStack() as stack:
+        redis_url = policy.redis.url
+        if policy.queued_models and redis_url is None:
+            redis_url = stack.enter_context(_bundled_queue(data or policy.redis.data, policy.redis.fsync))
+        elif redis_url is not None:
+            _check_redis(redis_url, policy_path)
+        started = stack.enter_context(cluster.running(host, port, address))
+        _deploy(policy_path, redis_url)
+        stack.callback(_undeploy)
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        _wait_ready(url)
+        if data is not None:
+            policy = policy.model_copy(update={"redis": policy.redis.model_copy(update={"data": data})})
+        yield Server(policy, url, started.dashboard_url, redis_url, time.monotonic() - begun)
+
+
+def _check_artifacts(policy: Policy, path: str | Path) -> None:
+    # Before Ray is started: a missing variant should be said in a tenth of a second, not after ten.
+    read_manifests(policy, str(path))
+
+
+@contextmanager
+def _bundled_queue(data: Path, fsync: str) -> Iterator[str]:
+    from workers.embedded import EmbeddedServer
+
+    server = EmbeddedServer.start(data, fsync=fsync)
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+def _check_redis(url: str, path: str | Path) -> None:
+    import asyncio
+
+    from workers import redis_client
+
+    async def ping() -> None:
+        client = redis_client.connect(url)
+        try:
+            async with asyncio.timeout(5):
+                await client.ping()
+        finally:
+            await client.aclose()
+
+    try:
+        asyncio.run(ping())
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise PolicyError([f"{path}: redis.url: the server cannot be reached: {reason}"]) from None
+
+
+def _deploy(policy_path: str | Path, redis_url: str | None) -> None:
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    from router.app import APP_NAME, AppArgs, build
+
+    try:
+        serve.run(
+            build(AppArgs(policy=str(policy_path), redis_url=redis_url)),
+            name=APP_NAME,
+            route_prefix="/",
+            logging_config=LoggingConfig(enable_access_log=False),
+        )
+    except RuntimeError as error:
+        raise ServerError(f"the application did not start: {_deploy_failure() or error}") from None
+
+
+def _deploy_failure() -> str:
+    """The messages of the deployments that failed, as Serve keeps them."""
+    from ray import serve
+
+    messages = []
+    for app in serve.status().applications.values():
+        for name, deployment in app.deployments.items():
+            if deployment.message:
+                messages.append(f"{name}: {deployment.message.strip().splitlines()[-1]}")
+    return "; ".join(messages)
+
+
+def _undeploy() -> None:
+    """Only for a joined cluster: one of our own goes whole."""
+    from contextlib import suppress
+
+    from ray import serve
+
+    from router.app import APP_NAME
+
+    with suppress(Exception):
+        serve.delete(APP_NAME)
+
+
+def _wait_ready(url: str) -> None:
+    """Until the router says that every model answers and the queue is there."""
+    last = "no answer"
+    end = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5) as reply:
+                if json.load(reply).get("ready"):
+                    return
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            last = str(error)
+        time.sleep(0.05)
+    raise ServerError(f"{url} was not ready within {READY_WITHIN_S:.0f} s: {last}")

@@ -1,0 +1,357 @@
+"""The router without HTTP: one request in, an answer, a queued job, or a typed refusal out.
+
+It joins the pure decision to the two paths, the online dispatcher and the deadline queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optimizers.artifact import Manifest
+from optimizers.tensors import Tensors, TensorSpec, check, pack, unpack
+from router import estimate
+from router.decide import Ask, Enqueue, Reject, RunOnline, decide
+from router.dispatch import DeadlineHopeless, HeapFull, OnlineDispatcher, ReplicaFailed
+from router.estimate import BatchLoad, ModelLoad, Variant
+from router.metrics import Recorder
+from router.policy import Policy
+from workers.job import JobState, JobStatus, NewJob
+from workers.queue import Accepted, DeadlineQueue, Full, KeyConflict, QueueError, QueueStats
+
+
+class ServiceError(Exception):
+    """Root of what the service raises; each carries a sentence for the caller.
+
+    ::
+
+        ServiceError
+        |- UnknownModel, UnknownVariant, UnknownRequest
+        |- TooManyRows
+        |- Refused           not admitted; ``retry_after_s`` says when it may be, None that it never will
+        |- Conflict          the idempotency key was used for other content
+        |- DeadlinePassed    accepted, and dropped because its deadline could not be met any more
+        |- Unavailable       the path's replicas or the queue's server cannot be reached
+    """
+
+
+class UnknownModel(ServiceError):
+    pass
+
+
+class UnknownVariant(ServiceError):
+    pass
+
+
+class UnknownRequest(ServiceError):
+    pass
+
+
+class TooManyRows(ServiceError):
+    pass
+
+
+class Refused(ServiceError):
+    def __init__(self, reason: str, kind: str, retry_after_s: float | None) -> None:
+        super().__init__(reason)
+        self.kind, self.retry_after_s = kind, retry_after_s
+
+
+class Conflict(ServiceError):
+    pass
+
+
+class DeadlinePassed(ServiceError):
+    pass
+
+
+class Unavailable(ServiceError):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One inference request. ``hold_s`` is how long a queued one is waited for before it is handed back."""
+
+    model: str
+    inputs: Tensors
+    budget_ms: float
+    variant: str | None = None
+    hold_s: float = 0.0
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A result and how it was made."""
+
+    id: str | None
+    outputs: Tensors
+    model: str
+    variant: str
+    route: str
+    path: str
+    predicted_ms: float | None
+    queued_ms: float
+    deadline_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that waits in the queue; ask again by ``id``."""
+
+    id: str
+    route: str
+    state: JobState
+    predicted_ms: float | None
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """One model as this router serves it."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: Mapping[str, Manifest]
+    online: OnlineDispatcher | None
+    queue: DeadlineQueue | None
+    stats: QueueStats | None = None
+
+
+class Service:
+    """Decides and runs. ``clock`` gives milliseconds, monotonic."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        models: Mapping[str, ServedModel],
+        recorder: Recorder,
+        clock: Callable[[], float] = lambda: time.monotonic() * 1_000.0,
+    ) -> None:
+        self.policy, self._models, self._clock, self.recorder = policy, models, clock, recorder
+        self._batch_variants = {
+            name: Variant(model.batch.variant, models[name].variants[model.batch.variant].profile)
+            for name, model in policy.models.items()
+            if model.batch
+        }
+
+    @property
+    def models(self) -> Mapping[str, ServedModel]:
+        return self._models
+
+    def model(self, name: str, variant: str | None = None) -> ServedModel:
+        """The served model; raises `UnknownModel` or `UnknownVariant`, naming what there is."""
+        served = self._models.get(name)
+        if served is None:
+            raise UnknownModel(f"no model {name!r} here; there is {', '.join(self._models)}")
+        if variant is not None and variant not in served.variants:
+            raise UnknownVariant(
+                f"model {name!r} has no variant {variant!r}; it has {', '.join(served.variants)}"
+            )
+        return served
+
+    async def infer(self, call: Call) -> Answer | Pending:
+        """Decide, then run or queue. Raises `ServiceError`, and TensorError for inputs that do not fit."""
+        served = self.model(call.model, call.variant)
+        rows = check(call.inputs, served.inputs)
+        if rows > self.policy.limits.rows:
+            raise TooManyRows(
+                f"{rows} rows in one request; the policy's limits.rows is {self.policy.limits.rows}"
+            )
+        ask = Ask(call.model, rows, call.budget_ms, call.variant)
+        started = self._clock()
+        decision = decide(ask, self.policy, self._load(served), started)
+        if isinstance(decision, RunOnline):
+            return await self._run_online(served, call, decision, started)
+        if isinstance(decision, Enqueue):
+            return await self._enqueue(served, call, decision, rows)
+        self.recorder.request(call.model, decision.route, "none", "", "refused")
+        raise Refused(_why(decision), decision.kind, decision.retry_after_s)
+
+    def _load(self, served: ServedModel) -> ModelLoad:
+        online = served.online.load() if served.online else None
+        batch = self.policy.models[served.name].batch
+        if batch is None:
+            return ModelLoad(online, None)
+        variant, stats = self._batch_variants[served.name], served.stats
+        rate = stats.rows_per_s if stats and stats.rows_per_s else None
+        if rate is None:
+            rate = estimate.profiled_rows_per_s(variant, batch.workers, batch.max_batch)
+        waiting = stats.waiting_rows if stats else 0
+        return ModelLoad(online, BatchLoad(variant, batch.workers, waiting, rate, batch.max_batch))
+
+    async def _run_online(
+        self, served: ServedModel, call: Call, decision: RunOnline, started: float
+    ) -> Answer:
+        assert served.online is not None
+        route = self.policy.route(call.model, call.budget_ms)
+        outcome = "failed"
+        try:
+            answer = await served.online.run(
+                decision.variant, call.inputs, decision.deadline_ms, droppable="reject" in route.on_miss
+            )
+            outcome = "done"
+        except DeadlineHopeless as error:
+            outcome = "expired"
+            raise DeadlinePassed(f"dropped before it ran: {error}") from None
+        except HeapFull as error:
+            outcome = "refused"
+            raise Refused(str(error), "full", None) from None
+        except ReplicaFailed as error:
+            raise Unavailable(str(error)) from None
+        except asyncio.CancelledError:
+            outcome = "left"
+            raise
+        finally:
+            now = self._clock()
+            met = outcome == "done" and now <= decision.deadline_ms
+            self.recorder.request(call.model, decision.route, "online", decision.variant, outcome)
+            if outcome in ("done", "expired", "failed"):
+                self.recorder.deadline(call.model, decision.route, met)
+            if outcome == "done":
+                self.recorder.latency(call.model, decision.route, "online", now - started)
+        return Answer(
+            None,
+            answer.outputs,
+            call.model,
+            answer.variant,
+            decision.route,
+            "online",
+            decision.predicted_ms,
+            answer.queued_ms,
+            met,
+        )
+
+    async def _enqueue(
+        self, served: ServedModel, call: Call, decision: Enqueue, rows: int
+    ) -> Answer | Pending:
+        assert served.queue is not None
+        batch = self.policy.models[served.name].batch
+        job = NewJob(
+            id=f"{served.name}.{secrets.token_hex(12)}",
+            payload=pack(call.inputs, {"route": decision.route}),
+            rows=rows,
+            budget_ms=max(1, int(call.budget_ms)),
+            variant=decision.variant,
+            key=call.key,
+            max_attempts=batch.max_attempts if batch else 1,
+        )
+        try:
+            (submitted,) = await served.queue.submit([job])
+        except QueueError as error:
+            self.recorder.request(served.name, decision.route, "batch", "", "failed")
+            raise Unavailable(f"the queue cannot take the request now: {error}") from None
+        if isinstance(submitted, Full):
+            self.recorder.request(served.name, decision.route, "batch", "", "refused")
+            wait_s = submitted.retry_after_ms / 1_000.0
+            raise Refused(f"the queue is full ({submitted.what})", "full", wait_s)
+        if isinstance(submitted, KeyConflict):
+            raise Conflict(f"the Idempotency-Key was used for other content, by request {submitted.first_id}")
+        return await self._hold(served, call, decision, submitted)
+
+    async def _hold(
+        self, served: ServedModel, call: Call, decision: Enqueue, submitted: Accepted
+    ) -> Answer | Pending:
+        self.recorder.request(served.name, decision.route, "batch", decision.variant or "", "accepted")
+        pending = Pending(submitted.id, decision.route, JobState.PENDING, decision.predicted_ms)
+        if call.hold_s <= 0:
+            return pending
+        try:
+            return await self.result(submitted.id, call.hold_s, predicted_ms=decision.predicted_ms)
+        except asyncio.CancelledError:
+            # Nobody else knows this id: unless a retry can come back by its key, nobody can ask for it.
+            if call.key is None and served.queue is not None:
+                with contextlib.suppress(QueueError):
+                    await asyncio.shield(served.queue.cancel(submitted.id))
+            raise
+
+    def _queue_of(self, request_id: str) -> tuple[ServedModel, DeadlineQueue]:
+        served = self._models.get(request_id.rpartition(".")[0])
+        if served is None or served.queue is None:
+            raise UnknownRequest(f"no request {request_id!r} here")
+        return served, served.queue
+
+    async def result(
+        self, request_id: str, wait_s: float = 0.0, *, predicted_ms: float | None = None
+    ) -> Answer | Pending:
+        """What became of a queued request, waiting up to ``wait_s`` for its end.
+
+        Raises `UnknownRequest`, and `JobEnded` for one that ended without a result.
+        """
+        served, queue = self._queue_of(request_id)
+        try:
+            status = await queue.state(request_id)
+            if status is not None and not status.state.terminal and wait_s > 0:
+                ended = await queue.wait([request_id], wait_s)
+                status = ended[0] if ended else await queue.state(request_id)
+        except QueueError as error:
+            raise Unavailable(f"the queue cannot be asked now: {error}") from None
+        if status is None:
+            raise UnknownRequest(f"no request {request_id!r}: unknown, or its result was removed by age")
+        return self._told(served, status, predicted_ms)
+
+    def _told(self, served: ServedModel, status: JobStatus, predicted_ms: float | None) -> Answer | Pending:
+        if not status.state.terminal:
+            return Pending(status.id, "", status.state, predicted_ms)
+        if status.state is not JobState.DONE or status.result is None:
+            raise JobEnded(status)
+        outputs, parameters = unpack(status.result)
+        batch = self.policy.models[served.name].batch
+        return Answer(
+            status.id,
+            outputs,
+            served.name,
+            status.variant or (batch.variant if batch else ""),
+            str(parameters.get("route", "")),
+            "batch",
+            predicted_ms,
+            float(status.queued_ms or 0),
+            bool(status.met),
+        )
+
+    async def cancel(self, request_id: str) -> JobState:
+        """Cancel a queued request; the state it is in now. Raises `UnknownRequest`."""
+        _, queue = self._queue_of(request_id)
+        try:
+            state = await queue.cancel(request_id)
+        except QueueError as error:
+            raise Unavailable(f"the queue cannot be asked now: {error}") from None
+        if state is None:
+            raise UnknownRequest(f"no request {request_id!r}: unknown, or removed by age")
+        return state
+
+    async def watch_queues(self, every_s: float = 0.5) -> None:
+        """Keep each model's queue statistics fresh, for decisions and metrics, until cancelled."""
+        while True:
+            for served in self._models.values():
+                if served.queue is None:
+                    continue
+                try:
+                    served.stats = await served.queue.stats()
+                    self.recorder.queue(served.name, served.stats)
+                except QueueError:
+                    served.stats = None
+            await asyncio.sleep(every_s)
+
+
+class JobEnded(ServiceError):
+    """A queued request ended without a result: failed, expired, cancelled or given up on."""
+
+    def __init__(self, status: JobStatus) -> None:
+        reasons: dict[Any, str] = {
+            JobState.EXPIRED: "its deadline passed before it could run",
+            JobState.CANCELLED: "it was cancelled",
+        }
+        reason = status.error or reasons.get(status.state, "it failed")
+        super().__init__(f"request {status.id} {status.state.value}: {reason}")
+        self.status = status
+
+
+def _why(decision: Reject) -> str:
+    return decision.reason

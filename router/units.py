@@ -1,0 +1,72 @@
+"""Durations and sizes as people write them: ``50ms``, ``10min``, ``16MiB``."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+
+_MS = {
+    "us": 0.001,
+    "ms": 1.0,
+    "s": 1_000.0,
+    "sec": 1_000.0,
+    "m": 60_000.0,
+    "min": 60_000.0,
+    "h": 3_600_000.0,
+    "d": 86_400_000.0,
+}
+_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
+
+MAX_BUDGET_MS = 30 * _MS["d"]
+
+
+def duration_ms(value: str | int | float | timedelta) -> float:
+    """Milliseconds of ``"50ms"``, ``"1.5s"``, ``"10min"``, ``"2h"``, ``"1d"``, a timedelta, or seconds.
+
+    Raises ValueError, with what is allowed, for anything else: a bare number in a string has no unit,
+    and no duration is negative or endless.
+    """
+    if isinstance(value, timedelta):
+        ms = value / timedelta(milliseconds=1)
+    elif isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a duration; write 50ms, 2s, 10min or 2h")
+    elif isinstance(value, int | float):
+        ms = value * 1_000.0
+    else:
+        match = _QUANTITY.fullmatch(value)
+        unit = match and _MS.get(match[2].lower())
+        if not match or not unit:
+            raise ValueError(f"{value!r} is not a duration; write 50ms, 2s, 10min or 2h")
+        ms = float(match[1]) * unit
+    if not math.isfinite(ms) or ms < 0:
+        raise ValueError(f"{value!r} is not a duration; it must be finite and not negative")
+    return ms
+
+
+def budget_ms(value: str | int | float | timedelta) -> float:
+    """A latency budget in milliseconds: a duration above zero and at most 30 days."""
+    ms = duration_ms(value)
+    if not 0 < ms <= MAX_BUDGET_MS:
+        raise ValueError(f"a latency budget of {value!r} is out of range; it must be above 0 and at most 30d")
+    return ms
+
+
+def size_bytes(value: str | int) -> int:
+    """Bytes of ``"16MiB"``, ``"4GB"`` or a whole number of bytes."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    unit = match and _BYTES.get(match[2].lower() or "b")
+    if not match or not unit:
+        raise ValueError(f"{value!r} is not a size; write 512KiB, 16MiB, 4GiB or a number of bytes")
+    return int(float(match[1]) * unit)
+
+
+def format_ms(ms: float) -> str:
+    """A duration for a person: three significant digits and the unit that keeps them short."""
+    for unit, size in (("d", _MS["d"]), ("h", _MS["h"]), ("min", _MS["min"]), ("s", 1_000.0)):
+        if ms >= size:
+            return f"{ms / size:.3g}{unit}"
+    return f"{ms:.3g}ms"

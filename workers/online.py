@@ -1,0 +1,93 @@
+"""The online replica: a Ray Serve deployment that runs the batch it is handed, on the variant it is told.
+
+The router forms the batches, so this side has no queue of its own beyond the one batch that waits
+while another runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from optimizers import artifact
+from optimizers.runner import Runner, load
+from optimizers.tensors import Tensors, TensorSpec, pack, unpack
+
+
+class OnlineReplica:
+    """Holds every online variant of one model and answers `run` calls one batch at a time."""
+
+    def __init__(self, model: str, artifacts: str, variants: Sequence[str], threads: int) -> None:
+        self._model = model
+        # One thread, so that batches run in the order they came and the event loop stays free for
+        # Serve's health checks; the runtimes release the interpreter lock while they compute.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{model}-online")
+        self._runners: dict[str, Runner] = {}
+        for variant in variants:
+            runner = load(artifact.read(f"{artifacts}/{variant}"), threads=threads)
+            runner.run(example_batch(runner.inputs))
+            self._runners[variant] = runner
+
+    async def run(self, variant: str, message: bytes) -> bytes:
+        """Run one batch: an `optimizers.tensors.pack` message in, another out.
+
+        The answer's parameters tell ``wait_ms``, how long the batch waited here for the one before it,
+        and ``run_ms``, how long it ran. Raises KeyError for a variant this replica does not hold.
+        """
+        runner = self._runners[variant]
+        arrived = time.perf_counter()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _run, runner, message, arrived)
+
+    async def check_health(self) -> None:
+        """Serve restarts the replica when this raises or does not return."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, _nothing)
+
+    async def __del__(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        for runner in self._runners.values():
+            runner.close()
+
+
+def _run(runner: Runner, message: bytes, arrived: float) -> bytes:
+    started = time.perf_counter()
+    inputs, _ = unpack(message)
+    outputs = runner.run(inputs)
+    ended = time.perf_counter()
+    return pack(outputs, {"wait_ms": (started - arrived) * 1e3, "run_ms": (ended - started) * 1e3})
+
+
+def _nothing() -> None:
+    """Runs on the model's thread: that it returns shows that the thread is alive and not stuck."""
+
+
+def example_batch(specs: Sequence[TensorSpec], rows: int = 1) -> Tensors:
+    """A valid batch of zeros (empty strings for BYTES), for warming up; open sizes become 1."""
+    batch: Tensors = {}
+    for spec in specs:
+        shape = (rows, *(1 if size < 0 else size for size in spec.shape[1:]))
+        fill: Any = b"" if spec.datatype == "BYTES" else 0
+        batch[spec.name] = np.full(shape, fill, dtype=spec.dtype)
+    return batch
+
+
+def deployment(model: str, artifacts: str, variants: Sequence[str], *, replicas: int, threads: int) -> Any:
+    """The bound Serve deployment ``{model}-online``."""
+    from ray import serve
+
+    return serve.deployment(
+        OnlineReplica,
+        name=f"{model}-online",
+        num_replicas=replicas,
+        # The router counts what is in flight; Serve's own limit must never be the one that holds.
+        max_ongoing_requests=10_000,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=1.0,
+        health_check_timeout_s=10.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=10.0,
+    ).bind(model, artifacts, list(variants), threads)
