@@ -1,0 +1,67 @@
+"""hybrid-router: one endpoint for inference requests of every urgency. Here is its SDK.
+
+    from router import Client
+
+The server's modules are not imported with it: neither Ray nor torch need be installed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from router.client import AsyncClient as AsyncClient
+    from router.client import AsyncJob as AsyncJob
+    from router.client import Client as Client
+    from router.client import Job as Job
+    from router.client_codec import ModelInfo as ModelInfo
+    from router.client_codec import Result as Result
+    from router.errors import DeadlineExceeded as DeadlineExceeded
+    from router.errors import HybridRouterError as HybridRouterError
+    from router.errors import InvalidRequest as InvalidRequest
+    from router.errors import JobCancelled as JobCancelled
+    from router.errors import JobFailed as JobFailed
+    from router.errors import JobUnknown as JobUnknown
+    from router.errors import ModelNotFound as ModelNotFound
+    from router.errors import ProtocolError as ProtocolError
+    from router.errors import Rejected as Rejected
+    from router.errors import ResultPending as ResultPending
+    from router.errors import ServerUnavailable as ServerUnavailable
+    from router.errors import Unauthorized as Unauthorized
+
+_HOMES = {
+    "router.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
+    "router.client_codec": ("ModelInfo", "Result"),
+    "router.errors": (
+        "DeadlineExceeded",
+        "HybridRouterError",
+        "InvalidRequest",
+        "JobCancelled",
+        "JobFailed",
+        "JobUnknown",
+        "ModelNotFound",
+        "ProtocolError",
+        "Rejected",
+        "ResultPending",
+        "ServerUnavailable",
+        "Unauthorized",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

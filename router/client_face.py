@@ -1,0 +1,93 @@
+"""What both faces of the SDK share: how a client is made, and the core that they drive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sized
+from contextlib import AbstractContextManager
+
+from router.budget import Budget, Deadline, share_deadline
+from router.client_core import ClientCore
+from router.client_map import MapPlan
+from router.client_steps import Options
+from router.units import duration_ms
+
+
+class Face:
+    """What both faces have: the core and the way onto the wire."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None,
+        tenant: str | None,
+        headers: Mapping[str, str] | None,
+        timeout: Budget,
+        grace: Budget,
+        retry_for: Budget,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
+        from router.client_wire import Wire
+
+        self._wire = Wire(url)
+        self._core = ClientCore(
+            self._wire.server,
+            clock=clock,
+            jitter=jitter,
+            headers=_headers(key, tenant, headers),
+            timeout_s=duration_ms(timeout) / 1e3,
+            grace_s=duration_ms(grace) / 1e3,
+            retry_for_s=duration_ms(retry_for) / 1e3,
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._core.server!r})"
+
+    def deadline(self, budget: Budget) -> AbstractContextManager[Deadline]:
+        """Calls within the block share one budget, which shrinks as they spend it.
+
+        >>> with client.deadline("2s") as deadline:
+        ...     first = client.infer("digits", image)
+        ...     second = client.infer("digits", image)  # in what the first left of the 2 s
+        """
+        return share_deadline(self._core, budget, self._core.clock)
+
+    def _plan(
+        self,
+        model: str,
+        budget: Budget | None,
+        rows_per_request: int,
+        concurrency: int,
+        options: Options,
+        on_error: str,
+    ) -> MapPlan:
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"on_error is 'raise' or 'return', not {on_error!r}")
+        return MapPlan(
+            self._core,
+            model,
+            self._core.limit(budget),
+            rows_per_request=rows_per_request,
+            concurrency=concurrency,
+            options=options,
+            return_errors=on_error == "return",
+        )
+
+
+def _headers(key: str | None, tenant: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Raises ValueError for what cannot stand in a header, without repeating its value."""
+    merged = {"User-Agent": "hybrid-router", **(headers or {})}
+    if key is not None:
+        merged["Authorization"] = f"Bearer {key}"
+    if tenant is not None:
+        merged["Tenant"] = tenant
+    for name, value in merged.items():
+        if not (name.isascii() and value.isascii() and (name + value).isprintable()):
+            raise ValueError(f"header {name!r}: only printable ASCII can be sent")
+    return merged
+
+
+def length_of(items: object) -> int | None:
+    """How many items there are, None for a generator."""
+    return len(items) if isinstance(items, Sized) else None

@@ -1,0 +1,176 @@
+"""Many items as few requests: packed, a bounded number in flight, answered in the order they were given.
+
+Without I/O, like :mod:`router.client_core`: the plan says when to take an item, start a request, wait
+for the oldest and hand out a result. At most ``concurrency`` requests' items and results are held, so
+the items may be an endless generator.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from router import client_codec as codec
+from router.budget import Limit
+from router.client_codec import ModelInfo, Result, Tensor
+from router.client_core import RESPOND_ASYNC, ClientCore
+from router.client_steps import Flow, Options, Send, Ticket, Wait
+from router.errors import HybridRouterError, InvalidRequest, JobCancelled
+
+#: Told the items answered so far and how many there are, None where that is not known.
+Progress = Callable[[int, int | None], None]
+
+#: How long an early stop may take to tell the server.
+ABANDON_S = 2.0
+
+#: What a face answers to :class:`Pull` when the items are over.
+END = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Give the next item, or END."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run this flow beside the others and give a handle to it."""
+
+    flow: Flow[Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Wait for the flow behind the handle and give its result, or the HybridRouterError it raised."""
+
+    handle: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Hand this to the caller."""
+
+    value: Result | HybridRouterError
+
+
+Step = Pull | Start | Finish | Emit | Send | Wait
+Plan = Generator[Step, Any, None]
+#: Per item, in order: None where it is the next row of the request, else why it is in none.
+Slots = list[InvalidRequest | None]
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One request and the items in it."""
+
+    handle: Any
+    slots: Slots
+    ticket: Ticket
+
+
+class MapPlan:
+    """One ``map`` call. :meth:`run` is its plan; :meth:`abandon` ends what an early stop leaves behind."""
+
+    def __init__(
+        self,
+        core: ClientCore,
+        model: str,
+        limit: Limit,
+        *,
+        rows_per_request: int,
+        concurrency: int,
+        options: Options,
+        return_errors: bool,
+    ) -> None:
+        if rows_per_request < 1 or concurrency < 1:
+            raise ValueError(
+                f"rows_per_request ({rows_per_request}) and concurrency ({concurrency}) must be 1 or more"
+            )
+        self._core, self._model, self._limit = core, model, limit
+        self._rows, self._concurrency = rows_per_request, concurrency
+        self._options, self._return_errors = options, return_errors
+        self._window: deque[_Flight] = deque()
+        self._held: list[Tensor] | None = None  # an item that did not fit the request before it
+
+    def run(self) -> Plan:
+        """Steps for a face to take; ends after the last item's result."""
+        info = yield from self._core.known_model(self._model, self._limit)
+        more = True
+        while more or self._window:
+            while more and len(self._window) < self._concurrency:
+                rows, slots, more = yield from self._take(info)
+                if slots:
+                    ticket = Ticket(self._limit)
+                    handle = (yield Start(self._request(ticket, rows))) if rows else None
+                    self._window.append(_Flight(handle, slots, ticket))
+            if self._window:
+                yield from self._hand_out(self._window[0])
+                self._window.popleft()
+
+    def abandon(self) -> Flow[None]:
+        """Cancel at the server what is still in flight. Never raises for what cannot be cancelled."""
+        now_s = self._core.clock()
+        limit = Limit(now_s, None, now_s + ABANDON_S)
+        flights = [flight for flight in self._window if flight.handle is not None]
+        for flight in flights:
+            flight.ticket.abandoned = True
+        for flight in flights:
+            if flight.ticket.id is not None and flight.ticket.result is None:
+                try:
+                    yield from self._core.cancel(flight.ticket.id, limit)
+                except HybridRouterError:
+                    # The server ends it by its deadline. One that cannot be reached is not asked again.
+                    return
+
+    def _take(self, info: ModelInfo) -> Generator[Step, Any, tuple[list[list[Tensor]], Slots, bool]]:
+        """The next request's items, up to ``rows_per_request`` of one shape, and if more may come."""
+        rows: list[list[Tensor]] = []
+        slots: Slots = []
+        while len(slots) < self._rows:
+            row = self._held
+            self._held = None
+            if row is None:
+                item = yield Pull()
+                if item is END:
+                    return rows, slots, False
+                try:
+                    row = codec.arrange(item, info, sample=True)
+                except InvalidRequest as error:
+                    slots.append(error)
+                    continue
+            if rows and any(a.array.shape != b.array.shape for a, b in zip(rows[0], row, strict=True)):
+                self._held = row
+                break
+            rows.append(row)
+            slots.append(None)
+        return rows, slots, True
+
+    def _request(self, ticket: Ticket, rows: Sequence[Sequence[Tensor]]) -> Flow[Result]:
+        tensors = codec.stack(rows)
+        yield from self._core.post(ticket, self._model, tensors, self._options, RESPOND_ASYNC)
+        return ticket.result or (yield from self._core.follow(ticket, self._limit))
+
+    def _hand_out(self, flight: _Flight) -> Plan:
+        outcome: Result | HybridRouterError | None = None
+        if flight.handle is not None:
+            outcome = yield Finish(flight.handle)
+            flight.handle = None
+        split: list[Result] = []
+        if isinstance(outcome, Result):
+            try:
+                split = codec.split_rows(outcome, flight.slots.count(None))
+            except HybridRouterError as error:
+                outcome = error
+        answers = iter(split)
+        for slot in flight.slots:
+            value = slot or (outcome if isinstance(outcome, HybridRouterError) else next(answers))
+            if isinstance(value, HybridRouterError) and not self._return_errors:
+                raise value
+            yield Emit(value)
+
+
+def stopped() -> JobCancelled:
+    """What a request of a map that was stopped early ends with."""
+    return JobCancelled("the map that this request belongs to was stopped")

@@ -1,0 +1,72 @@
+"""The words in which the SDK's core and its faces speak: what to send, how long to wait, what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from router.budget import Limit
+from router.client_answers import Lost, Reply
+from router.client_codec import Result
+
+T = TypeVar("T")
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this request and give its reply within ``timeout_s``. ``path`` is below the client's URL."""
+
+    method: str
+    path: str
+    headers: Headers
+    content: bytes
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Do nothing for so long."""
+
+    seconds: float
+
+
+Flow = Generator[Send | Wait, Reply | Lost | None, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a request may ask for beyond its inputs and budget."""
+
+    variant: str | None = None
+    idempotency_key: str | None = None
+    outputs: Sequence[str] | None = None
+    parameters: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Ticket:
+    """What is known of a request: its id once the server has given one, its result once there is one."""
+
+    limit: Limit
+    id: str | None = None
+    result: Result | None = None
+    abandoned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One exchange, tries and all.
+
+    ``carries_budget``: the deadline goes with it, and no try starts after that. ``job_id``: it asks for
+    the fate of that request; ``polls``: and waits for its end.
+    """
+
+    method: str
+    path: str
+    headers: Headers
+    content: bytes = b""
+    carries_budget: bool = False
+    job_id: str | None = None
+    polls: bool = False

@@ -1,0 +1,89 @@
+"""The SDK's requests and answers as httpx's, and back: the only module of the SDK that knows httpx.
+
+It is imported when a client is made, so that importing the SDK does not pay for httpx.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import httpx
+
+from router.client_answers import Lost, Reply
+from router.client_steps import Send
+from router.errors import ProtocolError
+
+# Idle connections are kept this long; one that the server has closed meanwhile is noticed before use.
+_LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=30.0)
+_MAX_CACHED_URLS = 256
+
+
+class Wire:
+    """Requests to one server."""
+
+    #: What sending may raise, for the faces to hand to :meth:`lost`.
+    errors = httpx.HTTPError
+
+    def __init__(self, url: str) -> None:
+        self._base, self.server = _checked(url)
+        self._urls: dict[str, httpx.URL] = {}
+
+    def client(self, transport: httpx.BaseTransport | None) -> httpx.Client:
+        return httpx.Client(transport=transport, limits=_LIMITS, timeout=None, http2=False)
+
+    def async_client(self, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=transport, limits=_LIMITS, timeout=None, http2=False)
+
+    def request(self, send: Send) -> httpx.Request:
+        limit_s = send.timeout_s
+        timeout = {"connect": min(limit_s, 5.0), "read": limit_s, "write": limit_s, "pool": limit_s}
+        return httpx.Request(
+            send.method,
+            self._url(send.path),
+            headers=send.headers,
+            content=send.content,
+            extensions={"timeout": timeout},
+        )
+
+    def reply(self, response: httpx.Response) -> Reply:
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw
+        }
+        return Reply(response.status_code, headers, response.content)
+
+    def lost(self, error: httpx.HTTPError, send: Send) -> Lost:
+        """Raises ProtocolError for a body that cannot be decompressed: another try would not mend it."""
+        if isinstance(error, httpx.DecodingError):
+            raise ProtocolError(f"the answer of {self.server} cannot be decompressed: {error}") from error
+        name = type(error).__name__
+        if isinstance(error, httpx.ConnectTimeout):
+            return Lost("no connection in time")
+        if isinstance(error, httpx.PoolTimeout):
+            return Lost("all connections of this client stayed in use", late=True)
+        if isinstance(error, httpx.TimeoutException):
+            return Lost(f"nothing came within {send.timeout_s:.3g} s", late=True)
+        return Lost(str(error) or name)
+
+    def _url(self, path: str) -> httpx.URL:
+        url = self._urls.get(path)
+        if url is None:
+            url = httpx.URL(self._base + path)
+            # Parsing costs more than all else here. Paths with a request's id are used once or twice.
+            if len(self._urls) < _MAX_CACHED_URLS and not path.startswith("/v2/requests/"):
+                self._urls[path] = url
+        return url
+
+
+def _checked(url: str) -> tuple[str, str]:
+    """The URL to put paths after, and the same without a password for messages."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is not a server's URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{url!r} is not a server's URL; give one like http://127.0.0.1:8000")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    where = host if port is None else f"{host}:{port}"
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path}", f"{parts.scheme}://{where}{path}"
