@@ -79,6 +79,8 @@ class Manifest:
     ``tolerance`` is the largest absolute difference between a row's output alone and in a batch.
     ``runtime`` names the backend; ``settings`` are its own: ``weights`` (the file to load),
     ``threads``, ``device``, and whatever the backend documents.
+    ``interpretability`` says what of the model a reader can follow (its ``kind``; rules and their
+    number); ``notes`` keep what passes reported (sensitivity by layer, tries of a search).
     ``preprocess`` describes what turns the artifact's inputs into the network's, or is empty.
     """
 
@@ -98,6 +100,7 @@ class Manifest:
     recipe: tuple[Mapping[str, Any], ...] = ()
     lineage: Mapping[str, str] = field(default_factory=dict)
     interpretability: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     preprocess: Mapping[str, Setting] = field(default_factory=dict)
@@ -133,6 +136,7 @@ class Manifest:
             "recipe": [dict(step) for step in self.recipe],
             "lineage": dict(self.lineage),
             "interpretability": dict(self.interpretability),
+            "notes": dict(self.notes),
             "machine": dict(self.machine),
             "settings": dict(self.settings),
             "preprocess": dict(self.preprocess),
@@ -188,6 +192,7 @@ def _manifest(value: dict[str, Any], version: int) -> Manifest:
         recipe=tuple(dict(step) for step in value["recipe"]),
         lineage={str(k): str(v) for k, v in value["lineage"].items()},
         interpretability=dict(value["interpretability"]),
+        notes=dict(value["notes"]),
         machine=dict(value["machine"]),
         settings=dict(value["settings"]),
         preprocess=dict(value["preprocess"]),

@@ -1,0 +1,99 @@
+"""Finished passes, kept by the digest of all that they depend on, so that a run can resume.
+
+A key covers the task's digest, the seed, every spec so far, and the source of the modules that
+carried them out. Entries are folders written under a temporary name and renamed: an interrupted run
+leaves either a whole entry or none. Models are stored without pickle (:mod:`optimizers.store`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from optimizers.passes import FORMS, PASSES, Packed, resolve
+from optimizers.recipe import PassSpec
+from optimizers.task import Model, Task
+from optimizers.tensors import TensorSpec
+
+
+def start_key(task: Task, seed: int) -> str:
+    """The key of the original model."""
+    return _sha256(orjson.dumps(["1", task.digest, seed]))
+
+
+def next_key(key: str, spec: PassSpec) -> str:
+    """The key of the result of applying ``spec`` to the model of ``key``."""
+    module = PASSES[spec.kind][1].partition(":")[0]
+    found = find_spec(module)
+    source = Path(found.origin).read_bytes() if found and found.origin else b""
+    return _sha256(orjson.dumps([key, spec.to_json(), _sha256(source)]))
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+class PassCache:
+    """A folder of finished passes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, key: str, task: Task) -> Model | None:
+        """The stored model, or None where there is none or it does not read back whole."""
+        folder = self._folder / key
+        try:
+            meta = orjson.loads((folder / "meta.json").read_bytes())
+            files = {name: (folder / name).read_bytes() for name in meta["files"]}
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+            return None
+        if any(_sha256(raw) != meta["files"][name] for name, raw in files.items()):
+            return None
+        model = Model(
+            form=meta["form"],
+            value=None,
+            inputs=tuple(TensorSpec.from_json(s) for s in meta["inputs"]),
+            outputs=tuple(TensorSpec.from_json(s) for s in meta["outputs"]),
+            head=meta["head"],
+            architecture=meta["architecture"],
+            notes=meta["notes"],
+            settings=meta["settings"],
+        )
+        unpack = resolve(FORMS[model.form][2])
+        packed = Packed(meta["runtime"], files, meta["packed_settings"])
+        return replace(model, value=unpack(packed, model, task))
+
+    def put(self, key: str, model: Model, task: Task) -> None:
+        """Store a model; one already there is left as it is."""
+        target = self._folder / key
+        packed: Packed = resolve(FORMS[model.form][1])(model, task)
+        meta: dict[str, Any] = {
+            "form": model.form,
+            "inputs": [s.to_json() for s in model.inputs],
+            "outputs": [s.to_json() for s in model.outputs],
+            "head": model.head,
+            "architecture": model.architecture,
+            "notes": dict(model.notes),
+            "settings": dict(model.settings),
+            "runtime": packed.runtime,
+            "packed_settings": dict(packed.settings),
+            "files": {name: _sha256(raw) for name, raw in packed.files.items()},
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".", dir=self._folder))
+        try:
+            for name, raw in packed.files.items():
+                (temporary / name).write_bytes(raw)
+            (temporary / "meta.json").write_bytes(orjson.dumps(meta, option=orjson.OPT_SERIALIZE_NUMPY))
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
