@@ -14,9 +14,9 @@ import numpy as np
 from optimizers.distill import Teacher, to_tree
 from optimizers.distill_rules import to_rules
 from optimizers.passes import Packed, PassError
-from optimizers.recipe import DistillRules, DistillTree
 from optimizers.rules import RuleList
 from optimizers.runtimes.trees import read_rules, read_tree, rules_bytes, tree_bytes
+from optimizers.spec_shrink import DistillRules, DistillTree
 from optimizers.surrogate import Feature, Tree, name_features
 from optimizers.task import Context, Model, Task
 from optimizers.tensors import Array

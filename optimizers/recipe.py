@@ -10,39 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from optimizers.spec import PassSpec as PassSpec
+from optimizers.spec import RecipeError as RecipeError
+from optimizers.spec import one_of, within
+from optimizers.spec_shrink import Cluster, DistillNetwork, DistillRules, DistillTree, Prune, PruneChannels
+
 RUNTIME_NAMES = ("onnx", "openvino", "torch", "tensorrt", "trees", "rules")
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be carried out. The message says where, what, and how to mend it."""
-
-
-@dataclass(frozen=True)
-class PassSpec:
-    """Base of every technique's spec. ``kind`` is its name in a recipe file."""
-
-    kind: ClassVar[str] = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """``{kind: {field: value}}``: what a recipe file would say, with every default written out."""
-        return {self.kind: asdict(self)}
-
-
-def one_of(spec: PassSpec, name: str, *allowed: Any) -> None:
-    """Raise unless the field ``name`` is one of ``allowed``."""
-    value = getattr(spec, name)
-    if value not in allowed:
-        raise RecipeError(f"{spec.kind}.{name}: {value!r} is not one of {', '.join(map(repr, allowed))}")
-
-
-def within(spec: PassSpec, name: str, low: float, high: float) -> None:
-    """Raise unless the field ``name`` is a number from ``low`` to ``high``."""
-    value = getattr(spec, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise RecipeError(f"{spec.kind}.{name}: must be a number from {low:g} to {high:g}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -173,44 +149,6 @@ class FineTune(PassSpec):
         within(self, "batch", 1, 65_536)
 
 
-@dataclass(frozen=True)
-class DistillTree(PassSpec):
-    """A decision tree fitted to the original's answers on the training rows and ``resampled`` more.
-
-    More resampled rows bring the tree nearer to its teacher and make it larger; ``max_depth``,
-    ``max_leaves`` and ``min_leaf`` (training rows per leaf) bound it.
-    """
-
-    kind: ClassVar[str] = "distill_tree"
-    resampled: int = 10_000
-    max_depth: int | None = None
-    max_leaves: int | None = None
-    min_leaf: int = 1
-
-    def __post_init__(self) -> None:
-        within(self, "resampled", 0, 10_000_000)
-        within(self, "min_leaf", 1, 1_000_000)
-        if self.max_depth is not None:
-            within(self, "max_depth", 1, 64)
-        if self.max_leaves is not None:
-            within(self, "max_leaves", 2, 1_000_000)
-
-
-@dataclass(frozen=True)
-class DistillRules(PassSpec):
-    """An ordered list of at most ``max_rules`` rules of at most ``max_conditions`` conditions each."""
-
-    kind: ClassVar[str] = "distill_rules"
-    resampled: int = 10_000
-    max_rules: int = 20
-    max_conditions: int = 4
-
-    def __post_init__(self) -> None:
-        within(self, "resampled", 0, 10_000_000)
-        within(self, "max_rules", 1, 1000)
-        within(self, "max_conditions", 1, 32)
-
-
 #: Name in a recipe file -> spec. Every technique has its line here.
 SPECS: dict[str, type[PassSpec]] = {
     spec.kind: spec
@@ -223,6 +161,10 @@ SPECS: dict[str, type[PassSpec]] = {
         FineTune,
         DistillTree,
         DistillRules,
+        DistillNetwork,
+        Prune,
+        PruneChannels,
+        Cluster,
     )
 }
 
