@@ -77,6 +77,7 @@ class Notifications:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+        self._subscribed.set()
         self.wake_all()
         await self._client.aclose()
         await self._client.connection_pool.disconnect()

@@ -272,6 +272,7 @@ class RedisQueue:
         left_s = max(0.0, min(until - time.monotonic(), self._poll_s))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._notifications.ready(), left_s)
+        self._check_open()
 
     async def _sleep(self, event: asyncio.Event, until: float) -> bool:
         """Until the event or the next poll (True: look again) or ``until`` (False)."""
