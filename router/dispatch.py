@@ -97,13 +97,28 @@ class _Lane:
         self.rows -= sum(item.rows for item in items)
         return [item for item in items if not item.future.done()]
 
-    def learn(self, rows: int, ms: float, now_ms: float) -> None:
-        """Correct the profile by a live batch; the tables follow a few times a second."""
+    def learn(self, rows: int, ms: float, now_ms: float, hop_ms: float) -> None:
+        """Correct the profile by a live batch; the tables, which count the hop, follow now and then."""
         self._fit.add(rows, ms)
         if now_ms >= self._refit_at_ms:
             self._refit_at_ms = now_ms + _REFIT_EVERY_MS
             self.variant = replace(self.variant, profile=self._fit.profile())
-            self.table = BoundTable.of(self.variant.profile, self._max_batch)
+            self.table = BoundTable.of(self.variant.profile.scaled(1.0, hop_ms), self._max_batch)
+
+
+class _Hop:
+    """What a call costs beside the model, ms: its mean, and a bound by the mean deviation (RFC 6298)."""
+
+    def __init__(self) -> None:
+        self.mean_ms, self._deviation_ms = 1.0, 0.5
+
+    @property
+    def bound_ms(self) -> float:
+        return self.mean_ms + 4.0 * self._deviation_ms
+
+    def learn(self, ms: float) -> None:
+        self._deviation_ms += 0.05 * (abs(ms - self.mean_ms) - self._deviation_ms)
+        self.mean_ms += 0.05 * (ms - self.mean_ms)
 
 
 class OnlineDispatcher:
@@ -130,7 +145,7 @@ class OnlineDispatcher:
         self._slots = replicas * BATCHES_IN_FLIGHT
         self._in_flight: dict[asyncio.Task[None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._lead_ms = 0.5  # one way to a replica; corrected by every batch
+        self._hop = _Hop()
 
     def load(self) -> OnlineLoad:
         """The online side as `decide` weighs it, now."""
@@ -142,6 +157,7 @@ class OnlineDispatcher:
             replicas=self._replicas,
             busy_ms=busy,
             waiting_ms=sum(lane.table.predict_ms(lane.rows) for lane in lanes if lane.rows),
+            overhead_ms=self._hop.bound_ms,
             full=self._waiting >= self._max_waiting,
         )
 
@@ -201,7 +217,11 @@ class OnlineDispatcher:
             lane = min(lanes, key=lambda x: x.waiting[0].deadline_ms)
             now = self._clock()
             plan = next_batch(
-                lane.waiting, lane.table, now, busy_until_ms=self._busy_until(), lead_ms=self._lead_ms
+                lane.waiting,
+                lane.table,
+                now,
+                busy_until_ms=self._busy_until(),
+                lead_ms=self._hop.mean_ms / 2.0,
             )
             late = self._drop(lane.take(plan.dropped), now)
             batch = lane.take(plan.count) if isinstance(plan, Run) else []
@@ -230,9 +250,9 @@ class OnlineDispatcher:
 
     def _start(self, lane: _Lane, batch: list[_Waiting], now: float) -> None:
         rows = sum(item.rows for item in batch)
-        starts = max(now + self._lead_ms, self._busy_until())
+        starts = max(now + self._hop.mean_ms / 2.0, self._busy_until())
         task = asyncio.get_running_loop().create_task(self._deliver(lane, batch, rows))
-        self._in_flight[task] = starts + lane.table.predict_ms(rows)
+        self._in_flight[task] = starts + lane.variant.profile.predict_ms(rows)
         task.add_done_callback(self._landed)
 
     async def _deliver(self, lane: _Lane, batch: list[_Waiting], rows: int) -> None:
@@ -251,9 +271,8 @@ class OnlineDispatcher:
             self._fail(batch, error if isinstance(error, DispatchError) else ReplicaFailed(str(error)))
             return
         now = self._clock()
-        service_ms = max(now - sent - wait_ms, run_ms)
-        self._lead_ms += 0.1 * ((service_ms - run_ms) / 2.0 - self._lead_ms)
-        lane.learn(rows, service_ms, now)
+        self._hop.learn(max(0.0, now - sent - wait_ms - run_ms))
+        lane.learn(rows, run_ms, now, self._hop.mean_ms)
         self._on_batch(name, rows, run_ms)
         for item, part in zip(batch, parts, strict=True):
             if not item.future.done():

@@ -170,6 +170,8 @@ class Ingress:
             return _json(200 if ready else 503, {"ready": ready})
         if parts[1:] == ["models"]:
             return _json(200, {"models": [_describe(model) for model in self._service.models.values()]})
+        if parts[-1] == "stats" and len(parts) == 4:
+            return _json(200, self._service.describe_load(parts[2]))
         ready_asked = parts[-1] == "ready"
         name, variant = _model_path(parts[:-1] if ready_asked else parts, path)
         model = self._service.model(name, variant)

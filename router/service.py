@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from optimizers.artifact import Manifest
@@ -155,6 +155,22 @@ class Service:
                 f"model {name!r} has no variant {variant!r}; it has {', '.join(served.variants)}"
             )
         return served
+
+    def describe_load(self, name: str) -> dict[str, Any]:
+        """What waits and runs for one model now, and the queue's totals, for people and dashboards."""
+        served = self.model(name)
+        shown: dict[str, Any] = {"name": name}
+        if served.online:
+            load = served.online.load()
+            shown["online"] = {
+                "busy_ms": load.busy_ms,
+                "waiting_ms": load.waiting_ms,
+                "overhead_ms": load.overhead_ms,
+                "predicted_ms": {v: estimate.online_ms(load, v, 1) for v in load.variants},
+            }
+        if served.stats:
+            shown["queue"] = {**asdict(served.stats), "totals": dict(served.stats.totals)}
+        return shown
 
     async def infer(self, call: Call) -> Answer | Pending:
         """Decide, then run or queue. Raises `ServiceError`, and TensorError for inputs that do not fit."""

@@ -1,0 +1,117 @@
+"""When requests arrive: from a recorded trace (CSV or JSONL), or from a seeded generator."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+_TIME_COLUMNS = ("timestamp", "time", "arrival", "arrived_at", "arrival_time", "ts", "t", "datetime")
+#: A number this large is an epoch or a clock in milliseconds, not seconds, if its name does not say.
+_NOT_SECONDS = 1e11
+
+
+class TraceError(ValueError):
+    """A trace that cannot be read; the message names the file, the line and what was expected."""
+
+
+def read_arrivals(path: str | Path) -> list[float]:
+    """Arrival times in seconds from the first, ascending.
+
+    CSV: a header with a time column (``timestamp``, ``time``, ...); JSONL: an object a line with such a
+    member. A time is a number (seconds; milliseconds where the name ends in ``_ms``, or all values are
+    whole and the JSONL member is ``timestamp``) or an ISO 8601 date. Raises `TraceError`.
+    """
+    file = Path(path)
+    try:
+        rows = list(_jsonl(file) if file.suffix in (".jsonl", ".ndjson") else _csv(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"{file}: cannot be read: {error}") from None
+    if not rows:
+        raise TraceError(f"{file}: no arrivals in it")
+    name = _time_column(rows[0][1], file)
+    times = [_seconds(row.get(name), file, line) for line, row in rows]
+    whole_ms = file.suffix != ".csv" and all(isinstance(row.get(name), int) for _, row in rows)
+    if name.lower().endswith("_ms") or (whole_ms and name.lower() == "timestamp") or times[0] > _NOT_SECONDS:
+        times = [t / 1_000.0 for t in times]
+    times.sort()
+    return [t - times[0] for t in times]
+
+
+def _csv(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        yield from enumerate(csv.DictReader(stream), 2)
+
+
+def _jsonl(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with file.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise TraceError(f"{file}:{number}: not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise TraceError(f"{file}:{number}: each line must be a JSON object")
+            yield number, row
+
+
+def _time_column(row: Mapping[str, Any], file: Path) -> str:
+    names = {name.lower(): name for name in row if name}
+    for known in _TIME_COLUMNS:
+        for suffix in ("", "_ms", "_s"):
+            if known + suffix in names:
+                return names[known + suffix]
+    raise TraceError(f"{file}: no time column; name one {_TIME_COLUMNS[0]!r} (found: {', '.join(names)})")
+
+
+def _seconds(value: Any, file: Path, line: int) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            value = _iso(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TraceError(f"{file}:{line}: not a time; write seconds or an ISO 8601 date")
+    return float(value)
+
+
+def _iso(text: str) -> float | None:
+    # The fraction may have more digits than the six that datetime keeps.
+    head, dot, fraction = text.strip().partition(".")
+    digits = fraction[: len(fraction) - len(fraction.lstrip("0123456789"))]
+    try:
+        base = datetime.fromisoformat(
+            head + fraction[len(digits) :] + ("+00:00" if "+" not in fraction else "")
+        )
+    except ValueError:
+        return None
+    return base.timestamp() + (float(f"0.{digits}") if dot and digits else 0.0)
+
+
+def scaled(arrivals: Sequence[float], rate_per_s: float) -> list[float]:
+    """The same arrivals at another mean rate: time is stretched, bursts stay bursts."""
+    if len(arrivals) < 2 or arrivals[-1] <= 0:
+        return list(arrivals)
+    factor = (len(arrivals) - 1) / arrivals[-1] / rate_per_s
+    return [t * factor for t in arrivals]
+
+
+def bursty(rate_per_s: float, seconds: float, seed: int) -> list[float]:
+    """Poisson arrivals, three times as dense in one second of five; ``rate_per_s`` is the mean."""
+    draw = random.Random(seed)
+    low = rate_per_s * 5.0 / 7.0
+    arrivals, t = [], 0.0
+    while True:
+        t += draw.expovariate(3.0 * low)
+        if t >= seconds:
+            return arrivals
+        # Thinning: outside the burst only a third of the candidates arrive.
+        if t % 5.0 >= 4.0 or draw.random() < 1.0 / 3.0:
+            arrivals.append(t)
