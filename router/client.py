@@ -175,7 +175,7 @@ class Client(Face):
         first item, or with ``on_error="return"`` gives its error in place of each item's result.
         Leaving the loop cancels what is in flight. ``progress`` draws a bar, or is told (done, total).
 
-        >>> [r.output.argmax() for r in client.map("digits", [image, image], budget="1h")]
+        >>> [int(r.output.argmax()) for r in client.map("digits", [image, image], budget="1h")]
         [3, 3]
         """
         options = Options(variant, parameters=parameters)

@@ -52,14 +52,20 @@ def is_transient(reply: Reply) -> bool:
     if reply.status < 400:
         return False
     if reply.status == 429:
-        return "retry-after" in reply.headers
+        return retry_after_s(reply) is not None
     return reply.status == 503 or (reply.status in _PROXY_STATUSES and not _is_json(reply))
 
 
 def retry_after_s(reply: Reply | Lost) -> float | None:
-    """The server's Retry-After in seconds; a date is measured by the server's own ``Date``."""
+    """When the server says to try again, in seconds; a date is measured by the server's own ``Date``.
+
+    ``Retry-After-Ms`` is the router's exact figure beside the whole seconds of ``Retry-After``.
+    """
     if isinstance(reply, Lost):
         return None
+    exact_ms = reply.headers.get("retry-after-ms", "")
+    if exact_ms.isdigit():
+        return int(exact_ms) / 1e3
     value = reply.headers.get("retry-after")
     if value is None:
         return None

@@ -169,7 +169,7 @@ class AsyncClient(Face):
         To leave the loop early and cancel at once what is in flight, close the iterator
         (``contextlib.aclosing``); else that is done when it is collected.
 
-        >>> [r.output.argmax() async for r in client.map("digits", [image, image], budget="1h")]
+        >>> [int(r.output.argmax()) async for r in client.map("digits", [image, image], budget="1h")]
         [3, 3]
         """
         options = Options(variant, parameters=parameters)

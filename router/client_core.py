@@ -43,7 +43,7 @@ POLL_MARGIN_S = 10.0
 #: Retries wait 50 ms, then twice as long each time up to 2 s, less a random part of up to a half.
 BACKOFF_S, BACKOFF_MAX_S = 0.05, 2.0
 
-MAX_KEY_CHARS = 255
+MAX_KEY_CHARS = 200
 
 
 class ClientCore:
@@ -153,18 +153,15 @@ class ClientCore:
                 yield from self.cancel(_known(ticket.id))
                 raise JobCancelled(f"request {ticket.id} was given up by its caller", id=ticket.id)
             asked_s = self.clock()
-            wait_s = int(min(POLL_S, max(0.0, limit.give_up_s - asked_s)))
+            wait_s = min(POLL_S, max(0.0, limit.give_up_s - asked_s))
             reply = yield from self._get_result(ticket, limit, wait_s)
             if reply.status == 200:
                 return self._settle(ticket, reply)
             now_s = self.clock()
             if now_s >= limit.give_up_s:
                 raise _unanswered(ticket.id, limit)
-            if now_s - asked_s < min(1.0, wait_s):
-                # A server that does not hold polls must not be asked in a tight loop.
-                idle_s = min(1.0, idle_s * 2 or 0.02)
-            else:
-                idle_s = 0.02 if wait_s == 0 else 0.0
+            # A server that does not hold polls must not be asked in a tight loop.
+            idle_s = min(1.0, idle_s * 2 or 0.02) if now_s - asked_s < min(1.0, wait_s) else 0.0
             if idle_s:
                 yield Wait(min(idle_s, limit.give_up_s - now_s))
         return ticket.result
@@ -234,8 +231,8 @@ class ClientCore:
             raise error_of(reply)
         return reply
 
-    def _get_result(self, ticket: Ticket, limit: Limit, wait_s: int) -> Flow[Reply]:
-        path = f"{_job_path(_known(ticket.id))}?wait={wait_s}"
+    def _get_result(self, ticket: Ticket, limit: Limit, wait_s: float) -> Flow[Reply]:
+        path = f"{_job_path(_known(ticket.id))}?wait={wait_s:.3f}"
         ask = Ask("GET", path, self._result_headers, job_id=ticket.id, polls=True)
         # The server ends the poll in time; the margin is for its answer to come through.
         padded = Limit(limit.started_s, limit.deadline_s, max(limit.give_up_s, self.clock()) + 1.0)

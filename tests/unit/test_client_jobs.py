@@ -1,0 +1,171 @@
+"""Requests that are answered later, driven by hand: polls, waits, states and ends."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from router.client_steps import Options, Ticket
+from router.errors import (
+    DeadlineExceeded,
+    HybridRouterError,
+    JobCancelled,
+    JobFailed,
+    JobUnknown,
+    ResultPending,
+    Unauthorized,
+)
+from tests.unit.client_harness import ONE, Bench, bare, pending, problem
+
+
+def test_an_answer_that_comes_later_is_followed() -> None:
+    bench = Bench(pending("a b"), pending("a b", "leased"), queue=True)
+    bench.server._held["a%20b"] = bench.server._held["a b"] = _held()
+    assert bench.infer("10min").id == "a b"
+    assert [r.url.raw_path for r in bench.server.polls] == [b"/v2/requests/a%20b?wait=20.000"] * 2
+
+
+def _held() -> tuple[bytes, dict[str, str]]:
+    body = b'{"outputs":[{"name":"scores","datatype":"FP32","shape":[1,2],"data":[[1,2]]}]}'
+    return body, {"content-type": "application/json"}
+
+
+def test_the_location_names_the_request_where_the_body_does_not() -> None:
+    answer = httpx.Response(202, json={}, headers={"location": "https://elsewhere.test/v2/requests/r9/"})
+    bench = Bench(answer)
+    bench.server._held["r9"] = _held()
+    assert bench.infer("10min").id == "r9"
+
+
+def test_a_poll_asks_for_no_more_than_is_left() -> None:
+    bench = Bench(pending())
+    bench.server._held["r1"] = _held()
+    bench.infer("3s")
+    wait_s = float(bench.server.polls[0].url.params["wait"])
+    assert 3.0 < wait_s < 4.0  # the budget's rest and the grace
+
+
+def test_a_server_that_does_not_hold_polls_is_not_asked_in_a_tight_loop() -> None:
+    bench = Bench(*[pending() for _ in range(2_000)])
+    with pytest.raises(DeadlineExceeded, match="r1 is not answered") as caught:
+        bench.infer("10s")
+    assert caught.value.id == "r1"
+    assert len(bench.server.polls) < 20
+    assert bench.clock.now - 1_000.0 == pytest.approx(11.0, abs=0.1)
+
+
+def test_a_lost_poll_is_asked_again() -> None:
+    bench = Bench(pending(), httpx.ReadError("reset"), bare(503))
+    bench.server._held["r1"] = _held()
+    assert bench.infer("10s").output.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (problem(404), JobUnknown),
+        (problem(410, state="cancelled"), JobCancelled),
+        (problem(422, state="failed"), JobFailed),
+        (problem(500, state="dead"), JobFailed),
+        (problem(504, state="expired"), DeadlineExceeded),
+        (problem(401), Unauthorized),
+    ],
+)
+def test_a_request_that_ended_otherwise_raises_its_end(
+    answer: httpx.Response, kind: type[HybridRouterError]
+) -> None:
+    bench = Bench(pending(), answer)
+    with pytest.raises(kind, match="because") as caught:
+        bench.infer("10s")
+    assert caught.value.id == "r1"
+
+
+def test_without_a_budget_the_timeout_leaves_the_request_pending() -> None:
+    bench = Bench(*[pending() for _ in range(2_000)])
+    with pytest.raises(ResultPending, match="r1 has not ended 30s after it was sent") as caught:
+        bench.infer(None)
+    assert caught.value.id == "r1"
+
+
+def submit(bench: Bench, budget: str | None = "10min") -> Ticket:
+    return bench.drive(bench.core.submit("digits", ONE, bench.core.limit(budget), Options()))
+
+
+def test_submit_prefers_not_to_wait_and_takes_an_answer_that_is_there() -> None:
+    bench = Bench()
+    ticket = submit(bench)
+    assert bench.server.posts[0].headers["prefer"] == "respond-async"
+    assert ticket.result is not None
+    assert bench.drive(bench.core.state(ticket)) == "done"
+    assert bench.drive(bench.core.cancel_ticket(ticket)) is False
+    assert bench.drive(bench.core.result(ticket, None)) is ticket.result
+    assert len(bench.server.requests) == 2
+
+
+def test_a_wait_of_the_callers_own_ends_as_pending_and_the_request_goes_on() -> None:
+    bench = Bench(*[pending() for _ in range(20)])
+    ticket = submit(bench)
+    start = bench.clock.now
+    with pytest.raises(ResultPending):
+        bench.drive(bench.core.result(ticket, 0.5))
+    assert bench.clock.now - start == pytest.approx(0.5, abs=0.01)
+    bench.server.script.clear()
+    bench.server._held["r1"] = _held()
+    assert bench.drive(bench.core.result(ticket, 0.0)).output.tolist() == [[1, 2]]
+
+
+def test_a_result_is_asked_for_even_after_its_deadline() -> None:
+    bench = Bench(pending())
+    ticket = submit(bench, "10s")
+    bench.clock.now += 3_600
+    bench.server._held["r1"] = _held()
+    assert bench.drive(bench.core.result(ticket, None)).id == "r1"
+
+
+def test_a_request_of_another_process_is_waited_for_as_long_as_the_server_says() -> None:
+    bench = Bench(*[pending("r5") for _ in range(300)])
+    bench.server._held["r5"] = _held()
+    assert bench.drive(bench.core.result(bench.core.ticket("r5"), None)).id == "r5"
+    assert bench.clock.now - 1_000 > 250
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (pending(state="leased"), "leased"),
+        (problem(410, state="cancelled"), "cancelled"),
+        (problem(504, state="expired"), "expired"),
+        (problem(500, state="dead"), "dead"),
+    ],
+)
+def test_the_state_is_told_without_raising(answer: httpx.Response, state: str) -> None:
+    bench = Bench(answer)
+    assert bench.drive(bench.core.state(bench.core.ticket("r1"))) == state
+
+
+def test_the_state_of_an_unknown_request_raises() -> None:
+    bench = Bench()
+    with pytest.raises(JobUnknown):
+        bench.drive(bench.core.state(bench.core.ticket("r1")))
+
+
+@pytest.mark.parametrize(
+    ("answer", "cancelled"),
+    [
+        (httpx.Response(200, json={"state": "cancelled"}), True),
+        (httpx.Response(200, json={"state": "done"}), False),
+        (httpx.Response(204), True),
+        (problem(410), True),
+        (problem(409), False),
+    ],
+)
+def test_cancel_tells_whether_it_is_cancelled(answer: httpx.Response, cancelled: bool) -> None:
+    bench = Bench(answer)
+    assert bench.drive(bench.core.cancel("r1")) is cancelled
+    assert bench.server.sent("DELETE")[0].url.path == "/v2/requests/r1"
+
+
+def test_cancel_of_an_unknown_request_raises() -> None:
+    bench = Bench(problem(404, "no request r1"))
+    with pytest.raises(JobUnknown, match="no request r1"):
+        bench.drive(bench.core.cancel("r1"))
