@@ -139,7 +139,8 @@ class Ingress:
         await send({"type": "http.response.body", "body": body})
 
     async def _respond(self, scope: Mapping[str, Any], receive: Receive) -> tuple[int, Headers, bytes]:
-        parts = scope["path"].strip("/").split("/")
+        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+        parts = path.strip("/").split("/")
         method = scope["method"]
         if parts[0] != "v2":
             raise HttpError(404, f"no such path {scope['path']!r}; the protocol's paths begin with /v2")
