@@ -25,6 +25,7 @@ _PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
 _CONFIG = "server.conf"
+_URL = "server.url"
 _LOG = "server.log"
 _LOCK = "server.lock"
 
@@ -82,6 +83,11 @@ class EmbeddedServer:
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
     @property
+    def url_file(self) -> str:
+        """The same as a ``file:`` URL, for places that log or show what they are given."""
+        return (self.data_dir / _URL).as_uri()
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
@@ -120,6 +126,7 @@ class EmbeddedServer:
                     preexec_fn=_die_with(os.getpid()),
                 )
             server = cls(process, lock, chosen, password, folder)
+            _write_secret(folder / _URL, server.url + "\n")
             server._wait_until_ready()
         except BaseException:
             lock.close()
@@ -214,15 +221,18 @@ def _write_config(folder: Path, port: int, password: str, fsync: Fsync, max_memo
     ]
     if max_memory_bytes is not None:
         lines.append(f"maxmemory {max_memory_bytes}")
-    path = folder / _CONFIG
+    _write_secret(folder / _CONFIG, "\n".join(lines) + "\n")
+
+
+def _write_secret(path: Path, text: str) -> None:
     try:
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write("\n".join(lines) + "\n")
+            file.write(text)
     except OSError as error:
         raise DataFolderUnusable(
-            f"data folder {folder} cannot be written ({error.strerror}): choose another"
+            f"data folder {path.parent} cannot be written ({error.strerror}): choose another"
         ) from error
 
 

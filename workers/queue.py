@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from workers.job import Held, JobState, JobStatus, Lease, NewJob
 from workers.retry import RetryPolicy
@@ -196,6 +196,14 @@ class QueueSettings:
         for tenant, weight in self.weights.items():
             if not weight > 0:
                 raise ValueError(f"queue settings: weight of tenant {tenant!r} is {weight}, must be above 0")
+
+
+def settings_from(values: Mapping[str, Any]) -> QueueSettings:
+    """Queue settings from plain values. Raises ``TypeError`` or ``ValueError`` for what is none."""
+    fields = dict(values)
+    if isinstance(fields.get("retry"), Mapping):
+        fields["retry"] = RetryPolicy(**fields["retry"])
+    return QueueSettings(**fields)
 
 
 class DeadlineQueue(Protocol):

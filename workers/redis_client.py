@@ -10,7 +10,9 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -54,13 +56,26 @@ _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
 
 
-def connect(url: str, *, max_connections: int = 32, timeout_s: float = 5.0) -> Redis:
-    """A client for ``redis://``, ``rediss://`` or ``unix://``; it connects when first used.
+def resolve_url(url: str) -> str:
+    """``file:///path`` stands for the URL that the file holds, so that a password need not be passed
+    through places that log their arguments. Raises :class:`QueueUnavailable` if it cannot be read."""
+    if not url.startswith("file:"):
+        return url
+    path = Path(unquote(urlsplit(url).path))
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise QueueUnavailable(
+            f"the file {path} that should hold the queue's URL cannot be read: {error.strerror}"
+        ) from error
 
-    Calls beyond ``max_connections`` at once wait for a connection instead of failing.
+
+def connect(url: str, *, max_connections: int = 32, timeout_s: float = 5.0) -> Redis:
+    """A client for ``redis://``, ``rediss://``, ``unix://`` or ``file:`` (see :func:`resolve_url`);
+    it connects when first used. ``max_connections`` at once wait for a connection instead of failing.
     """
     pool = BlockingConnectionPool.from_url(
-        url,
+        resolve_url(url),
         max_connections=max_connections,
         timeout=timeout_s,
         socket_timeout=timeout_s,

@@ -1,0 +1,134 @@
+"""How many batch workers a queue needs: waiting work over measured throughput, against the deadlines.
+
+:class:`QueuePolicy` runs inside Ray Serve's controller, which asks it about ten times a second and
+must not be kept waiting: it polls the queue on a thread of its own and answers from the last look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from workers.queue import DeadlineQueue, QueueError, QueueStats, settings_from
+
+if TYPE_CHECKING:
+    from ray.serve.config import AutoscalingConfig, AutoscalingContext
+
+
+def workers_needed(
+    stats: QueueStats, rows_per_s: float, present: int, *, horizon_s: float = 30.0, headroom: float = 0.8
+) -> int:
+    """The fewest workers that clear what is unfinished in time; 0 when nothing is.
+
+    ``rows_per_s`` is one worker's throughput. The time is until the earliest deadline, but at most
+    ``horizon_s`` (a backlog that is due tomorrow is still worked off soon) and not below a second.
+    Only ``headroom`` of it is planned with. An idle queue with leased work keeps who is there.
+    """
+    if stats.jobs == 0:
+        return 0
+    if stats.waiting_rows == 0:
+        return max(1, present)
+    time_s = horizon_s
+    if stats.earliest_deadline_ms is not None:
+        time_s = min(horizon_s, max(1.0, (stats.earliest_deadline_ms - stats.now_ms) / 1000))
+    return max(1, math.ceil(stats.rows / (max(rows_per_s, 1e-9) * time_s * headroom)))
+
+
+class QueuePolicy:
+    """An autoscaling policy for Serve; plain values only, because Serve stores and logs them.
+
+    ``rows_per_s`` is one worker's throughput by the variant's profile, used until the queue's own
+    measured rate says better. Give ``queue_url`` as ``file:`` where it has a password. The object is
+    made anew whenever the controller restarts, so it keeps nothing that matters.
+    """
+
+    def __init__(
+        self,
+        queue_url: str,
+        model: str,
+        rows_per_s: float,
+        namespace: str = "hr",
+        queue_settings: Mapping[str, Any] | None = None,
+        horizon_s: float = 30.0,
+        poll_s: float = 0.25,
+    ) -> None:
+        self._rows_per_s = rows_per_s
+        self._horizon_s = horizon_s
+        self._latest: QueueStats | None = None
+        self._latest_at = -math.inf
+        self._open = partial(_open, queue_url, model, namespace, queue_settings or {})
+        self._poll_s = poll_s
+        self._thread = threading.Thread(target=self._poll, name=f"{model} queue poll", daemon=True)
+        self._thread.start()
+
+    def __call__(self, ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+        """Keeps the present target while the queue cannot be seen."""
+        stats, present = self._latest, ctx.current_num_replicas
+        if stats is None or time.monotonic() - self._latest_at > 10.0:
+            return ctx.target_num_replicas, {}
+        each = self._rows_per_s
+        if stats.rows_per_s is not None and present and stats.waiting_rows:
+            # While there is more than enough to do, what they get done is what they can do.
+            each = max(stats.rows_per_s / present, 0.1 * self._rows_per_s)
+        return workers_needed(stats, each, present, horizon_s=self._horizon_s), {}
+
+    def _poll(self) -> None:
+        asyncio.run(self._look())
+
+    async def _look(self) -> None:
+        while True:
+            try:
+                queue = self._open()
+                while True:
+                    # Also the reaper of a queue whose workers are scaled to zero.
+                    await queue.reap()
+                    self._latest, self._latest_at = await queue.stats(), time.monotonic()
+                    await asyncio.sleep(self._poll_s)
+            except QueueError:
+                await asyncio.sleep(self._poll_s)
+
+
+def _open(url: str, model: str, namespace: str, settings: Mapping[str, Any]) -> DeadlineQueue:
+    from workers.redis_queue import RedisQueue
+
+    return RedisQueue.open(url, model, settings_from(settings), namespace=namespace, patience_s=2.0)
+
+
+def autoscaling(
+    queue_url: str,
+    model: str,
+    rows_per_s: float,
+    *,
+    min_workers: int,
+    max_workers: int,
+    namespace: str = "hr",
+    queue_settings: Mapping[str, Any] | None = None,
+    idle_s: float = 30.0,
+) -> AutoscalingConfig:
+    """Serve's configuration of the policy; ``min_workers=0`` scales to zero after ``idle_s``."""
+    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+    kwargs: dict[str, Any] = {
+        "queue_url": queue_url,
+        "model": model,
+        "rows_per_s": rows_per_s,
+        "namespace": namespace,
+    }
+    if queue_settings:
+        kwargs["queue_settings"] = dict(queue_settings)
+    return AutoscalingConfig(
+        min_replicas=min_workers,
+        max_replicas=max_workers,
+        initial_replicas=min_workers,
+        upscale_delay_s=0.0,
+        downscale_delay_s=idle_s,
+        downscale_to_zero_delay_s=idle_s,
+        policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
+            policy_function="workers.autoscale:QueuePolicy", policy_kwargs=kwargs
+        ),
+    )

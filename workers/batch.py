@@ -1,0 +1,220 @@
+"""The batch worker: a Ray Serve deployment that drains one model's queue for as long as it lives.
+
+It takes no requests. Serve starts it, shows it, restarts it when :meth:`BatchWorker.check_health`
+raises, and scales it; the loop itself is :class:`workers.drain.Drain`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optimizers import artifact
+from optimizers.profile import LatencyProfile
+from optimizers.runner import Runner, RunnerError, load
+from optimizers.tensors import Tensors, check
+from workers.drain import Drain, DrainSettings, Meter
+from workers.model_thread import UnknownVariant
+from workers.online import example_batch
+from workers.queue import DeadlineQueue, QueueUnavailable, settings_from
+from workers.redis_queue import RedisQueue
+
+if TYPE_CHECKING:
+    from ray.serve.config import AutoscalingConfig
+
+logger = logging.getLogger("ray.serve")
+
+_PUBLISH_S = 1.0
+#: How often the interpreter lets the event loop in while the model's thread holds it.
+_SWITCH_INTERVAL_S = 0.001
+
+
+class ArtifactModel:
+    """The variants in a model's folder (one folder each), loaded when first needed."""
+
+    def __init__(self, artifacts: str, threads: int) -> None:
+        self._folder = artifacts
+        self._threads = threads
+        self._runners: dict[str, Runner] = {}
+        self._profiles: dict[str, LatencyProfile] = {}
+
+    def load(self, variant: str) -> LatencyProfile:
+        if variant not in self._profiles:
+            try:
+                if not variant or variant != os.path.basename(variant) or variant.startswith("."):
+                    raise UnknownVariant(f"{variant!r} is no variant's name")
+                found = artifact.read(os.path.join(self._folder, variant))
+                runner = load(found, threads=self._threads)
+            except (artifact.ArtifactError, RunnerError) as error:
+                raise UnknownVariant(f"variant {variant!r} cannot be loaded: {error}") from error
+            runner.run(example_batch(runner.inputs))
+            self._runners[variant] = runner
+            self._profiles[variant] = found.manifest.profile
+        return self._profiles[variant]
+
+    def check(self, variant: str, batch: Tensors) -> int:
+        return check(batch, self._runners[variant].inputs)
+
+    def run(self, variant: str, batch: Tensors) -> Tensors:
+        return self._runners[variant].run(batch)
+
+    def probe(self, variant: str) -> None:
+        runner = self._runners[variant]
+        runner.run(example_batch(runner.inputs))
+
+    def close(self) -> None:
+        for runner in self._runners.values():
+            runner.close()
+        self._runners.clear()
+
+
+class BatchWorker:
+    """Serve's face of the loop. All arguments are plain values, so that a config file can hold them.
+
+    ``queue_url``: see :func:`workers.redis_client.connect`; prefer ``file:`` where it has a password.
+    ``queue_settings``: fields of :class:`workers.queue.QueueSettings`, ``retry`` as a mapping too; they
+    must be the same for everybody who uses the queue.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        artifacts: str,
+        variant: str,
+        queue_url: str,
+        *,
+        namespace: str = "hr",
+        max_batch: int | None = None,
+        lease_ms: int = 10_000,
+        threads: int = 1,
+        sched_idle: bool = True,
+        queue_settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        self._queue: DeadlineQueue = RedisQueue.open(
+            queue_url, model, settings_from(queue_settings or {}), namespace=namespace
+        )
+        worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._drain = Drain(
+            self._queue,
+            ArtifactModel(artifacts, threads),
+            variant,
+            worker,
+            DrainSettings(lease_ms=lease_ms, max_rows=max_batch),
+            sched_idle=sched_idle,
+        )
+        self._metrics = _Metrics(model)
+        self._loop = asyncio.get_running_loop().create_task(self._drain.run(), name=f"{model} batch worker")
+        self._publisher = asyncio.get_running_loop().create_task(self._publish())
+        logger.info("batch worker %s drains %s with variant %s", worker, model, variant)
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        if self._loop.done():
+            error = None if self._loop.cancelled() else self._loop.exception()
+            raise RuntimeError(f"the drain loop ended: {error!r}") from error
+
+    async def __del__(self) -> None:
+        await self._drain.stop()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._loop
+        self._publisher.cancel()
+        await asyncio.gather(self._publisher, return_exceptions=True)
+        await self._queue.close()
+
+    async def _publish(self) -> None:
+        while True:
+            await asyncio.sleep(_PUBLISH_S)
+            self._metrics.publish_meter(self._drain.meter)
+            with contextlib.suppress(QueueUnavailable):
+                stats = await self._queue.stats()
+                due_ms = stats.earliest_deadline_ms
+                self._metrics.publish_queue(
+                    stats.waiting_jobs, None if due_ms is None else (due_ms - stats.now_ms) / 1000
+                )
+
+
+class _Metrics:
+    """Counted in plain numbers on the hot path, handed to Ray once a second."""
+
+    def __init__(self, model: str) -> None:
+        from ray.serve import metrics
+
+        tags: Any = ("model", "variant")  # Ray's hints admit a single key only
+        self._model = model
+        self._seen: dict[tuple[str, str], int] = {}
+        self._rows = metrics.Counter(
+            "hybrid_batch_rows_total", "Rows that batch workers ended.", (*tags, "outcome")
+        )
+        self._size = metrics.Histogram(
+            "hybrid_batch_size", "Rows of a batch.", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], tags
+        )
+        self._latency = metrics.Histogram(
+            "hybrid_batch_latency_ms",
+            "Time of a batch in the model's thread.",
+            [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000],
+            tags,
+        )
+        self._waiting = metrics.Gauge("hybrid_queue_waiting_jobs", "Jobs that can be claimed.", ("model",))
+        self._earliest = metrics.Gauge(
+            "hybrid_queue_earliest_deadline_s", "Time to the earliest deadline among them.", ("model",)
+        )
+
+    def publish_meter(self, meter: Meter) -> None:
+        for (variant, outcome), rows in meter.rows.items():
+            new = rows - self._seen.get((variant, outcome), 0)
+            if new:
+                self._seen[variant, outcome] = rows
+                self._rows.inc(new, {"model": self._model, "variant": variant, "outcome": outcome})
+        while meter.batches:
+            variant, rows, ms = meter.batches.popleft()
+            tags = {"model": self._model, "variant": variant}
+            self._size.observe(rows, tags)
+            self._latency.observe(ms, tags)
+
+    def publish_queue(self, waiting_jobs: int, earliest_deadline_s: float | None) -> None:
+        tags = {"model": self._model}
+        self._waiting.set(waiting_jobs, tags)
+        if earliest_deadline_s is not None:
+            self._earliest.set(earliest_deadline_s, tags)
+
+
+def deployment(
+    model: str,
+    artifacts: str,
+    variant: str,
+    queue_url: str,
+    *,
+    workers: int = 1,
+    autoscaling: AutoscalingConfig | None = None,
+    cpus: float = 0.0,
+    drain_s: float = 60.0,
+    **options: Any,
+) -> Any:
+    """The bound Serve deployment ``{model}-batch``; ``options`` are :class:`BatchWorker`'s.
+
+    ``drain_s`` must exceed the longest batch: past it a worker that is told to stop is killed, and its
+    jobs come back when their leases run out. ``cpus`` is what Ray reserves: none by default, because
+    batch work takes what the online replicas leave.
+    """
+    from ray import serve
+
+    decorated = serve.deployment(
+        name=f"{model}-batch",
+        ray_actor_options={"num_cpus": cpus},
+        num_replicas=None if autoscaling else workers,
+        autoscaling_config=autoscaling,
+        max_ongoing_requests=10,
+        health_check_period_s=0.5,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=drain_s,
+        graceful_shutdown_wait_loop_s=0.1,
+    )(BatchWorker)
+    return decorated.bind(model, artifacts, variant, queue_url, **options)

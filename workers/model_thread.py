@@ -1,0 +1,144 @@
+"""The thread in which a batch worker's model runs, apart from the event loop, and last in the queue
+for the processor: whatever is interactive on the machine goes first.
+
+``SCHED_IDLE`` covers the calling thread and those it starts later, and cannot be undone without
+privilege. So it is set before anything is loaded in this thread, and never in the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from optimizers import tensors
+from optimizers.profile import LatencyProfile
+from optimizers.tensors import Tensors
+
+T = TypeVar("T")
+logger = logging.getLogger("ray.serve")
+
+
+class ModelFault(RuntimeError):
+    """The model itself is broken, not the rows: it fails on a batch that it is known to take."""
+
+
+class UnknownVariant(LookupError):
+    """A job pins a variant that this worker cannot load. The message says why."""
+
+
+class RowsAtFault(ValueError):
+    """Some rows of a job make the model fail; the message begins ``rows 3, 17 of 256:``."""
+
+
+class Model(Protocol):
+    """What the drain loop runs. ``load``, ``run`` and ``probe`` are called in the model's thread only."""
+
+    def load(self, variant: str) -> LatencyProfile:
+        """Load a variant unless it is; its time by rows. Raises :class:`UnknownVariant`."""
+        ...
+
+    def check(self, variant: str, batch: Tensors) -> int:
+        """The rows of a loaded variant's input; raises :class:`optimizers.tensors.TensorError`."""
+        ...
+
+    def run(self, variant: str, batch: Tensors) -> Tensors:
+        """The outputs of a batch."""
+        ...
+
+    def probe(self, variant: str) -> None:
+        """Run rows that the variant surely takes; raises whatever is wrong with the model."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ModelThread:
+    """One thread; calls are awaited and run in the order they came."""
+
+    def __init__(self, name: str, *, sched_idle: bool = True) -> None:
+        self._pool = ThreadPoolExecutor(
+            1, thread_name_prefix=name, initializer=_yield_processor if sched_idle else None
+        )
+
+    async def call(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _yield_processor() -> None:
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (OSError, AttributeError) as error:
+        logger.warning("batch work cannot yield the processor by SCHED_IDLE here: %s", error)
+
+
+def run_jobs(model: Model, variant: str, max_rows: int, jobs: list[Tensors]) -> list[Tensors | Exception]:
+    """Run jobs as one batch; one answer each: its outputs, or the error that its rows cause.
+
+    A failing batch is bisected until the jobs at fault are alone. Raises :class:`ModelFault` when the
+    model fails on its own probe too: then no row is to blame and nothing may be failed for it.
+    """
+    try:
+        rows = [tensors.rows_of(job) for job in jobs]
+        outputs = _run_in_pieces(model, variant, max_rows, tensors.concat(jobs), sum(rows))
+        return list(tensors.split(outputs, rows))
+    except Exception as error:
+        if len(jobs) > 1:
+            half = len(jobs) // 2
+            return [
+                answer
+                for part in (jobs[:half], jobs[half:])
+                for answer in run_jobs(model, variant, max_rows, part)
+            ]
+        try:
+            model.probe(variant)
+        except Exception as fault:
+            raise ModelFault(f"variant {variant!r} fails on its own probe: {describe(fault)}") from fault
+        return [_blame(model, variant, max_rows, jobs[0], error)]
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line of text for a job's record."""
+    return f"{type(error).__name__}: {error}"[:1000]
+
+
+def _run_in_pieces(model: Model, variant: str, max_rows: int, batch: Tensors, rows: int) -> Tensors:
+    if rows <= max_rows:
+        return model.run(variant, batch)
+    return tensors.concat(
+        [model.run(variant, _rows(batch, at, min(rows, at + max_rows))) for at in range(0, rows, max_rows)]
+    )
+
+
+def _rows(batch: Tensors, start: int, stop: int) -> Tensors:
+    return {name: array[start:stop] for name, array in batch.items()}
+
+
+def _blame(model: Model, variant: str, max_rows: int, job: Tensors, error: Exception) -> Exception:
+    """Which rows of a failing job are at fault, by bisection."""
+    total = tensors.rows_of(job)
+    if total == 1:
+        return error
+    at_fault: list[int] = []
+
+    def search(start: int, stop: int) -> None:
+        try:
+            _run_in_pieces(model, variant, max_rows, _rows(job, start, stop), stop - start)
+        except Exception:
+            if stop - start == 1:
+                at_fault.append(start)
+                return
+            middle = (start + stop) // 2
+            search(start, middle)
+            search(middle, stop)
+
+    search(0, total)
+    if not at_fault:
+        return error
+    return RowsAtFault(f"rows {', '.join(map(str, at_fault))} of {total}: {describe(error)}")
