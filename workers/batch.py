@@ -21,7 +21,7 @@ from optimizers.profile import LatencyProfile
 from optimizers.runner import Runner, RunnerError, load
 from optimizers.tensors import Tensors, check
 from workers.drain import Drain, DrainSettings, Meter
-from workers.model_thread import UnknownVariant
+from workers.model_thread import Model, UnknownVariant
 from workers.online import example_batch
 from workers.queue import DeadlineQueue, QueueUnavailable, settings_from
 from workers.redis_queue import RedisQueue
@@ -104,7 +104,7 @@ class BatchWorker:
         worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._drain = Drain(
             self._queue,
-            ArtifactModel(artifacts, threads),
+            self.make_model(artifacts, threads),
             variant,
             worker,
             DrainSettings(lease_ms=lease_ms, max_rows=max_batch),
@@ -114,6 +114,11 @@ class BatchWorker:
         self._loop = asyncio.get_running_loop().create_task(self._drain.run(), name=f"{model} batch worker")
         self._publisher = asyncio.get_running_loop().create_task(self._publish())
         logger.info("batch worker %s drains %s with variant %s", worker, model, variant)
+
+    @staticmethod
+    def make_model(artifacts: str, threads: int) -> Model:
+        """What the loop runs."""
+        return ArtifactModel(artifacts, threads)
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
@@ -196,13 +201,14 @@ def deployment(
     autoscaling: AutoscalingConfig | None = None,
     cpus: float = 0.0,
     drain_s: float = 60.0,
+    kind: type[BatchWorker] = BatchWorker,
     **options: Any,
 ) -> Any:
     """The bound Serve deployment ``{model}-batch``; ``options`` are :class:`BatchWorker`'s.
 
     ``drain_s`` must exceed the longest batch: past it a worker that is told to stop is killed, and its
     jobs come back when their leases run out. ``cpus`` is what Ray reserves: none by default, because
-    batch work takes what the online replicas leave.
+    batch work takes what the online replicas leave. ``kind`` may be a subclass with a model of its own.
     """
     from ray import serve
 
@@ -216,5 +222,5 @@ def deployment(
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=0.1,
-    )(BatchWorker)
+    )(kind)
     return decorated.bind(model, artifacts, variant, queue_url, **options)

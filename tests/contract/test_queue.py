@@ -173,8 +173,7 @@ async def test_settling_twice_changes_nothing_and_says_the_same(make: Make) -> N
     h = await make()
     await h.queue.submit([job("a"), job("b")])
     a, b = await h.queue.claim(2, 1000, "w")
-    outcomes = [Done("a", a.token, b"first"), Failed("b", b.token, "x")]
-    assert await h.queue.settle(outcomes) == [True, True]
+    assert await h.queue.settle([Done("a", a.token, b"first"), Failed("b", b.token, "x")]) == [True, True]
     assert await h.queue.settle([Done("a", a.token, b"second"), Failed("b", b.token, "x")]) == [True, True]
     status, other = await h.queue.state("a"), await h.queue.state("b")
     assert status is not None and status.result == b"first"
