@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
+from itertools import count
 from typing import Any
 
 from pydantic import BaseModel
@@ -29,7 +30,7 @@ from router.manifests import read_manifests
 from router.metrics import Publisher, Recorder
 from router.policy import Model, Policy, PolicyError
 from router.service import ServedModel, Service
-from workers import online, redis_client, redis_queue
+from workers import batch, online, redis_client, redis_queue
 from workers.online import example_batch
 from workers.queue import DeadlineQueue, QueueSettings
 
@@ -86,16 +87,13 @@ def build(args: AppArgs) -> Application:
     return application
 
 
-def queue_settings(policy: Policy) -> QueueSettings:
+def queue_settings(policy: Policy) -> dict[str, Any]:
+    """The fields of QueueSettings that the policy sets; all who use the queue must agree on them."""
     limits = policy.limits.queue
-    return QueueSettings(
-        max_jobs=limits.jobs, max_bytes=limits.bytes, keep_ms=int(policy.defaults.results.keep)
-    )
+    return {"max_jobs": limits.jobs, "max_bytes": limits.bytes, "keep_ms": int(policy.defaults.results.keep)}
 
 
 def _batch_deployment(name: str, model: Model, folder: str, redis_url: str, policy: Policy) -> Any:
-    from workers import batch
-
     section = model.batch
     assert section is not None
     return batch.deployment(
@@ -103,8 +101,8 @@ def _batch_deployment(name: str, model: Model, folder: str, redis_url: str, poli
         folder,
         section.variant,
         redis_url,
-        queue_settings(policy),
         workers=section.workers,
+        queue_settings=queue_settings(policy),
         max_batch=section.max_batch,
         lease_ms=int(section.lease),
         threads=section.threads,
@@ -138,6 +136,7 @@ class Router:
         self._tasks = [
             asyncio.create_task(self._warm_up()),
             asyncio.create_task(self._service.watch_queues()),
+            asyncio.create_task(self._probe()),
             asyncio.create_task(Publisher(self._recorder).run()),
         ]
         self._ingress = Ingress(self._service, self._is_ready, version("hybrid-router"))
@@ -160,7 +159,7 @@ class Router:
             )
         queue: DeadlineQueue | None = None
         if policy.models[name].batch and self._redis is not None:
-            queue = redis_queue.RedisQueue(self._redis, name, queue_settings(policy))
+            queue = redis_queue.RedisQueue(self._redis, name, QueueSettings(**queue_settings(policy)))
         return ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
 
     async def _warm_up(self) -> None:
@@ -172,9 +171,23 @@ class Router:
             sizes = [1] * _WARM_UP_CALLS + [n for n in (4, 16, section.max_batch) if n <= section.max_batch]
             for variant in section.variants:
                 for rows in sizes:
-                    while not await self._call_once(served, variant, rows):
-                        await asyncio.sleep(0.2)
+                    await self._call_until_answered(served, variant, rows)
         self._warm = True
+
+    async def _call_until_answered(self, served: ServedModel, variant: str, rows: int) -> None:
+        for _ in count():
+            if await self._call_once(served, variant, rows):
+                return
+            await asyncio.sleep(0.2)
+
+    async def _probe(self, every_s: float = 0.1) -> None:
+        """Run a row of zeros wherever an estimate has had no news for too long."""
+        for _ in count():
+            await asyncio.sleep(every_s)
+            for served in self._service.models.values():
+                variant = served.online.stale_variant() if served.online and self._warm else None
+                if variant is not None:
+                    await self._call_once(served, variant, 1)
 
     async def _call_once(self, served: ServedModel, variant: str, rows: int) -> bool:
         assert served.online is not None

@@ -24,6 +24,7 @@ BATCHES_IN_FLIGHT = 2
 #: A batch that takes longer than this many times its bound is taken for lost.
 _STUCK_FACTOR, _STUCK_MS = 20.0, 5_000.0
 _REFIT_EVERY_MS = 250.0
+_PROBE_MS, _PROBE_DOUBTFUL_MS = 5_000.0, 250.0
 
 
 class DispatchError(Exception):
@@ -83,8 +84,9 @@ class _Lane:
         self.waiting: list[_Waiting] = []
         self.rows = 0
         self.table = BoundTable.of(variant.profile, max_batch)
-        self._fit = OnlineFit(variant.profile)
+        self._base, self._fit = variant.profile, OnlineFit(variant.profile)
         self._refit_at_ms = 0.0
+        self.learnt_ms = float("-inf")
 
     def add(self, item: _Waiting) -> None:
         insort_right(self.waiting, item, key=_by_deadline)
@@ -100,10 +102,16 @@ class _Lane:
     def learn(self, rows: int, ms: float, now_ms: float, hop_ms: float) -> None:
         """Correct the profile by a live batch; the tables, which count the hop, follow now and then."""
         self._fit.add(rows, ms)
+        self.learnt_ms = now_ms
         if now_ms >= self._refit_at_ms:
             self._refit_at_ms = now_ms + _REFIT_EVERY_MS
             self.variant = replace(self.variant, profile=self._fit.profile())
             self.table = BoundTable.of(self.variant.profile.scaled(1.0, hop_ms), self._max_batch)
+
+    @property
+    def pessimism(self) -> float:
+        """How many times slower the live bound for one row is than the measured one."""
+        return self.variant.profile.bound_ms(1) / self._base.bound_ms(1)
 
 
 class _Hop:
@@ -117,6 +125,8 @@ class _Hop:
         return self.mean_ms + 4.0 * self._deviation_ms
 
     def learn(self, ms: float) -> None:
+        # One stall must not shut the door on the requests of the next second.
+        ms = min(ms, self.mean_ms + 8.0 * self._deviation_ms)
         self._deviation_ms += 0.05 * (abs(ms - self.mean_ms) - self._deviation_ms)
         self.mean_ms += 0.05 * (ms - self.mean_ms)
 
@@ -160,6 +170,20 @@ class OnlineDispatcher:
             overhead_ms=self._hop.bound_ms,
             full=self._waiting >= self._max_waiting,
         )
+
+    def stale_variant(self) -> str | None:
+        """The variant that a probe should run now, if any, because its estimate may be wrong for want of news.
+
+        Estimates are corrected by what runs. Where they have become so bad that everything is refused,
+        nothing runs, and only a probe can tell that the trouble is over. Busy dispatchers need none.
+        """
+        if self._in_flight or self._waiting:
+            return None
+        now = self._clock()
+        lane = min(self._lanes.values(), key=lambda x: x.learnt_ms)
+        doubtful = max(x.pessimism for x in self._lanes.values()) > 2.0 or self._hop.bound_ms > 5.0
+        due = _PROBE_DOUBTFUL_MS if doubtful else _PROBE_MS
+        return lane.variant.name if now - lane.learnt_ms >= due else None
 
     async def run(
         self, variant: str, inputs: Tensors, deadline_ms: float, *, droppable: bool = True
