@@ -18,15 +18,15 @@ from typing import Any
 
 import orjson
 
-from optimizers.passes import FORMS, PASSES, Packed, resolve
+from optimizers.passes import FORMS, PASSES, FormError, Packed, resolve
 from optimizers.recipe import PassSpec
 from optimizers.task import Model, Task
 from optimizers.tensors import TensorSpec
 
 
-def start_key(task: Task, seed: int) -> str:
-    """The key of the original model."""
-    return _sha256(orjson.dumps(["1", task.digest, seed]))
+def start_key(task: Task, seed: int, runtime: str = "") -> str:
+    """The key of the original model, on its way to ``runtime``."""
+    return _sha256(orjson.dumps(["1", task.digest, seed, runtime]))
 
 
 def next_key(key: str, spec: PassSpec) -> str:
@@ -67,9 +67,11 @@ class PassCache:
             notes=meta["notes"],
             settings=meta["settings"],
         )
-        unpack = resolve(FORMS[model.form][2])
         packed = Packed(meta["runtime"], files, meta["packed_settings"])
-        return replace(model, value=unpack(packed, model, task))
+        try:
+            return replace(model, value=resolve(FORMS[model.form][2])(packed, model, task))
+        except (FormError, RuntimeError):
+            return None  # the task no longer builds that architecture: make it again
 
     def put(self, key: str, model: Model, task: Task) -> None:
         """Store a model; one already there is left as it is."""

@@ -8,7 +8,9 @@ skl2onnx, ONNX and torch to OpenVINO its own converter: the maintained tool in e
 from __future__ import annotations
 
 import io
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,25 +33,32 @@ class ConversionError(PassError):
 
 
 def deployed(model: Model) -> Any:
-    """The ``nn.Module`` that gives the model's outputs in order: the value with its head on."""
+    """The ``nn.Module`` that gives the model's outputs in order, as a tuple: the value with its head on.
+
+    Takes and gives float32 whatever the type of the weights.
+    """
     import torch
 
-    value, head = model.value, model.head
-    if not head:
-        return value
-    if head != "classifier":
+    network, head = model.value, model.head
+    if head not in ("", "classifier"):
         raise FormError(f"unknown head {head!r}; known: 'classifier'")
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
 
-    class Classifier(torch.nn.Module):
+    class Deployed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = value
+            self.network = network
 
-        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = self.network(*inputs).float()
-            return torch.argmax(logits, dim=1), torch.softmax(logits, dim=1)
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            given = (x.to(dtype) if x.is_floating_point() and x.dtype != dtype else x for x in inputs)
+            answer = self.network(*given)
+            if head == "classifier":
+                logits = answer.float()
+                return torch.argmax(logits, dim=1), torch.softmax(logits, dim=1)
+            answers = answer if isinstance(answer, tuple) else (answer,)
+            return tuple(a.float() if a.is_floating_point() else a for a in answers)
 
-    return Classifier().eval()
+    return Deployed().eval()
 
 
 def example_inputs(task: Task, rows: int = 2) -> Tensors:
@@ -65,24 +74,24 @@ def torch_to_onnx(model: Model, task: Task) -> Model:
     module = deployed(model)
     batch = example_inputs(task)
     names = [spec.name for spec in model.inputs]
-    stream = io.BytesIO()
     axes = {
         spec.name: {i: f"{spec.name}_{i}" if i else "rows" for i, d in enumerate(spec.shape) if d == -1}
         for spec in (*model.inputs, *model.outputs)
     }
-    with warnings.catch_warnings(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecation, and tracer notes
+        path = str(Path(folder) / "model.onnx")
         torch.onnx.export(
             module,
             tuple(torch.from_numpy(np.ascontiguousarray(batch[name])) for name in names),
-            stream,
+            path,
             dynamo=False,
             input_names=names,
             output_names=[spec.name for spec in model.outputs],
             dynamic_axes=axes,
             opset_version=OPSET,
         )
-    converted = model.becomes(onnx.load_model_from_string(stream.getvalue()), form="onnx")
+        converted = model.becomes(onnx.load(path), form="onnx")
     verify(model, converted, task)
     return converted
 

@@ -83,7 +83,7 @@ def row_tolerance(runner: Runner, data: Dataset, count: int = 24) -> float:
     return worst
 
 
-def outputs(runner: Runner, data: Dataset, batch: int = 128) -> Tensors:
+def outputs(runner: Runner, data: Dataset, batch: int = 64) -> Tensors:
     """All outputs for a data set, computed in batches."""
     return concat([runner.run(part.inputs) for part in data.batches(batch)])
 

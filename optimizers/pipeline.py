@@ -72,7 +72,8 @@ def run(
     cache_folder = out / ".cache"
     if task is None:
         say("", f"preparing {recipe.name}")
-        task = resolve_task(recipe.task)(cache_folder, lambda message: say("", message))
+        data = {"data": Path(recipe.data)} if recipe.data else {}
+        task = resolve_task(recipe.task)(cache_folder, lambda message: say("", message), **data)
     maker = _Maker(recipe, task, out, PassCache(cache_folder / "passes"), say)
     made: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
@@ -95,10 +96,13 @@ def run(
     return result
 
 
-def resolve_task(name: str) -> Callable[[Path, Callable[[str], None]], Task]:
-    """The function that ``module:function`` names. Raises :class:`RecipeError`."""
+def resolve_task(name: str) -> Callable[..., Task]:
+    """The function that ``module:function`` names: ``(workdir, progress, data=folder) -> Task``.
+
+    Raises :class:`RecipeError`.
+    """
     try:
-        function: Callable[[Path, Callable[[str], None]], Task] = resolve(name)
+        function: Callable[..., Task] = resolve(name)
     except (ImportError, AttributeError) as error:
         raise RecipeError(f"task: {name!r} cannot be imported ({error})") from error
     return function
@@ -166,7 +170,8 @@ class _Maker:
         return found if found.manifest.lineage.get("key") == key else None
 
     def _passes(self, variant: Variant) -> Model:
-        model, key = self._task.model, start_key(self._task, self._recipe.seed)
+        # The runtime counts: a pass may work differently for another one.
+        model, key = self._task.model, start_key(self._task, self._recipe.seed, variant.runtime)
         for i, spec in enumerate(variant.passes, 1):
             key = next_key(key, spec)
             step = f"{spec.kind} ({i}/{len(variant.passes)})"
@@ -185,6 +190,7 @@ class _Maker:
             task=self._task,
             teacher=self._teach,
             seed=self._recipe.seed,
+            runtime=variant.runtime,
             progress=lambda message: self._say(variant.name, message),
         )
         try:

@@ -37,12 +37,8 @@ def _torch(model: Model) -> Predict:
 
     def predict(inputs: Tensors) -> Tensors:
         with torch.inference_mode():
-            out = module(*(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names))
-        values = out if isinstance(out, tuple | list) else (out,)
-        return {
-            s.name: v.float().numpy() if v.is_floating_point() else v.numpy()
-            for s, v in zip(model.outputs, values, strict=True)
-        }
+            answers = module(*(torch.from_numpy(np.array(inputs[name])) for name in names))
+        return {s.name: a.numpy() for s, a in zip(model.outputs, answers, strict=True)}
 
     return predict
 
@@ -50,7 +46,8 @@ def _torch(model: Model) -> Predict:
 def _onnx(model: Model, threads: int) -> Predict:
     from optimizers.runtimes.onnx import OnnxRunner, session
 
-    opened = session(model.value.SerializeToString(), threads=threads)
+    fold = bool(model.settings.get("fold_weights", False))
+    opened = session(model.value.SerializeToString(), threads=threads, fold_weights=fold)
     return OnnxRunner(opened, model.inputs, model.outputs).run
 
 

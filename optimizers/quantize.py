@@ -128,20 +128,20 @@ def _onnx_static(model: Model, spec: QuantizeStatic, context: Context) -> Model:
 def _nncf(model: Model, spec: QuantizeStatic, context: Context) -> Model:
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    presets = nncf.QuantizationPreset
     batches = list(context.calibration(spec.rows, spec.batch))
-    quantized = nncf.quantize(
-        model.value.clone(),
-        nncf.Dataset(batches),
-        preset=nncf.QuantizationPreset.PERFORMANCE
-        if spec.symmetric_activations
-        else nncf.QuantizationPreset.MIXED,
-        subset_size=len(batches),
-        model_type=nncf.ModelType.TRANSFORMER if spec.transformer else None,
-        ignored_scope=nncf.IgnoredScope(
-            patterns=[fnmatch.translate(p) for p in spec.exclude], validate=False
-        ),
-    )
+    with _quiet():
+        nncf.set_log_level(logging.ERROR)
+        quantized = nncf.quantize(
+            model.value.clone(),
+            nncf.Dataset(batches),
+            preset=presets.PERFORMANCE if spec.symmetric_activations else presets.MIXED,
+            subset_size=len(batches),
+            model_type=nncf.ModelType.TRANSFORMER if spec.transformer else None,
+            ignored_scope=nncf.IgnoredScope(
+                patterns=[fnmatch.translate(p) for p in spec.exclude], validate=False
+            ),
+        )
     return model.becomes(quantized)
 
 
@@ -174,7 +174,9 @@ def weights_only(model: Model, spec: QuantizeWeights, context: Context) -> Model
     excluded = set(_matching(graph, spec.exclude))
     if spec.bits == 4:
         return model.becomes(weight_only.four_bit(graph, spec.block, spec.symmetric, excluded))
-    return model.becomes(weight_only.eight_bit(graph, spec.per_channel, spec.symmetric, excluded))
+    packed = weight_only.eight_bit(graph, spec.per_channel, spec.symmetric, excluded)
+    # ONNX Runtime would otherwise unpack the weights anew in every run.
+    return replace(model.becomes(packed), settings={**model.settings, "fold_weights": True})
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,8 @@ class Recipe:
     """Everything that :func:`optimizers.pipeline.run` needs, apart from where to write.
 
     ``task`` is ``module:function``, which gives an :class:`optimizers.task.Task`; it runs that code,
-    so a recipe deserves the trust of a program. The variant ``original`` names is what the others
+    so a recipe deserves the trust of a program. ``data`` is a folder of data files for tasks that take
+    one, or empty. The variant ``original`` names is what the others
     are compared with: the first without passes.
     """
 
@@ -278,6 +279,7 @@ class Recipe:
     goals: tuple[Goal, ...] = ()
     latency: Latency = field(default_factory=Latency)
     seed: int = 0
+    data: str = ""
 
     def __post_init__(self) -> None:
         names = [v.name for v in self.variants]

@@ -47,7 +47,7 @@ def parse(text: str) -> Recipe:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"not YAML: {error}") from None
-    fields = _mapping(value, "recipe", ("name", "task", "variants", "goals", "latency", "seed"))
+    fields = _mapping(value, "recipe", ("name", "task", "variants", "goals", "latency", "seed", "data"))
     for name in ("name", "task", "variants"):
         if name not in fields:
             raise RecipeError(f"{name} is missing")
@@ -64,6 +64,7 @@ def parse(text: str) -> Recipe:
         goals=_goals(fields.get("goals", []), "goals"),
         latency=_build(Latency, fields.get("latency", {}), "latency"),
         seed=_typed(fields.get("seed", 0), int, "seed"),
+        data=_typed(fields.get("data", ""), str, "data"),
     )
 
 

@@ -17,6 +17,7 @@ RUNTIMES: dict[str, tuple[str, str]] = {
     "onnx": ("optimizers.runtimes.onnx", "onnxruntime"),
     "openvino": ("optimizers.runtimes.openvino", "openvino"),
     "torch": ("optimizers.runtimes.torch", "torch"),
+    "tensorrt": ("optimizers.runtimes.tensorrt", "tensorrt"),
     "trees": ("optimizers.runtimes.trees", "numpy"),
     "rules": ("optimizers.runtimes.trees", "numpy"),
 }

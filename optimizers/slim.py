@@ -12,7 +12,8 @@ def slim(model: Any) -> Any:
 
     Names of inputs and outputs stay. A missing zero point means 0 by the ONNX specification of
     DequantizeLinear; only those of constant int32 biases go: ONNX Runtime's integer kernels are
-    fused where weights and activations have theirs. Graphs with subgraphs (If, Loop, Scan) keep their names, which may be used inside.
+    fused where weights and activations have theirs. Graphs with subgraphs (If, Loop, Scan) keep
+    their names, which may be used inside.
     """
     import onnx
 

@@ -6,8 +6,9 @@ of its name; weights of another shape than the architecture's (channels were pru
 
 from __future__ import annotations
 
-import io
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from optimizers.passes import FormError, Packed
@@ -91,9 +92,9 @@ def unpack_onnx(packed: Packed, model: Model, task: Task) -> Any:
 def pack_openvino(model: Model, task: Task) -> Packed:
     import openvino
 
-    graph, weights = io.BytesIO(), io.BytesIO()
-    openvino.serialize(model.value, graph, weights)
-    files = {"model.xml": graph.getvalue(), "model.bin": weights.getvalue()}
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(model.value, Path(folder) / "model.xml", compress_to_fp16=False)
+        files = {name: (Path(folder) / name).read_bytes() for name in ("model.xml", "model.bin")}
     return Packed("openvino", files, {"weights": "model.xml", "weights_data": "model.bin", **model.settings})
 
 

@@ -135,12 +135,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may use. ``teacher`` answers network inputs as the original does (deployed form)."""
+    """What a pass may use.
+
+    ``teacher`` answers network inputs as the original does (deployed form); ``runtime`` is the one
+    that the variant names, or empty.
+    """
 
     task: Task
     teacher: Predict
     seed: int = 0
     threads: int = 1
+    runtime: str = ""
     progress: Callable[[str], None] = lambda message: None
 
     def calibration(self, rows: int, batch: int) -> Iterator[Tensors]:

@@ -1,6 +1,7 @@
 """ONNX Runtime: loads fast, runs anywhere, and is the default for every network.
 
-Settings: ``weights`` (the ONNX file), ``threads``, ``device`` (``cpu`` or ``cuda``).
+Settings: ``weights`` (the ONNX file), ``threads``, ``device`` (``cpu`` or ``cuda``), ``fold_weights``
+(true: weights stored as integers are unpacked once, at load, and all arithmetic is float).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from optimizers.tensors import Tensors, TensorSpec
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def session(model: bytes | Path, *, threads: int = 1, device: str = "cpu") -> Any:
+def session(model: bytes | Path, *, threads: int = 1, device: str = "cpu", fold_weights: bool = False) -> Any:
     """An inference session. Raises :class:`DeviceMissing`; ONNX Runtime's own errors pass through.
 
     Idle threads sleep instead of spinning: they share the machine with other replicas.
@@ -33,6 +34,8 @@ def session(model: bytes | Path, *, threads: int = 1, device: str = "cpu") -> An
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if fold_weights:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=[provider])
 
@@ -62,7 +65,8 @@ def open_runner(artifact: Artifact, *, threads: int, device: str) -> OnnxRunner:
     manifest = artifact.manifest
     path = artifact.weights()
     try:
-        opened = session(path, threads=threads, device=device)
+        fold = bool(manifest.settings.get("fold_weights", False))
+        opened = session(path, threads=threads, device=device, fold_weights=fold)
     except DeviceMissing:
         raise
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types for a bad file
