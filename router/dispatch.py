@@ -172,7 +172,7 @@ class OnlineDispatcher:
         )
 
     def stale_variant(self) -> str | None:
-        """The variant that a probe should run now, if any, because its estimate may be wrong for want of news.
+        """The variant that a probe should run now, if any: its estimate may be wrong for want of news.
 
         Estimates are corrected by what runs. Where they have become so bad that everything is refused,
         nothing runs, and only a probe can tell that the trouble is over. Busy dispatchers need none.
