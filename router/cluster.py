@@ -99,8 +99,8 @@ class Started:
     """A running Ray with Serve; ``dashboard_url`` is None where Ray's dashboard is off."""
 
     dashboard_url: str | None
+    metrics_url: str | None
     own: bool
-    address: str
 
 
 @contextmanager
@@ -156,6 +156,16 @@ def _ray(address: str | None) -> Iterator[Started]:
         raise ClusterError(f"cannot {where}: {error}") from None
     try:
         url = context.dashboard_url
-        yield Started(f"http://{url}" if url else None, address is None, context.address_info["address"])
+        yield Started(f"http://{url}" if url else None, _metrics_url(), address is None)
     finally:
         ray.shutdown()
+
+
+def _metrics_url() -> str | None:
+    """Where Ray's Prometheus endpoint of the first living node is."""
+    import ray
+
+    for node in ray.nodes():
+        if node["Alive"] and node.get("MetricsExportPort"):
+            return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    return None

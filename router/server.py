@@ -33,6 +33,7 @@ class Server:
     policy: Policy
     url: str
     dashboard_url: str | None
+    metrics_url: str | None
     redis_url: str | None
     started_in_s: float
 
@@ -46,7 +47,11 @@ class Server:
             if self.policy.redis.url
             else (f"bundled server, data in {self.policy.redis.data}, fsync {self.policy.redis.fsync}")
         )
-        rows = [("endpoint", self.url), ("dashboard", f"{self.dashboard_url or 'off'}")]
+        rows = [
+            ("endpoint", self.url),
+            ("dashboard", self.dashboard_url or "off"),
+            ("metrics", self.metrics_url or "off"),
+        ]
         if self.policy.queued_models:
             rows.append(("queue", queue))
         for name, model in self.policy.models.items():
@@ -93,7 +98,9 @@ def running(
         _wait_ready(url)
         if data is not None:
             policy = policy.model_copy(update={"redis": policy.redis.model_copy(update={"data": data})})
-        yield Server(policy, url, started.dashboard_url, redis_url, time.monotonic() - begun)
+        yield Server(
+            policy, url, started.dashboard_url, started.metrics_url, redis_url, time.monotonic() - begun
+        )
 
 
 def _check_artifacts(policy: Policy, path: str | Path) -> None:
