@@ -42,7 +42,8 @@ class Client(Face):
     ``key`` is the API key, ``tenant`` the tenant to act for where the key allows several. ``timeout``
     ends calls that have no budget. ``grace`` is how long after its budget a call still waits for the
     server's word. ``retry_for`` is how long an unreachable server is tried again, within the budget.
-    ``transport`` is httpx's, for a private CA, a proxy or a test. Durations are written like budgets.
+    ``transport`` is one of httpx's, for a private CA or a proxy; the environment's proxies are not used.
+    Durations are written like budgets.
 
     Every call may raise a :class:`~router.errors.HybridRouterError`; a budget that is none raises
     ValueError.
@@ -75,7 +76,7 @@ class Client(Face):
             jitter=jitter,
         )
         self._sleep = sleep
-        self._http = self._wire.client(transport)
+        self._transport = self._wire.transport(transport)
 
     def infer(
         self,
@@ -200,7 +201,7 @@ class Client(Face):
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -225,7 +226,9 @@ class Client(Face):
                 raise stopped()
             return None
         try:
-            return self._wire.reply(self._http.send(self._wire.request(step)))
+            response = self._transport.handle_request(self._wire.request(step))
+            response.read()
+            return self._wire.reply(response)
         except self._wire.errors as error:
             return self._wire.lost(error, step)
 

@@ -75,7 +75,7 @@ class AsyncClient(Face):
             jitter=jitter,
         )
         self._sleep = sleep
-        self._http = self._wire.async_client(transport)
+        self._transport = self._wire.async_transport(transport)
 
     async def infer(
         self,
@@ -194,7 +194,7 @@ class AsyncClient(Face):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -221,7 +221,9 @@ class AsyncClient(Face):
                 await asyncio.sleep(step.seconds)
             return None
         try:
-            return self._wire.reply(await self._http.send(self._wire.request(step)))
+            response = await self._transport.handle_async_request(self._wire.request(step))
+            await response.aread()
+            return self._wire.reply(response)
         except self._wire.errors as error:
             return self._wire.lost(error, step)
 

@@ -256,9 +256,8 @@ class ClientCore:
         failing_s: float | None = None
         reply: Reply | Lost | None = None
         tries = 0
-        until_s = limit.give_up_s
-        if ask.carries_budget and limit.deadline_s is not None:
-            until_s = limit.deadline_s
+        # Only who waits for the end of a request that is taken goes on past the budget, into the grace.
+        until_s = limit.give_up_s if ask.polls or limit.deadline_s is None else limit.deadline_s
         while True:
             now_s = self.clock()
             if now_s >= until_s:

@@ -59,8 +59,8 @@ class Ticket:
 class Ask:
     """One exchange, tries and all.
 
-    ``carries_budget``: the deadline goes with it, and no try starts after that. ``job_id``: it asks for
-    the fate of that request; ``polls``: and waits for its end.
+    No try starts after the budget is over, unless it ``polls``: waits for the end of a request that is
+    taken. ``carries_budget``: the deadline goes with it. ``job_id``: it asks for the fate of that request.
     """
 
     method: str

@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from router.client_answers import Lost, Reply
+from router.client_lanes import AsyncLanes, Lanes
 from router.client_steps import Send
 from router.errors import ProtocolError
 
-# Idle connections are kept this long; one that the server has closed meanwhile is noticed before use.
-_LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=30.0)
 _MAX_CACHED_URLS = 256
 
 
@@ -25,14 +24,14 @@ class Wire:
     errors = httpx.HTTPError
 
     def __init__(self, url: str) -> None:
-        self._base, self.server = _checked(url)
+        self.server = _checked(url)
         self._urls: dict[str, httpx.URL] = {}
 
-    def client(self, transport: httpx.BaseTransport | None) -> httpx.Client:
-        return httpx.Client(transport=transport, limits=_LIMITS, timeout=None, http2=False)
+    def transport(self, given: httpx.BaseTransport | None) -> httpx.BaseTransport:
+        return given or Lanes(self.server.startswith("https:"))
 
-    def async_client(self, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=transport, limits=_LIMITS, timeout=None, http2=False)
+    def async_transport(self, given: httpx.AsyncBaseTransport | None) -> httpx.AsyncBaseTransport:
+        return given or AsyncLanes(self.server.startswith("https:"))
 
     def request(self, send: Send) -> httpx.Request:
         limit_s = send.timeout_s
@@ -67,23 +66,22 @@ class Wire:
     def _url(self, path: str) -> httpx.URL:
         url = self._urls.get(path)
         if url is None:
-            url = httpx.URL(self._base + path)
+            url = httpx.URL(self.server + path)
             # Parsing costs more than all else here. Paths with a request's id are used once or twice.
             if len(self._urls) < _MAX_CACHED_URLS and not path.startswith("/v2/requests/"):
                 self._urls[path] = url
         return url
 
 
-def _checked(url: str) -> tuple[str, str]:
-    """The URL to put paths after, and the same without a password for messages."""
+def _checked(url: str) -> str:
+    """The URL to put paths after."""
     try:
         parts = urlsplit(url)
-        port = parts.port
+        _ = parts.port
     except ValueError as error:
         raise ValueError(f"{url!r} is not a server's URL: {error}") from None
+    if parts.username or parts.password:
+        raise ValueError("a server's URL holds no user or password: pass key=, or a header of your own")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"{url!r} is not a server's URL; give one like http://127.0.0.1:8000")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    where = host if port is None else f"{host}:{port}"
-    path = parts.path.rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path}", f"{parts.scheme}://{where}{path}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"

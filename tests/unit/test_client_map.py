@@ -206,7 +206,7 @@ async def test_leaving_the_async_loop_cancels_what_is_in_flight() -> None:
         return server(request)
 
     client = async_client_of(server)
-    client._http = client._wire.async_client(httpx.MockTransport(handler))
+    client._transport = httpx.MockTransport(handler)
     async with client:
         async with aclosing(  # type: ignore[type-var]
             client.map("digits", images(6), budget="1h", rows_per_request=2, concurrency=3)
