@@ -11,7 +11,7 @@ The linear model of batch latency is that of Clockwork (OSDI'20) and Nexus (SOSP
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +51,7 @@ class LatencyProfile:
     _medians: tuple[float, ...] = field(init=False, repr=False, compare=False)
     _tails: tuple[float, ...] = field(init=False, repr=False, compare=False)
     _line: tuple[float, float] = field(init=False, repr=False, compare=False)
+    _tail_slope: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _validate(self.points, self.tail_factor)
@@ -58,8 +59,11 @@ class LatencyProfile:
         medians = tuple(p.median_ms for p in self.points)
         object.__setattr__(self, "_batches", batches)
         object.__setattr__(self, "_medians", medians)
-        object.__setattr__(self, "_tails", tuple(p.p99_ms * self.tail_factor for p in self.points))
-        object.__setattr__(self, "_line", _fit_line(batches, medians))
+        line = _fit_line(batches, medians)
+        tails = tuple(p.p99_ms * self.tail_factor for p in self.points)
+        object.__setattr__(self, "_tails", tails)
+        object.__setattr__(self, "_line", line)
+        object.__setattr__(self, "_tail_slope", line[1] * tails[-1] / medians[-1])
 
     @property
     def max_batch(self) -> int:
@@ -91,27 +95,25 @@ class LatencyProfile:
 
     def bound_ms(self, rows: int) -> float:
         """Time that 99 of 100 batches of ``rows`` keep, in milliseconds; never below the median."""
-        slope = self._line[1] * self._tails[-1] / self._medians[-1]
-        return max(_evaluate(self._batches, self._tails, slope, rows), self.predict_ms(rows))
+        return _evaluate(self._batches, self._tails, self._tail_slope, rows)
 
     def largest_batch(self, within_ms: float, at_most: int | None = None) -> int:
         """The most rows whose ``bound_ms`` is within ``within_ms``; 0 where even one row is not.
 
         ``at_most`` caps the answer and defaults to ``max_batch``; a larger one lets it extrapolate.
         """
-        limit = self.max_batch if at_most is None else at_most
-        if limit < 1 or self.bound_ms(1) > within_ms:
+        limit = self._batches[-1] if at_most is None else at_most
+        at = bisect_right(self._tails, within_ms)  # so many measured batches keep the time
+        if at == 0 or limit < 1:
             return 0
-        if self.bound_ms(limit) <= within_ms:
-            return limit
-        low, high = 1, limit  # bound(low) fits, bound(high) does not
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.bound_ms(middle) <= within_ms:
-                low = middle
-            else:
-                high = middle
-        return low
+        low, base = self._batches[at - 1], self._tails[at - 1]
+        if at == len(self._batches):
+            slope = self._tail_slope
+        else:
+            slope = (self._tails[at] - base) / (self._batches[at] - low)
+        # slope is above 0: beyond the points by construction, between them since the next one is late
+        rows = int(min(limit, low + (within_ms - base) / slope))
+        return rows if rows < 2 or self.bound_ms(rows) <= within_ms else rows - 1
 
     def refit(self, samples: Iterable[tuple[int, float]]) -> LatencyProfile:
         """This profile corrected by live ``(rows, ms)`` samples, oldest first."""
@@ -320,9 +322,3 @@ def _isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
             total, count = last_total + total, last_count + count
         blocks.append((mean, total, count))
     return [mean for mean, _, count in blocks for _ in range(count)]
-
-
-def nearest_measured(profile: LatencyProfile, rows: int) -> ProfilePoint:
-    """The smallest measured point of at least ``rows``, or the largest there is."""
-    batches = tuple(p.batch for p in profile.points)
-    return profile.points[min(bisect_left(batches, rows), len(batches) - 1)]
