@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -15,8 +15,10 @@ import pytest
 from optimizers.tensors import TensorSpec
 from router import protocol
 from router.client_codec import Result
-from router.errors import HybridRouterError, InvalidRequest, JobFailed
-from tests.unit.client_harness import FakeServer, async_client_of, client_of, pending, problem
+from router.client_map import Finish, MapPlan, Pull, Start
+from router.client_steps import Options, Send
+from router.errors import HybridRouterError, InvalidRequest, JobCancelled, JobFailed
+from tests.unit.client_harness import Bench, FakeServer, async_client_of, client_of, pending, problem
 
 
 def images(count: int) -> Iterator[Any]:
@@ -191,6 +193,30 @@ def test_leaving_the_loop_cancels_what_is_in_flight() -> None:
             assert server.polled.acquire(timeout=10)
         results.close()  # type: ignore[attr-defined]
         assert sorted(server.cancelled) == ["r1", "r2"]
+
+
+def test_a_request_that_is_taken_after_the_map_was_left_is_cancelled_too() -> None:
+    bench = Bench(queue=True)
+    limit = bench.core.limit("1h")
+    plan = MapPlan(
+        bench.core,
+        "digits",
+        limit,
+        rows_per_request=1,
+        concurrency=1,
+        options=Options(),
+        return_errors=False,
+    )
+    steps, items = plan.run(), images(1)
+    step = steps.send(None)
+    while not isinstance(step, Start):
+        step = steps.send(next(items) if isinstance(step, Pull) else bench.perform(cast(Send, step)))
+    assert isinstance(steps.send("handle"), Pull | Finish)
+    bench.drive(plan.abandon())
+    assert bench.server.cancelled == []
+    with pytest.raises(JobCancelled, match="r0"):
+        bench.drive(step.flow)
+    assert bench.server.cancelled == ["r0"]
 
 
 async def test_leaving_the_async_loop_cancels_what_is_in_flight() -> None:
