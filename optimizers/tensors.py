@@ -43,6 +43,7 @@ _BY_DTYPE = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
 
 MAX_RANK = 16
 MAX_HEADER_BYTES = 1 << 20
+_MAX_ELEMENTS = 1 << 56
 
 
 class TensorError(ValueError):
@@ -133,6 +134,9 @@ def _count(shape: Sequence[int], name: str) -> int:
     for size in shape:
         if type(size) is not int or size < 0:
             raise TensorError(f"{name!r}: shape {list(shape)} must be whole numbers of 0 or more")
+    # numpy bounds the product also where a size of 0 leaves nothing to hold.
+    if math.prod(size for size in shape if size) > _MAX_ELEMENTS:
+        raise TensorError(f"{name!r}: shape {list(shape)} is larger than any array can be")
     return math.prod(shape)
 
 

@@ -44,7 +44,11 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Refused before any work: ``miss`` the deadline is out of reach, ``full`` no room, ``unserved`` never."""
+    """Refused before any work.
+
+    ``miss``: the deadline is out of reach; ``full``: no room; ``unserved``: the policy has no way for it.
+    ``retry_after_s`` is None where waiting does not help.
+    """
 
     kind: Literal["miss", "full", "unserved"]
     retry_after_s: float | None
@@ -109,13 +113,19 @@ def _allowed(ask: Ask, route: Route, load: OnlineLoad) -> list[str]:
 def _batch(ask: Ask, route: Route, load: BatchLoad | None, now_ms: float) -> Decision:
     if load is None:
         return _unserved(ask, route, "batch")
+    if ask.variant is None and route.quality and load.variant.quality_drop > route.quality.max_drop:
+        reason = f"the batch variant {load.variant.name!r} is below the route's quality floor"
+        return Reject("unserved", None, route.name, reason)
     predicted = estimate.batch_ms(load, ask.rows)
     if predicted > ask.budget_ms and "reject" in route.on_miss:
         reason = f"{load.waiting_rows} rows wait; predicted {predicted:.3g} ms of {ask.budget_ms:.3g} ms"
         alone = estimate.batch_ms(_emptied(load), ask.rows)
         retry = None if alone > ask.budget_ms else (predicted - ask.budget_ms) / 1_000.0
         return Reject("miss", retry, route.name, reason)
-    return Enqueue(ask.variant, now_ms + ask.budget_ms, predicted, route.name, "the queue meets the deadline")
+    reason = "the queue meets the deadline"
+    if predicted > ask.budget_ms:
+        reason = "predicted late, and the route does not refuse"
+    return Enqueue(ask.variant, now_ms + ask.budget_ms, predicted, route.name, reason)
 
 
 def _cheapest(ask: Ask, route: Route, load: ModelLoad, now_ms: float) -> Decision:
@@ -124,9 +134,13 @@ def _cheapest(ask: Ask, route: Route, load: ModelLoad, now_ms: float) -> Decisio
     if isinstance(queued, Enqueue) and queued.predicted_ms * _SAFETY <= ask.budget_ms:
         return queued
     online = _online(ask, route, load.online, now_ms) if load.online else None
-    if isinstance(online, RunOnline) or queued is None:
-        return online if online is not None else _unserved(ask, route, "online or batch")
-    return queued
+    options = [option for option in (online, queued) if option is not None]
+    runs = [option for option in options if not isinstance(option, Reject)]
+    if runs:
+        in_time = (option for option in runs if option.predicted_ms <= ask.budget_ms)
+        return next(in_time, min(runs, key=lambda option: option.predicted_ms))
+    refusals = [option for option in options if isinstance(option, Reject) and option.kind != "unserved"]
+    return (refusals or options or [_unserved(ask, route, "online or batch")])[-1]
 
 
 # The queue's drain yields to online work without notice, so `auto` trusts it with half the budget only.

@@ -68,7 +68,16 @@ def batch_ms(load: BatchLoad, rows: int) -> float:
     return (load.waiting_rows + rows) / load.rows_per_s * 1_000.0 + own
 
 
-def profiled_rows_per_s(variant: Variant, workers: int, max_batch: int) -> float:
-    """The drain rate that the profile promises, for when none has been observed yet."""
+def drain_rows_per_s(
+    variant: Variant, workers: int, max_batch: int, waiting_rows: int, seen_rows_per_s: float | None
+) -> float:
+    """The rate at which the workers drain the queue: as seen while rows wait, else as profiled.
+
+    An idle queue ends no more than arrives, so what is seen then says nothing of the workers' pace.
+    What is seen just after a lull is too low as well: it counts for at least a tenth of the profile's.
+    """
     size = max(1, min(max_batch, variant.profile.max_batch))
-    return workers * size / max(variant.profile.predict_ms(size), 1e-6) * 1_000.0
+    profiled = workers * size / max(variant.profile.predict_ms(size), 1e-6) * 1_000.0
+    if not waiting_rows or seen_rows_per_s is None:
+        return profiled
+    return max(seen_rows_per_s, 0.1 * profiled)

@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -53,8 +53,6 @@ class BudgetRange(Section):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return value
         if not isinstance(value, str):
             raise ValueError(f"{value!r} is not a bound on the budget; write '<= 250ms' or '> 250ms, <= 30s'")
         bounds = []
@@ -227,10 +225,11 @@ def parse(text: str, source: str = "policy") -> Policy:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: a date that is none, such as 2026-13-01.
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise PolicyError([f"{where}: not valid YAML: {problem}"]) from None
     duplicates = [f"{source}:{line}: key {key!r} is given twice" for key, line in _duplicate_keys(root)]
     if duplicates:
@@ -240,20 +239,38 @@ def parse(text: str, source: str = "policy") -> Policy:
     try:
         return Policy.model_validate(document)
     except ValidationError as error:
-        raise PolicyError([_problem(source, root, e) for e in error.errors()]) from None
+        errors = error.errors()
+        misspelt = {_intended(e) for e in errors}
+        # A misspelt key is one mistake: that the right one is missing follows from it.
+        shown = [e for e in errors if e["type"] != "missing" or tuple(e["loc"]) not in misspelt]
+        raise PolicyError([_problem(source, root, e) for e in shown]) from None
 
 
-def _duplicate_keys(node: yaml.Node | None) -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                yield key.value, key.start_mark.line + 1
-            seen.add(key.value)
-            yield from _duplicate_keys(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _duplicate_keys(item)
+def _duplicate_keys(root: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    nodes, visited = [root], set[int]()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in visited:  # an alias
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if key.value in seen:
+                    yield key.value, key.start_mark.line + 1
+                seen.add(key.value)
+                nodes.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+
+
+def _intended(error: Any) -> tuple[Any, ...] | None:
+    """The place of the key that an unknown one was probably meant to be."""
+    if error["type"] != "extra_forbidden":
+        return None
+    *parents, key = error["loc"]
+    close = difflib.get_close_matches(str(key), _fields_at(parents), n=1)
+    return (*parents, close[0]) if close else None
 
 
 def _problem(source: str, root: yaml.Node | None, error: Any) -> str:
@@ -262,9 +279,8 @@ def _problem(source: str, root: yaml.Node | None, error: Any) -> str:
     line, path = _locate(root, loc)
     where = f"{source}:{line}: {'.'.join(map(str, path)) or 'policy'}"
     if error["type"] == "extra_forbidden":
-        known = _fields_at(loc[:-1])
-        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        meant = _intended(error)
+        hint = f"did you mean {meant[-1]!r}?" if meant else f"known here: {', '.join(_fields_at(loc[:-1]))}"
         return f"{where}: unknown key; {hint}"
     if error["type"] == "missing":
         return f"{where}: missing; it must be given"
@@ -294,11 +310,14 @@ def _locate(root: yaml.Node | None, loc: Sequence[Any]) -> tuple[int, list[Any]]
 
 def _fields_at(loc: Sequence[Any]) -> list[str]:
     """The keys known at a place in the policy, found by walking the models' annotations."""
-    section: Any = Policy
+    here: Any = Policy
     for part in loc:
-        if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
-            section = section.model_fields[part].annotation
-        section = _section_in(section)
+        section = _section_in(here)
+        if get_origin(here) in (dict, tuple):  # the part is a name or an index, not a field
+            here = section
+        else:
+            here = section.model_fields[part].annotation if section and part in section.model_fields else None
+    section = _section_in(here)
     return sorted(section.model_fields) if section is not None else []
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from optimizers.artifact import Manifest
 from optimizers.tensors import Tensors, TensorSpec, check, pack, unpack
 from router import estimate
-from router.decide import Ask, Enqueue, Reject, RunOnline, decide
+from router.decide import Ask, Enqueue, RunOnline, decide
 from router.dispatch import DeadlineHopeless, HeapFull, OnlineDispatcher, ReplicaFailed
 from router.estimate import BatchLoad, ModelLoad, Variant
 from router.metrics import Recorder
@@ -136,7 +136,7 @@ class Service:
     ) -> None:
         self.policy, self._models, self._clock, self.recorder = policy, models, clock, recorder
         self._batch_variants = {
-            name: Variant(model.batch.variant, models[name].variants[model.batch.variant].profile)
+            name: _variant(model.batch.variant, models[name].variants)
             for name, model in policy.models.items()
             if model.batch
         }
@@ -188,7 +188,7 @@ class Service:
         if isinstance(decision, Enqueue):
             return await self._enqueue(served, call, decision, rows)
         self.recorder.request(call.model, decision.route, "none", "", "refused")
-        raise Refused(_why(decision), decision.kind, decision.retry_after_s)
+        raise Refused(decision.reason, decision.kind, decision.retry_after_s)
 
     def _load(self, served: ServedModel) -> ModelLoad:
         online = served.online.load() if served.online else None
@@ -196,10 +196,8 @@ class Service:
         if batch is None:
             return ModelLoad(online, None)
         variant, stats = self._batch_variants[served.name], served.stats
-        rate = stats.rows_per_s if stats and stats.rows_per_s else None
-        if rate is None:
-            rate = estimate.profiled_rows_per_s(variant, batch.workers, batch.max_batch)
-        waiting = stats.waiting_rows if stats else 0
+        waiting, seen = (stats.waiting_rows, stats.rows_per_s) if stats else (0, None)
+        rate = estimate.drain_rows_per_s(variant, batch.workers, batch.max_batch, waiting, seen)
         return ModelLoad(online, BatchLoad(variant, batch.workers, waiting, rate, batch.max_batch))
 
     async def _run_online(
@@ -280,6 +278,9 @@ class Service:
             return pending
         try:
             return await self.result(submitted.id, call.hold_s, predicted_ms=decision.predicted_ms)
+        except Unavailable:
+            # It is accepted, and its id is known only here: the caller can ask again by it.
+            return pending
         except asyncio.CancelledError:
             # Nobody else knows this id: unless a retry can come back by its key, nobody can ask for it.
             if call.key is None and served.queue is not None:
@@ -369,5 +370,5 @@ class JobEnded(ServiceError):
         self.status = status
 
 
-def _why(decision: Reject) -> str:
-    return decision.reason
+def _variant(name: str, manifests: Mapping[str, Manifest]) -> Variant:
+    return Variant(name, manifests[name].profile, manifests[name].quality_drop)

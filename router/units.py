@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from datetime import timedelta
+from decimal import Decimal
 
 _MS = {
     "us": 0.001,
@@ -18,6 +20,7 @@ _MS = {
 }
 _BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
+_MAX_BYTES = 1 << 60
 
 MAX_BUDGET_MS = 30 * _MS["d"]
 
@@ -30,18 +33,20 @@ def duration_ms(value: str | int | float | timedelta) -> float:
     """
     if isinstance(value, timedelta):
         ms = value / timedelta(milliseconds=1)
-    elif isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a duration; write 50ms, 2s, 10min or 2h")
-    elif isinstance(value, int | float):
-        ms = value * 1_000.0
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            ms = value * 1_000.0
+        except OverflowError:  # a whole number that no float holds
+            ms = math.inf
     else:
-        match = _QUANTITY.fullmatch(value)
+        # Callers outside of type checking (a YAML file, say) may bring anything.
+        match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
         unit = match and _MS.get(match[2].lower())
         if not match or not unit:
-            raise ValueError(f"{value!r} is not a duration; write 50ms, 2s, 10min or 2h")
+            raise ValueError(f"{_shown(value)} is not a duration; write 50ms, 2s, 10min or 2h")
         ms = float(match[1]) * unit
     if not math.isfinite(ms) or ms < 0:
-        raise ValueError(f"{value!r} is not a duration; it must be finite and not negative")
+        raise ValueError(f"{_shown(value)} is not a duration; it must be finite and not negative")
     return ms
 
 
@@ -49,24 +54,39 @@ def budget_ms(value: str | int | float | timedelta) -> float:
     """A latency budget in milliseconds: a duration above zero and at most 30 days."""
     ms = duration_ms(value)
     if not 0 < ms <= MAX_BUDGET_MS:
-        raise ValueError(f"a latency budget of {value!r} is out of range; it must be above 0 and at most 30d")
+        raise ValueError(
+            f"a latency budget of {_shown(value)} is out of range; it must be above 0 and at most 30d"
+        )
     return ms
 
 
 def size_bytes(value: str | int) -> int:
-    """Bytes of ``"16MiB"``, ``"4GB"`` or a whole number of bytes."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    unit = match and _BYTES.get(match[2].lower() or "b")
-    if not match or not unit:
-        raise ValueError(f"{value!r} is not a size; write 512KiB, 16MiB, 4GiB or a number of bytes")
-    return int(float(match[1]) * unit)
+    """Bytes of ``"16MiB"``, ``"4GB"`` or a whole number of bytes. Raises ValueError for anything else."""
+    size: float | Decimal = -1
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str) and (match := _QUANTITY.fullmatch(value)):
+        # Decimal: a float would round a large number of bytes.
+        size = Decimal(match[1]) * _BYTES.get(match[2].lower() or "b", -1)
+    if size < 0:
+        raise ValueError(f"{_shown(value)} is not a size; write 512KiB, 16MiB, 4GiB or a number of bytes")
+    if size > _MAX_BYTES:
+        raise ValueError(f"{_shown(value)} is out of range; a size is at most 1 EiB")
+    return int(size)
+
+
+def _shown(value: object) -> str:
+    """A value in an error: short, whatever was given."""
+    if isinstance(value, int) and abs(value) > 1 << 64:
+        return "the number"
+    return reprlib.repr(value)
 
 
 def format_ms(ms: float) -> str:
     """A duration for a person: three significant digits and the unit that keeps them short."""
     for unit, size in (("d", _MS["d"]), ("h", _MS["h"]), ("min", _MS["min"]), ("s", 1_000.0)):
-        if ms >= size:
-            return f"{ms / size:.3g}{unit}"
+        # What three digits would round up to the larger unit is shown in it.
+        if abs(ms) >= size * 0.9995:
+            count = ms / size
+            return f"{count:.3g}{unit}" if abs(count) < 999.5 else f"{count:.0f}{unit}"
     return f"{ms:.3g}ms"
