@@ -11,10 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from router import units
 from workers.queue import QueueStats
 
 LATENCY_BOUNDS_MS = [1, 2, 5, 10, 20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 60_000]
 BATCH_BOUNDS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+#: Ray exports no infinity: an empty queue's earliest deadline is as far away as a budget can be.
+NOTHING_DUE_S = units.MAX_BUDGET_MS / 1_000.0
 #: Samples kept for the histograms between two publications; beyond it they are thinned evenly.
 _MAX_SAMPLES = 2_000
 
@@ -84,7 +87,7 @@ class Publisher:
         )
         self._earliest = metrics.Gauge(
             "hybrid_queue_earliest_deadline_seconds",
-            description="Time until the earliest deadline in the queue; negative when it has passed",
+            description="Time until the earliest deadline in the queue; negative when passed, 30 days when nothing waits",
             tag_keys=("model",),
         )
 
@@ -103,9 +106,9 @@ class Publisher:
             self._observe(self._batch, sizes, {"model": model, "variant": variant})
         for model, stats in recorder.queues.items():
             self._waiting.set(stats.waiting_rows, tags={"model": model})
-            if stats.earliest_deadline_ms is not None:
-                left_s = (stats.earliest_deadline_ms - stats.now_ms) / 1_000.0
-                self._earliest.set(left_s, tags={"model": model})
+            due_ms = stats.earliest_deadline_ms
+            left_s = NOTHING_DUE_S if due_ms is None else (due_ms - stats.now_ms) / 1_000.0
+            self._earliest.set(left_s, tags={"model": model})
 
     def _count(self, metric: Any, key: tuple[Any, ...], total: int, tags: dict[str, str]) -> None:
         if total > self._sent[key]:
