@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from optimizers.artifact import digest
 from optimizers.passes import FORMS, PASSES, FormError, Packed, resolve
 from optimizers.recipe import PassSpec
 from optimizers.task import Model, Task
@@ -34,7 +35,9 @@ def next_key(key: str, spec: PassSpec) -> str:
     module = PASSES[spec.kind][1].partition(":")[0]
     found = find_spec(module)
     source = Path(found.origin).read_bytes() if found and found.origin else b""
-    return _sha256(orjson.dumps([key, spec.to_json(), _sha256(source)]))
+    named = getattr(spec, "file", None)  # a file that the spec names counts by its content
+    content = digest(Path(named)) if named and Path(named).is_file() else ""
+    return _sha256(orjson.dumps([key, spec.to_json(), _sha256(source), content]))
 
 
 def _sha256(raw: bytes) -> str:

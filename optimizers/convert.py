@@ -138,13 +138,28 @@ def rename_outputs(graph: Any, names: list[str]) -> None:
             f"the graph has {len(graph.graph.output)} outputs "
             f"({', '.join(o.name for o in graph.graph.output)}), the model's specs name {len(names)}"
         )
-    renames = {out.name: name for out, name in zip(graph.graph.output, names, strict=True)}
-    for out in graph.graph.output:
-        out.name = renames[out.name]
+    _rename(graph, graph.graph.output, names)
+
+
+def rename_inputs(graph: Any, names: list[str]) -> None:
+    """Give the inputs of an ONNX model other names, in order, wherever they occur."""
+    weights = {init.name for init in graph.graph.initializer}
+    _rename(graph, [value for value in graph.graph.input if value.name not in weights], names)
+
+
+def _rename(graph: Any, values: Any, names: list[str]) -> None:
+    renames = {value.name: name for value, name in zip(values, names, strict=True)}
+    inner = {name for node in graph.graph.node for field in (node.input, node.output) for name in field}
+    for name in (set(renames.values()) - set(renames)) & inner:
+        renames[name] = f"{name}_inner"  # an inner tensor already has the name that is wanted
+    for value in values:
+        value.name = renames[value.name]
     for node in graph.graph.node:
         for field in (node.input, node.output):
             for i, name in enumerate(field):
                 field[i] = renames.get(name, name)
+    for init in graph.graph.initializer:
+        init.name = renames.get(init.name, init.name)
 
 
 def verify(source: Model, converted: Model, task: Task, tolerance: float = TOLERANCE) -> float:

@@ -57,6 +57,7 @@ PASSES: dict[str, tuple[tuple[str, ...], str]] = {
     "quantize_weights": (("onnx",), "optimizers.quantize:weights_only"),
     "quantize_aware": (("torch",), "optimizers.quantize_aware:train"),
     "cast": (("torch", "onnx", "openvino"), "optimizers.cast:cast"),
+    "import_onnx": (("torch", "onnx", "sklearn", "openvino"), "optimizers.foreign:import_onnx"),
     "fine_tune": (("torch",), "optimizers.training:fine_tune_pass"),
     "prune": (("torch",), "optimizers.prune_weights:weights"),
     "prune_channels": (("torch",), "optimizers.prune_channels:channels"),

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from optimizers.spec import PassSpec as PassSpec
 from optimizers.spec import RecipeError as RecipeError
 from optimizers.spec import one_of, within
+from optimizers.spec_import import ImportOnnx
 from optimizers.spec_shrink import Cluster, DistillNetwork, DistillRules, DistillTree, Prune, PruneChannels
 
 RUNTIME_NAMES = ("onnx", "openvino", "torch", "tensorrt", "trees", "rules")
@@ -159,6 +160,7 @@ SPECS: dict[str, type[PassSpec]] = {
         QuantizeAware,
         Cast,
         FineTune,
+        ImportOnnx,
         DistillTree,
         DistillRules,
         DistillNetwork,
