@@ -249,7 +249,7 @@ class Service:
         batch = self.policy.models[served.name].batch
         job = NewJob(
             id=f"{served.name}.{secrets.token_hex(12)}",
-            payload=pack(call.inputs, {"route": decision.route}),
+            payload=pack(call.inputs),
             rows=rows,
             budget_ms=max(1, int(call.budget_ms)),
             variant=decision.variant,
@@ -314,18 +314,20 @@ class Service:
         return self._told(served, status, predicted_ms)
 
     def _told(self, served: ServedModel, status: JobStatus, predicted_ms: float | None) -> Answer | Pending:
+        # Not kept with the job, whose content a retry with less budget left must not change.
+        route = self.policy.route(served.name, float(status.deadline_ms - status.submitted_ms)).name
         if not status.state.terminal:
-            return Pending(status.id, "", status.state, predicted_ms)
+            return Pending(status.id, route, status.state, predicted_ms)
         if status.state is not JobState.DONE or status.result is None:
             raise JobEnded(status)
-        outputs, parameters = unpack(status.result)
+        outputs, _ = unpack(status.result)
         batch = self.policy.models[served.name].batch
         return Answer(
             status.id,
             outputs,
             served.name,
             status.variant or (batch.variant if batch else ""),
-            str(parameters.get("route", "")),
+            route,
             "batch",
             predicted_ms,
             float(status.queued_ms or 0),
