@@ -27,7 +27,7 @@ _TEACHER_ROWS = 512
 
 def tree(model: Model, spec: DistillTree, context: Context) -> Model:
     """``model``'s teacher as a decision tree. Raises :class:`PassError` for anything but a classifier."""
-    rows, teacher, features, classes = _lesson(model, context)
+    rows, teacher, features, classes = _lesson(model, spec.rows, context)
     found = to_tree(
         teacher,
         rows,
@@ -41,12 +41,13 @@ def tree(model: Model, spec: DistillTree, context: Context) -> Model:
     )
     interpretability = {"kind": "tree", "leaves": found.leaves, "depth": found.depth, "text": "tree.txt"}
     context.progress(f"tree of {found.leaves} leaves, {found.depth} deep")
-    return model.becomes(found, form="tree", interpretability=interpretability)
+    parameters = int(np.count_nonzero(found.feature >= 0)) + found.leaves * len(found.classes)
+    return model.becomes(found, form="tree", interpretability=interpretability, parameters=parameters)
 
 
 def rules(model: Model, spec: DistillRules, context: Context) -> Model:
     """``model``'s teacher as a rule list. Raises :class:`PassError` for anything but a classifier."""
-    rows, teacher, features, classes = _lesson(model, context)
+    rows, teacher, features, classes = _lesson(model, spec.rows, context)
     found = to_rules(
         teacher,
         rows,
@@ -56,6 +57,7 @@ def rules(model: Model, spec: DistillRules, context: Context) -> Model:
         resampled=spec.resampled,
         max_rules=spec.max_rules,
         max_conditions=spec.max_conditions,
+        worth=spec.worth,
     )
     interpretability = {
         "kind": "rules",
@@ -64,11 +66,14 @@ def rules(model: Model, spec: DistillRules, context: Context) -> Model:
         "text": "rules.txt",
     }
     context.progress(f"{len(found.rules)} rules of at most {found.longest} conditions")
-    return model.becomes(found, form="rules", interpretability=interpretability)
+    parameters = sum(len(rule.conditions) + len(rule.scores) for rule in found.rules) + len(found.default)
+    return model.becomes(found, form="rules", interpretability=interpretability, parameters=parameters)
 
 
-def _lesson(model: Model, context: Context) -> tuple[Array, Teacher, tuple[Feature, ...], Sequence[str]]:
-    """Training rows ``[n, features]``, the teacher over such rows, feature and class names."""
+def _lesson(
+    model: Model, count: int, context: Context
+) -> tuple[Array, Teacher, tuple[Feature, ...], Sequence[str]]:
+    """At most ``count`` training rows ``[n, features]``, the teacher over such rows, and the names."""
     task = context.task
     if len(model.inputs) != 1 or not model.inputs[0].datatype.startswith(("FP", "INT", "UINT")):
         raise PassError(
@@ -82,9 +87,7 @@ def _lesson(model: Model, context: Context) -> tuple[Array, Teacher, tuple[Featu
             f"{sorted(kinds)}"
         )
     given = model.inputs[0]
-    inputs = np.concatenate(
-        [task.network_inputs(part.inputs)[given.name] for part in task.train.batches(_TEACHER_ROWS)]
-    )
+    inputs = np.concatenate([part[given.name] for part in context.calibration(count, _TEACHER_ROWS)])
     rows = inputs.reshape(len(inputs), -1).astype(np.float32)
 
     def teacher(table: Array) -> Array:
@@ -95,8 +98,7 @@ def _lesson(model: Model, context: Context) -> tuple[Array, Teacher, tuple[Featu
         return np.concatenate(parts)
 
     features = name_features(rows.shape[1], task.feature_names)
-    count = kinds["scores"].shape[-1]
-    classes = task.class_names or tuple(str(i) for i in range(count))
+    classes = task.class_names or tuple(str(i) for i in range(kinds["scores"].shape[-1]))
     return rows, teacher, features, classes
 
 

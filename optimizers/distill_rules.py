@@ -32,11 +32,14 @@ def fit_rules(
     classes: Sequence[str] = (),
     max_rules: int = 20,
     max_conditions: int = 4,
+    worth: float = 0.0,
     seed: int = 0,
 ) -> RuleList:
     """A rule list fitted to a teacher's answers: rows ``[n, features]``, answers int ``[n]``.
 
-    At most ``max_rules`` rules of at most ``max_conditions`` conditions, not counting the default.
+    At most ``max_rules`` rules of at most ``max_conditions`` conditions, not counting the default. A
+    rule or a condition stays only if the list answers a share of more than ``worth`` of the rows
+    better with it: what earns less costs its reader more.
 
     >>> rows, answers = [[1, 2], [3, 4], [5, 6], [7, 8]], [0, 1, 0, 1]
     >>> rules = fit_rules(rows, answers)
@@ -54,11 +57,12 @@ def fit_rules(
     for leaves in (factor * (max_rules + 1) for factor in _LEAVES_PER_RULE):
         tree = fit_tree(table, labels, features=features, classes=classes, max_leaves=leaves, seed=seed)
         for default in _defaults(tree, table):
-            learner = _Learner(table, labels, default, _drafts(tree, table, labels, default))
+            learner = _Learner(table, labels, default, _drafts(tree, table, labels, default), worth)
             learner.shorten(max_conditions)
             learner.drop(max_rules)
             found = learner.finish(tree.features, tree.classes)
-            score = fidelity(found.classify(table), labels)
+            length = sum(1 + len(rule.conditions) for rule in found.rules)
+            score = fidelity(found.classify(table), labels) - worth * length
             if best is None or score > best[0]:
                 best = score, found
         if tree.leaves < leaves:
@@ -77,6 +81,7 @@ def to_rules(
     resampled: int = 0,
     max_rules: int = 20,
     max_conditions: int = 4,
+    worth: float = 0.0,
 ) -> RuleList:
     """Distill ``teacher`` to rules, on ``rows`` float32 ``[n, features]`` and ``resampled`` more."""
     rows = np.asarray(rows, dtype=np.float32)
@@ -88,6 +93,7 @@ def to_rules(
         classes=classes,
         max_rules=max_rules,
         max_conditions=max_conditions,
+        worth=worth,
         seed=int(rng.integers(2**31)),
     )
 
@@ -134,9 +140,10 @@ def _drafts(tree: Tree, rows: Array, labels: Array, default: int) -> list[_Draft
 class _Learner:
     """A list of drafts, judged by how many of ``rows`` the whole list answers as ``labels`` say."""
 
-    def __init__(self, rows: Array, labels: Array, default: int, drafts: list[_Draft]) -> None:
+    def __init__(self, rows: Array, labels: Array, default: int, drafts: list[_Draft], worth: float) -> None:
         self._rows, self._labels, self._drafts = rows, labels, drafts
         self._default = default
+        self._worth = worth * len(rows)
 
     def shorten(self, limit: int) -> None:
         """Drop conditions that the list does as well without, and more where a rule is over ``limit``."""
@@ -157,7 +164,7 @@ class _Learner:
             scores = [_score(held, right, right_after) for held in without]
             # Of equals drop the last: what the tree asked last matters least.
             best = max(range(len(scores)), key=lambda i: (scores[i], i))
-            if scores[best] < score and len(holds) <= limit:
+            if score - scores[best] > self._worth and len(holds) <= limit:
                 break
             del holds[best], draft.conditions[best]
             score = scores[best]
@@ -176,7 +183,7 @@ class _Learner:
                 reached &= ~draft.held
             # Of equals drop the last: the purer rules stand first.
             worst = min(range(len(losses)), key=lambda i: (losses[i], -i))
-            if losses[worst] > 0 and len(self._drafts) <= limit:
+            if losses[worst] > self._worth and len(self._drafts) <= limit:
                 return
             del self._drafts[worst]
 

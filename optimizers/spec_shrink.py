@@ -144,19 +144,21 @@ def _training(spec: PassSpec, least_epochs: int) -> None:
 
 @dataclass(frozen=True)
 class DistillTree(PassSpec):
-    """A decision tree fitted to the original's answers on the training rows and ``resampled`` more.
+    """A decision tree fitted to the original's answers on ``rows`` training rows and ``resampled`` more.
 
     More resampled rows bring the tree nearer to its teacher and make it larger; ``max_depth``,
     ``max_leaves`` and ``min_leaf`` (training rows per leaf) bound it.
     """
 
     kind: ClassVar[str] = "distill_tree"
+    rows: int = 50_000
     resampled: int = 10_000
     max_depth: int | None = None
     max_leaves: int | None = None
     min_leaf: int = 1
 
     def __post_init__(self) -> None:
+        within(self, "rows", 1, 10_000_000)
         within(self, "resampled", 0, 10_000_000)
         within(self, "min_leaf", 1, 1_000_000)
         if self.max_depth is not None:
@@ -167,14 +169,22 @@ class DistillTree(PassSpec):
 
 @dataclass(frozen=True)
 class DistillRules(PassSpec):
-    """An ordered list of at most ``max_rules`` rules of at most ``max_conditions`` conditions each."""
+    """An ordered list of at most ``max_rules`` rules of at most ``max_conditions`` conditions each.
+
+    Fitted to the original's answers on ``rows`` training rows and ``resampled`` more. A rule or a
+    condition that improves less than a share ``worth`` of the answers is left out: fewer read better.
+    """
 
     kind: ClassVar[str] = "distill_rules"
+    rows: int = 50_000
     resampled: int = 10_000
     max_rules: int = 20
     max_conditions: int = 4
+    worth: float = 0.0002
 
     def __post_init__(self) -> None:
+        within(self, "rows", 1, 10_000_000)
+        within(self, "worth", 0, 0.5)
         within(self, "resampled", 0, 10_000_000)
         within(self, "max_rules", 1, 1000)
         within(self, "max_conditions", 1, 32)

@@ -116,6 +116,17 @@ def test_teacher_with_one_answer_needs_no_rule() -> None:
     assert rules.classify(np.array([[5.0]])).tolist() == [1]
 
 
+def test_rule_that_earns_less_than_its_worth_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.random((5000, 2)).astype(np.float32)
+    answers = np.where((rows[:, 0] > 0.5) | (rows[:, 1] > 0.98), 1, 0)  # the second is 1% of the rows
+    full = fit_rules(rows, answers, max_conditions=2)
+    short = fit_rules(rows, answers, max_conditions=2, worth=0.02)
+    assert fidelity(full.classify(rows), answers) == 1 and "x1" in full.text()
+    assert len(short.rules) == 1 and "x1" not in short.text()
+    assert fidelity(short.classify(rows), answers) > 0.98
+
+
 def test_stored_rules_are_the_same_rules() -> None:
     assert read_rules(rules_bytes(delayed())) == delayed()
 
