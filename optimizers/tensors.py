@@ -114,7 +114,7 @@ def from_bytes(buffer: Buffer, datatype: str, shape: Sequence[int], name: str = 
     dtype = DTYPES.get(datatype)
     if dtype is None:
         raise TensorError(f"{name!r}: unknown datatype {datatype!r}; known: {', '.join(DTYPES)}")
-    count = _count(shape, name)
+    count = element_count(shape, name)
     if datatype == "BYTES":
         return _split_bytes(buffer, count, name).reshape(tuple(shape))
     width = 2 if datatype == "BF16" else dtype.itemsize
@@ -128,7 +128,8 @@ def from_bytes(buffer: Buffer, datatype: str, shape: Sequence[int], name: str = 
     return np.frombuffer(buffer, dtype=dtype).reshape(tuple(shape))
 
 
-def _count(shape: Sequence[int], name: str) -> int:
+def element_count(shape: Sequence[int], name: str = "tensor") -> int:
+    """How many elements a shape holds. Raises :class:`TensorError` for what no array can have."""
     if len(shape) > MAX_RANK:
         raise TensorError(f"{name!r}: rank {len(shape)} is over the limit of {MAX_RANK}")
     for size in shape:

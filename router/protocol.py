@@ -13,8 +13,17 @@ from typing import Any
 import numpy as np
 import orjson
 
-from optimizers.tensors import DTYPES, MAX_RANK, Array, TensorError, Tensors, from_bytes, to_bytes
-from optimizers.tensors import TensorSpec as TensorSpec
+from optimizers.tensors import (
+    DTYPES,
+    MAX_RANK,
+    Array,
+    TensorError,
+    Tensors,
+    TensorSpec,
+    element_count,
+    from_bytes,
+    to_bytes,
+)
 
 HEADER_LENGTH = "inference-header-content-length"
 
@@ -93,7 +102,7 @@ def _input(entry: Any, raw: _Raw) -> tuple[str, Array]:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise ProtocolError("each input must be a JSON object with a 'name'")
     name, datatype, shape = entry["name"], entry.get("datatype"), entry.get("shape")
-    if datatype not in DTYPES:
+    if not isinstance(datatype, str) or datatype not in DTYPES:
         raise ProtocolError(f"input {name!r}: unknown datatype {datatype!r}; known: {', '.join(DTYPES)}")
     if not isinstance(shape, list) or not shape or len(shape) > MAX_RANK:
         raise ProtocolError(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
@@ -119,14 +128,15 @@ def _from_json(data: Any, datatype: str, shape: list[Any], name: str) -> Array:
     """An array from JSON data, nested or flat, without any silent cast between kinds."""
     if not isinstance(data, list):
         raise ProtocolError(f"input {name!r}: 'data' must be a list")
-    if any(type(d) is not int or d < 0 for d in shape):
-        raise ProtocolError(f"input {name!r}: shape {shape} must be whole numbers of 0 or more")
     dtype = DTYPES[datatype]
     try:
+        count = element_count(shape, name)
         array = np.array(data, dtype=object) if datatype == "BYTES" else np.array(data)
+    except TensorError as error:
+        raise ProtocolError(f"input {error}") from None
     except (ValueError, OverflowError):
         raise ProtocolError(f"input {name!r}: 'data' is ragged or not of one kind") from None
-    if array.size != int(np.prod(shape, dtype=object)):
+    if array.size != count:
         raise ProtocolError(f"input {name!r}: shape {shape} does not hold {array.size} elements")
     if datatype == "BYTES":
         if any(type(item) is not str for item in array.ravel()):

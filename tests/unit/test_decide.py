@@ -1,0 +1,213 @@
+"""The decision as a table: budget, load and route in; path, variant, time to retry and reason out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from optimizers.profile import LatencyProfile, ProfilePoint
+from router.decide import Ask, Decision, Enqueue, Reject, RunOnline, decide
+from router.estimate import BatchLoad, ModelLoad, OnlineLoad, Variant, batch_ms
+from router.policy import Policy
+
+NOW_MS = 1_000_000.0
+
+
+def flat(name: str, ms: float, drop: float = 0.0) -> Variant:
+    """A variant that takes ``ms`` for any batch of up to 100 rows."""
+    return Variant(name, LatencyProfile((ProfilePoint(1, ms, ms), ProfilePoint(100, ms, ms))), drop)
+
+
+BEST, QUICK, ROUGH = flat("best", 40.0), flat("quick", 10.0, 0.01), flat("rough", 1.0, 0.2)
+
+
+def online(**load: Any) -> OnlineLoad:
+    variants = {v.name: v for v in (BEST, QUICK, ROUGH)}
+    return OnlineLoad(**{"variants": variants, "replicas": 1, "busy_ms": 0.0, "waiting_ms": 0.0, **load})
+
+
+def queue(waiting_rows: int = 0, variant: Variant = QUICK) -> BatchLoad:
+    return BatchLoad(variant, 1, waiting_rows, rows_per_s=1_000.0, max_batch=100)
+
+
+def run(
+    route: dict[str, Any],
+    budget_ms: float,
+    online_load: OnlineLoad | None = None,
+    batch_load: BatchLoad | None = None,
+    variant: str | None = None,
+    rows: int = 1,
+) -> Decision:
+    model = {"artifacts": "a", "online": {"variants": ["best"]}, "batch": {"variant": "quick"}}
+    policy = Policy.model_validate({"models": {"m": model}, "routes": [{"name": "r", **route}]})
+    return decide(Ask("m", rows, budget_ms, variant), policy, ModelLoad(online_load, batch_load), NOW_MS)
+
+
+ONLINE: dict[str, Any] = {"to": "online"}
+FLOOR: dict[str, Any] = {"to": "online", "quality": {"max_drop": 0.02}}
+NEVER_REFUSES: dict[str, Any] = {"to": "online", "on_miss": ["degrade"]}
+NO_DEGRADE: dict[str, Any] = {"to": "online", "on_miss": ["reject"]}
+
+
+@pytest.mark.parametrize(
+    ("route", "budget_ms", "busy_ms", "variant", "chosen"),
+    [
+        (ONLINE, 40.0, 0.0, None, "best"),
+        (ONLINE, 39.9, 0.0, None, "quick"),
+        (ONLINE, 9.9, 0.0, None, "rough"),
+        (ONLINE, 40.0, 30.0, None, "quick"),
+        (FLOOR, 20.0, 0.0, None, "quick"),
+        (ONLINE, 50.0, 0.0, "rough", "rough"),
+        (FLOOR, 50.0, 0.0, "rough", "rough"),  # the caller's pin is stronger than the floor
+        (NEVER_REFUSES, 0.5, 0.0, None, "rough"),
+        (NEVER_REFUSES, 0.5, 100.0, None, "rough"),
+        (NO_DEGRADE, 40.0, 0.0, None, "best"),
+    ],
+)
+def test_the_most_accurate_variant_that_meets_the_deadline_runs(
+    route: dict[str, Any], budget_ms: float, busy_ms: float, variant: str | None, chosen: str
+) -> None:
+    decision = run(route, budget_ms, online(busy_ms=busy_ms), variant=variant)
+    assert isinstance(decision, RunOnline)
+    assert (decision.variant, decision.route) == (chosen, "r")
+    assert decision.deadline_ms == NOW_MS + budget_ms
+
+
+@pytest.mark.parametrize(
+    ("route", "budget_ms", "load", "retry_after_s"),
+    [
+        # 50 ms wait and 1 ms run: in 41 ms there is room for a budget of 10.
+        (ONLINE, 10.0, {"waiting_ms": 50.0}, 0.041),
+        (ONLINE, 10.0, {"waiting_ms": 50.0, "replicas": 2}, 0.016),
+        (ONLINE, 10.0, {"busy_ms": 50.0}, 0.041),
+        (FLOOR, 10.0, {"busy_ms": 5.0}, 0.005),
+        # Even an idle replica takes longer than that: no time to come back is promised.
+        (ONLINE, 0.5, {}, None),
+        (FLOOR, 5.0, {"busy_ms": 3.0}, None),
+        (NO_DEGRADE, 39.0, {}, None),
+        (NO_DEGRADE, 41.0, {"busy_ms": 10.0}, 0.009),
+    ],
+)
+def test_a_predicted_miss_is_refused_with_the_time_after_which_it_would_do(
+    route: dict[str, Any], budget_ms: float, load: dict[str, float], retry_after_s: float | None
+) -> None:
+    decision = run(route, budget_ms, online(**load))
+    assert isinstance(decision, Reject)
+    assert decision.kind == "miss"
+    assert decision.retry_after_s == pytest.approx(retry_after_s)
+    assert f"the budget is {budget_ms:.3g} ms" in decision.reason
+
+
+def test_a_refused_request_is_admitted_when_it_comes_back_as_told() -> None:
+    refused = run(ONLINE, 10.0, online(busy_ms=50.0))
+    assert isinstance(refused, Reject) and refused.retry_after_s is not None
+    later = run(ONLINE, 10.0, online(busy_ms=50.0 - refused.retry_after_s * 1_000.0 - 1e-9))
+    assert isinstance(later, RunOnline)
+
+
+def test_a_full_heap_refuses_until_what_waits_has_run() -> None:
+    decision = run(ONLINE, 1_000.0, online(full=True, waiting_ms=300.0, replicas=2))
+    assert decision == Reject("full", 0.15, "r", "the online heap is full")
+
+
+@pytest.mark.parametrize(
+    ("route", "online_load", "batch_load", "variant", "said"),
+    [
+        (ONLINE, None, queue(), None, "model 'm' has no online side"),
+        ({"to": "batch"}, online(), None, None, "model 'm' has no batch side"),
+        ({"to": "auto"}, None, None, None, "model 'm' has no online or batch side"),
+        (ONLINE, online(), None, "other", "no online variant of 'm' may serve this route"),
+        ({"to": "batch", "quality": {"max_drop": 0.005}}, None, queue(), None, "quality floor"),
+    ],
+)
+def test_what_the_policy_cannot_serve_is_refused_for_good(
+    route: dict[str, Any],
+    online_load: OnlineLoad | None,
+    batch_load: BatchLoad | None,
+    variant: str | None,
+    said: str,
+) -> None:
+    decision = run(route, 60_000.0, online_load, batch_load, variant)
+    assert isinstance(decision, Reject)
+    assert (decision.kind, decision.retry_after_s) == ("unserved", None)
+    assert said in decision.reason
+
+
+def test_a_quality_floor_that_no_variant_meets_is_refused_for_good() -> None:
+    only_rough = online(variants={"rough": ROUGH})
+    decision = run(FLOOR, 1_000.0, only_rough)
+    assert isinstance(decision, Reject) and decision.kind == "unserved"
+
+
+BATCH: dict[str, Any] = {"to": "batch"}
+
+
+def test_the_queue_takes_what_it_is_predicted_to_meet() -> None:
+    decision = run(BATCH, 60_000.0, batch_load=queue(10_000))
+    assert isinstance(decision, Enqueue)
+    assert (decision.variant, decision.deadline_ms) == (None, NOW_MS + 60_000.0)
+    assert decision.predicted_ms == pytest.approx(10_001.0 + 10.0)
+
+
+def test_a_pinned_variant_goes_with_the_job_whatever_the_floor() -> None:
+    route = BATCH | {"quality": {"max_drop": 0.001}}
+    decision = run(route, 60_000.0, batch_load=queue(), variant="rough")
+    assert isinstance(decision, Enqueue) and decision.variant == "rough"
+
+
+def test_a_queue_too_long_for_the_deadline_refuses_with_the_time_until_it_is_not() -> None:
+    decision = run(BATCH, 60_000.0, batch_load=queue(100_000))
+    assert isinstance(decision, Reject) and decision.kind == "miss"
+    assert decision.retry_after_s == pytest.approx((batch_ms(queue(100_000), 1) - 60_000.0) / 1_000.0)
+    assert "100000 rows wait" in decision.reason
+
+
+def test_a_budget_that_even_an_empty_queue_misses_is_promised_nothing() -> None:
+    decision = run(BATCH, 5.0, batch_load=queue(100))
+    assert isinstance(decision, Reject) and decision.retry_after_s is None
+
+
+def test_a_route_that_never_refuses_queues_late_work_and_says_so() -> None:
+    decision = run(BATCH | {"on_miss": ["degrade"]}, 5.0, batch_load=queue(100))
+    assert isinstance(decision, Enqueue)
+    assert decision.reason == "predicted late, and the route does not refuse"
+
+
+AUTO: dict[str, Any] = {"to": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("route", "budget_ms", "waiting_rows", "load", "kind"),
+    [
+        (AUTO, 1_000.0, 100, {}, Enqueue),  # half of the budget is enough for the queue
+        (AUTO, 1_000.0, 600, {}, RunOnline),  # not sure enough
+        (AUTO, 1_000.0, 600, {"busy_ms": 2_000.0}, Enqueue),  # but surer than the replicas
+        (AUTO, 1_000.0, 6_000, {}, RunOnline),
+        (AUTO, 1_000.0, 6_000, {"busy_ms": 2_000.0}, Reject),
+        (AUTO | {"on_miss": ["degrade"]}, 1_000.0, 600, {"busy_ms": 2_000.0}, Enqueue),
+        (AUTO | {"on_miss": ["degrade"]}, 1_000.0, 6_000, {"busy_ms": 2_000.0}, RunOnline),
+        (AUTO | {"on_miss": ["degrade"]}, 1_000.0, 6_000, {"busy_ms": 9_000.0}, Enqueue),
+    ],
+)
+def test_auto_takes_the_cheapest_path_that_is_predicted_to_be_in_time(
+    route: dict[str, Any], budget_ms: float, waiting_rows: int, load: dict[str, float], kind: type
+) -> None:
+    assert isinstance(run(route, budget_ms, online(**load), queue(waiting_rows)), kind)
+
+
+def test_auto_with_one_side_uses_that_one() -> None:
+    assert isinstance(run(AUTO, 1_000.0, online_load=online()), RunOnline)
+    assert isinstance(run(AUTO, 1_000.0, batch_load=queue(800)), Enqueue)
+
+
+def test_auto_tells_the_refusal_that_may_pass_rather_than_the_one_for_good() -> None:
+    route = AUTO | {"quality": {"max_drop": 0.005}}
+    decision = run(route, 50.0, online(busy_ms=30.0), queue())
+    assert isinstance(decision, Reject)
+    assert decision.kind == "miss"
+    assert decision.retry_after_s == pytest.approx(0.02)
+
+
+def test_equal_input_gives_an_equal_decision() -> None:
+    assert run(AUTO, 30.0, online(busy_ms=7.0), queue(3)) == run(AUTO, 30.0, online(busy_ms=7.0), queue(3))

@@ -1,0 +1,60 @@
+"""Predicted finishes: what runs, what waits and the request itself add up, and the drain rate is honest."""
+
+from __future__ import annotations
+
+import pytest
+
+from optimizers.profile import LatencyProfile, ProfilePoint
+from router.estimate import BatchLoad, OnlineLoad, Variant, batch_ms, drain_rows_per_s, online_ms
+
+#: 1 ms and 0.1 ms per row at the median, twice that at the tail.
+PROFILE = LatencyProfile((ProfilePoint(1, 1.1, 2.2), ProfilePoint(100, 11.0, 22.0)))
+VARIANT = Variant("v", PROFILE)
+
+
+def online(busy_ms: float = 0.0, waiting_ms: float = 0.0, replicas: int = 1) -> OnlineLoad:
+    return OnlineLoad({"v": VARIANT}, replicas, busy_ms, waiting_ms, overhead_ms=0.5)
+
+
+def test_an_idle_replica_answers_within_the_bound_and_the_calls_overhead() -> None:
+    assert online_ms(online(), "v", 1) == pytest.approx(2.2 + 0.5)
+    assert online_ms(online(), "v", 100) == pytest.approx(22.0 + 0.5)
+
+
+def test_what_runs_counts_in_full_and_what_waits_is_shared_by_the_replicas() -> None:
+    assert online_ms(online(busy_ms=3.0, waiting_ms=40.0, replicas=4), "v", 1) == pytest.approx(3 + 10 + 2.7)
+
+
+def queue(waiting_rows: int, rows_per_s: float = 1_000.0) -> BatchLoad:
+    return BatchLoad(VARIANT, 1, waiting_rows, rows_per_s, max_batch=100)
+
+
+def test_a_queued_request_waits_for_the_rows_ahead_at_the_drain_rate() -> None:
+    assert batch_ms(queue(5_000), 1) - batch_ms(queue(0), 1) == pytest.approx(5_000.0)
+
+
+def test_a_request_larger_than_a_batch_is_bounded_by_its_last_batch() -> None:
+    assert batch_ms(queue(0), 1_000) == pytest.approx(1_000.0 + 22.0)
+
+
+@pytest.mark.parametrize(
+    ("waiting_rows", "seen", "expected"),
+    [
+        (0, None, 9_090.9),
+        (0, 3.0, 9_090.9),  # an idle queue ends only what arrives
+        (50, None, 9_090.9),
+        (50, 4_000.0, 4_000.0),
+        (50, 20_000.0, 20_000.0),
+        (50, 3.0, 909.09),  # a backlog that has just begun
+    ],
+)
+def test_the_drain_rate_is_the_seen_one_only_while_rows_wait(
+    waiting_rows: int, seen: float | None, expected: float
+) -> None:
+    assert drain_rows_per_s(VARIANT, 1, 100, waiting_rows, seen) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_profiled_rate_grows_with_the_workers_and_stays_within_the_profile() -> None:
+    one = drain_rows_per_s(VARIANT, 1, 100, 0, None)
+    assert drain_rows_per_s(VARIANT, 3, 100, 0, None) == pytest.approx(3 * one)
+    assert drain_rows_per_s(VARIANT, 1, 10_000, 0, None) == one

@@ -1,0 +1,198 @@
+"""Bodies of the Open Inference Protocol: what a request means, and the one sentence for a bad one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from optimizers.tensors import TensorSpec
+from router.protocol import ProtocolError, decode, encode
+
+
+def body(*inputs: dict[str, Any], **members: Any) -> bytes:
+    return orjson.dumps({"inputs": list(inputs), **members})
+
+
+def tensor(name: str = "x", datatype: str = "FP32", shape: Any = (1, 2), **members: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape, **members}
+
+
+def sized(size: Any, **members: Any) -> dict[str, Any]:
+    return tensor(parameters={"binary_data_size": size}, **members)
+
+
+def test_json_data_may_be_flat_or_nested() -> None:
+    for data in ([1, 2, 3, 4], [[1, 2], [3, 4]], [[[1.0], [2.0]], [[3.0], [4.0]]]):
+        (x,) = decode(body(tensor(shape=[2, 2], data=data)), None).inputs.values()
+        assert x.dtype == np.float32
+        assert x.tolist() == [[1, 2], [3, 4]]
+
+
+def test_binary_inputs_are_taken_in_order_beside_json_ones() -> None:
+    a, b = np.arange(4, dtype="<f4").reshape(1, 4), np.array([[7, 8]], dtype="<i8")
+    head = body(
+        tensor("a", "FP32", [1, 4], parameters={"binary_data_size": 16}),
+        tensor("j", "INT8", [1], data=[-5]),
+        tensor("b", "INT64", [1, 2], parameters={"binary_data_size": 16}),
+        id="req",
+        parameters={"latency_budget_ms": 50},
+    )
+    request = decode(head + a.tobytes() + b.tobytes(), len(head))
+    assert request.inputs["a"].tolist() == a.tolist()
+    assert request.inputs["b"].tolist() == b.tolist()
+    assert request.inputs["j"].tolist() == [-5]
+    assert (request.id, request.parameters) == ("req", {"latency_budget_ms": 50})
+
+
+def test_binary_numbers_are_not_copied() -> None:
+    head = body(sized(8))
+    message = head + bytes(8)
+    array = decode(message, len(head)).inputs["x"]
+    assert np.shares_memory(array, np.frombuffer(message, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("members", "outputs", "binary"),
+    [
+        ({}, None, False),
+        ({"outputs": []}, None, False),
+        ({"parameters": {"binary_data_output": True}}, None, True),
+        ({"outputs": [{"name": "y"}]}, {"y": False}, False),
+        ({"outputs": [{"name": "y", "parameters": {"binary_data": True}}]}, {"y": True}, False),
+        (
+            {
+                "parameters": {"binary_data_output": True},
+                "outputs": [{"name": "y", "parameters": {"binary_data": False}}, {"name": "z"}],
+            },
+            {"y": False, "z": True},
+            True,
+        ),
+    ],
+)
+def test_the_caller_says_which_outputs_and_in_which_form(
+    members: dict[str, Any], outputs: dict[str, bool] | None, binary: bool
+) -> None:
+    request = decode(body(tensor(data=[1, 2]), **members), None)
+    assert (request.outputs, request.binary) == (outputs, binary)
+
+
+HEAD = body(sized(8))
+BAD: list[tuple[str, bytes, int | None, str]] = [
+    ("no body", b"", None, "the body is not JSON"),
+    ("half a body", body(tensor(data=[1, 2]))[:-3], None, "the body is not JSON"),
+    ("not UTF-8", b'{"inputs": "\xff"}', None, "the body is not JSON"),
+    ("nesting beyond reason", b"[" * 100_000, None, "the body is not JSON"),
+    ("not a number", b'{"inputs": [NaN]}', None, "the body is not JSON"),
+    ("a list", b"[]", None, "must be a JSON object with a list 'inputs'"),
+    ("no inputs", b"{}", None, "must be a JSON object with a list 'inputs'"),
+    ("inputs as object", b'{"inputs": {}}', None, "must be a JSON object with a list 'inputs'"),
+    ("input as number", b'{"inputs": [1]}', None, "each input must be a JSON object with a 'name'"),
+    ("input without name", body({"shape": [1]}), None, "each input must be a JSON object with a 'name'"),
+    ("name as number", body(tensor(name=3)), None, "each input must be"),  # type: ignore[arg-type]
+    ("no datatype", body({"name": "x", "shape": [1], "data": [1]}), None, "'x': unknown datatype None"),
+    ("wrong datatype", body(tensor(datatype="FLOAT", data=[1, 2])), None, "unknown datatype 'FLOAT'; known"),
+    ("datatype as list", body(tensor(datatype=["FP32"], data=[])), None, "unknown datatype ['FP32']"),  # type: ignore[arg-type]
+    ("datatype as object", body(tensor(datatype={}, data=[])), None, "unknown datatype {}"),  # type: ignore[arg-type]
+    ("no shape", body({"name": "x", "datatype": "FP32", "data": [1]}), None, "'shape' must be a list of 1"),
+    ("empty shape", body(tensor(shape=[], data=[1])), None, "'shape' must be a list of 1 to 16"),
+    ("rank 17", body(tensor(shape=[1] * 17, data=[1])), None, "'shape' must be a list of 1 to 16"),
+    ("negative size", body(tensor(shape=[-1, 2], data=[1, 2])), None, "must be whole numbers of 0 or more"),
+    ("fractional size", body(tensor(shape=[1.0, 2], data=[1, 2])), None, "must be whole numbers of 0 or"),
+    ("size as text", body(tensor(shape=["1"], data=[1])), None, "must be whole numbers of 0 or more"),
+    ("true as size", body(tensor(shape=[True, 2], data=[1, 2])), None, "must be whole numbers of 0 or more"),
+    ("a shape of terabytes", body(tensor(shape=[1 << 40], data=[1])), None, "does not hold 1 elements"),
+    ("endless and empty", body(tensor(shape=[0, 1 << 63], data=[])), None, "larger than any array"),
+    ("too few data", body(tensor(data=[1])), None, "shape [1, 2] does not hold 1 elements"),
+    ("ragged data", body(tensor(data=[[1, 2], [3]])), None, "'data' is ragged or not of one kind"),
+    ("no data", body(tensor()), None, "'data' is missing"),
+    ("data as number", body(tensor(data=1)), None, "'data' must be a list"),
+    ("data as object", body(tensor(data={"0": 1})), None, "'data' must be a list"),
+    ("text for numbers", body(tensor(data=["1", "2"])), None, "'data' does not fit datatype FP32"),
+    ("null for numbers", body(tensor(data=[1, None])), None, "'data' does not fit datatype FP32"),
+    ("objects for numbers", body(tensor(data=[{}, {}])), None, "'data' does not fit datatype FP32"),
+    ("fractions for INT32", body(tensor(datatype="INT32", data=[1.5, 2])), None, "does not fit datatype INT"),
+    ("numbers for BOOL", body(tensor(datatype="BOOL", data=[0, 1])), None, "does not fit datatype BOOL"),
+    ("truth for FP32", body(tensor(data=[True, False])), None, "does not fit datatype FP32"),
+    ("300 as UINT8", body(tensor(datatype="UINT8", data=[1, 300])), None, "out of the range of UINT8"),
+    ("-1 as UINT64", body(tensor(datatype="UINT64", data=[1, -1])), None, "out of the range of UINT64"),
+    (
+        "numbers for BYTES",
+        body(tensor(datatype="BYTES", data=[1, 2])),
+        None,
+        "BYTES data in JSON must be str",
+    ),
+    ("ragged BYTES", body(tensor(datatype="BYTES", data=[["a"], ["b", "c"]])), None, "must be strings"),
+    (
+        "deep BYTES",
+        body(tensor("x", "BYTES", [1], data=orjson.loads("[" * 99 + "]" * 99))),
+        None,
+        "input 'x'",
+    ),
+    ("the same input twice", body(tensor(data=[1, 2]), tensor(data=[1, 2])), None, "'x' is given twice"),
+    ("id as number", body(tensor(data=[1, 2]), id=5), None, "'id' must be a string"),
+    ("parameters as list", body(tensor(data=[1, 2]), parameters=[]), None, "'parameters' must be a JSON obj"),
+    (
+        "tensor parameters",
+        body(tensor(parameters=3, data=[1, 2])),
+        None,
+        "'input x parameters' must be a JSO",
+    ),
+    ("outputs as object", body(tensor(data=[1, 2]), outputs={"y": 1}), None, "'outputs' must be a list"),
+    ("output as text", body(tensor(data=[1, 2]), outputs=["y"]), None, "each output must be a JSON object"),
+    ("output without name", body(tensor(data=[1, 2]), outputs=[{}]), None, "each output must be a JSON obje"),
+    ("length 0", HEAD + bytes(8), 0, "inference-header-content-length is 0"),
+    ("length past the body", HEAD, len(HEAD) + 1, f"but the body has {len(HEAD)} bytes"),
+    ("length short", HEAD + bytes(8), len(HEAD) - 1, "the body is not JSON"),
+    ("binary without length", HEAD + bytes(8), None, "the body is not JSON"),
+    ("bytes missing", HEAD + bytes(7), len(HEAD), "'x' announces 8 binary bytes, 7 are left"),
+    ("bytes too many", HEAD + bytes(9), len(HEAD), "1 bytes follow the last binary input"),
+    ("negative bytes", body(sized(-1)), None, "must be a whole number of bytes"),
+    ("bytes as text", body(sized("8")), None, "must be a whole number of bytes"),
+    ("data and bytes", body(sized(8, data=[1, 2])) + bytes(8), len(body(sized(8, data=[1, 2]))), "not both"),
+    ("bytes of another shape", body(sized(4)) + bytes(4), len(body(sized(4))), "takes 8 bytes, got 4"),
+]
+
+
+@pytest.mark.parametrize(("raw", "length", "said"), [c[1:] for c in BAD], ids=[c[0] for c in BAD])
+def test_a_bad_request_is_told_in_one_sentence(raw: bytes, length: int | None, said: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode(raw, length)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+Y = TensorSpec("y", "FP32", (-1, 2))
+TEXT = TensorSpec("text", "BYTES", (-1,))
+OUTPUTS = {"y": np.array([[1.5, 2.5]], "<f4"), "text": np.array([b"ab"], dtype=object)}
+
+
+def test_an_answer_in_json_has_flat_data_and_no_length() -> None:
+    raw, length = encode(OUTPUTS, [Y, TEXT], wanted=None, binary=False, envelope={"model_name": "m"})
+    assert length is None
+    assert orjson.loads(raw) == {
+        "model_name": "m",
+        "outputs": [
+            {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.5, 2.5]},
+            {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["ab"]},
+        ],
+    }
+
+
+def test_only_what_is_wanted_is_sent_each_in_its_form() -> None:
+    raw, length = encode(OUTPUTS, [Y, TEXT], wanted={"y": True}, binary=False, envelope={})
+    assert length is not None
+    (entry,) = orjson.loads(raw[:length])["outputs"]
+    assert entry["parameters"] == {"binary_data_size": 8}
+    assert raw[length:] == OUTPUTS["y"].tobytes()
+
+
+def test_bytes_that_are_no_text_must_be_asked_for_as_binary() -> None:
+    outputs = {"text": np.array([b"\xff"], dtype=object)}
+    with pytest.raises(ProtocolError, match="ask for it as binary data"):
+        encode(outputs, [TEXT], wanted=None, binary=False, envelope={})
+    raw, length = encode(outputs, [TEXT], wanted=None, binary=True, envelope={})
+    assert raw[length:] == b"\x01\0\0\0\xff"
