@@ -146,11 +146,15 @@ def _nncf(model: Model, spec: QuantizeStatic, context: Context) -> Model:
 
 
 def dynamic(model: Model, spec: QuantizeDynamic, context: Context) -> Model:
-    """int8 weights where they are constants; activations get their scale batch by batch."""
+    """int8 weights where they are constants; activations get their scale batch by batch.
+
+    ONNX Runtime's quantizer first splits every Gemm into a MatMul and an Add.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = named_nodes(model.value)
+    excluded = _matching(graph, spec.exclude)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         target = Path(folder) / "quantized.onnx"
         quantize_dynamic(
@@ -160,7 +164,10 @@ def dynamic(model: Model, spec: QuantizeDynamic, context: Context) -> Model:
             per_channel=spec.per_channel,
             reduce_range=spec.reduce_range,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_matching(graph, spec.exclude),
+            nodes_to_exclude=[
+                *excluded,
+                *(f"{name}_MatMul" for name in excluded),
+            ],  # of a Gemm that was split
             extra_options={"MatMulConstBOnly": True},
         )
         return model.becomes(onnx.load(str(target)))
