@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -145,27 +147,40 @@ def _ray(address: str | None) -> Iterator[Started]:
     if address:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
-        context: Any = ray.init(
-            address=address or "local",
-            include_dashboard=None if address else True,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        with _signals_kept():
+            context: Any = ray.init(
+                address=address or "local",
+                include_dashboard=None if address else True,
+                log_to_driver=False,
+                configure_logging=False,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"join the Ray at {address}" if address else "start Ray"
         raise ClusterError(f"cannot {where}: {error}") from None
     try:
         url = context.dashboard_url
-        yield Started(f"http://{url}" if url else None, _metrics_url(), address is None)
+        yield Started(f"http://{url}" if url else None, _metrics_url(address is None), address is None)
     finally:
         ray.shutdown()
 
 
-def _metrics_url() -> str | None:
-    """Where Ray's Prometheus endpoint of the first living node is."""
+def _metrics_url(own: bool) -> str | None:
+    """Where Ray's Prometheus endpoint of the first living node is; on loopback where it is this machine."""
     import ray
 
     for node in ray.nodes():
         if node["Alive"] and node.get("MetricsExportPort"):
-            return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            host = "127.0.0.1" if own else node["NodeManagerAddress"]
+            return f"http://{host}:{node['MetricsExportPort']}/metrics"
     return None
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray puts its own SIGTERM handler in place of ours, which would end the process without a word."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
