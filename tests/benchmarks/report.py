@@ -2,15 +2,14 @@
 
 ::
 
-    {"machine": {...}, "figures": [{"figure": "...", "value": 5.9, "unit": "times", "bar": 5.0,
-                                    "holds": true, "detail": "..."}]}
+    {"machine": {...}, "figures": [{"figure": "...", "value": 5.9, "unit": "times", "bar": ">= 5",
+                                    "holds": true, "detail": ...}]}
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,31 +23,30 @@ FOLDER = Path("build/bench")
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number. ``bar`` is what it must reach, or None where it is only reported.
+    """One measured number, the bar it is held to (in words, empty where it is only reported), and more.
 
-    ``at_least`` tells the direction: False where the value must stay at or below the bar. ``holds``
-    follows from these; a value that is not a number holds nothing.
+    ``detail`` is any JSON value: what the number was made from.
     """
 
     figure: str
     value: float
     unit: str = ""
-    bar: float | None = None
-    at_least: bool = True
-    detail: str = ""
-    holds: bool | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        if self.bar is None:
-            holds = None
-        elif math.isnan(self.value):
-            holds = False
-        else:
-            holds = self.value >= self.bar if self.at_least else self.value <= self.bar
-        object.__setattr__(self, "holds", holds)
+    bar: str = ""
+    holds: bool | None = None
+    detail: Any = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def at_least(figure: str, value: float, unit: str, bar: float, detail: Any = None) -> Figure:
+    """A figure that must reach ``bar``; a value that is not a number does not."""
+    return Figure(figure, value, unit, f">= {bar:g}", bool(value >= bar), detail)
+
+
+def at_most(figure: str, value: float, unit: str, bar: float, detail: Any = None) -> Figure:
+    """A figure that must not pass ``bar``; a value that is not a number does."""
+    return Figure(figure, value, unit, f"<= {bar:g}", bool(value <= bar), detail)
 
 
 def write(name: str, figures: Iterable[Figure], **more: Any) -> Path:
@@ -76,13 +74,14 @@ def show(name: str, rows: Iterable[Figure]) -> None:
 
     table = Table("figure", title=name, title_justify="left", box=None, pad_edge=False)
     table.add_column("value", justify="right")
-    table.add_column("bar", justify="right")
+    table.add_column("bar")
     table.add_column("holds")
     table.add_column("detail", overflow="fold")
     for row in rows:
-        bar = "" if row.bar is None else f"{'≥' if row.at_least else '≤'} {_number(row.bar)}"
         holds = "" if row.holds is None else ("yes" if row.holds else "NO")
-        table.add_row(row.figure, f"{_number(row.value)} {row.unit}".strip(), bar, holds, row.detail)
+        # Long detail is for the file; what reads in a glance is for the screen.
+        detail = row.detail if isinstance(row.detail, str) else ""
+        table.add_row(row.figure, f"{_number(row.value)} {row.unit}".strip(), row.bar, holds, detail)
     Console().print(table)
 
 
