@@ -7,8 +7,7 @@ slot and a script may touch them all. ``KEYS[1]`` of every script is :attr:`Keys
 key                    type    holds
 =====================  ======  =====================================================================
 base:job:<id>          hash    the job's record, fields below; expires once the job has ended
-base:pay:<id>          string  its payload, until it ends (of a dead one as long as its record)
-base:res:<id>          string  its result, as long as its record
+base:data:<id>         string  its payload until it ends, then its result; of a dead one its payload
 base:key:<t>:<key>     string  idempotency key of tenant t -> job id
 base:wait:<tenant>     zset    claimable jobs, "<seq>:<id>" by deadline; seq breaks ties by arrival
 base:active            zset    tenants that have claimable jobs, by virtual time (fair queueing)
@@ -51,6 +50,7 @@ FIELDS: dict[str, str] = {
     "dl": "deadline_ms",
     "su": "submitted_ms",
     "ro": "rows",
+    "by": "payload_bytes",
     "sq": "sequence",
     "dg": "digest",
     "te": "tenant",
@@ -61,7 +61,6 @@ FIELDS: dict[str, str] = {
     "lo": "lost",
     "nb": "not_before_ms",
     "tk": "token",
-    "lu": "lease_until_ms",
     "cl": "claimed_ms",
     "wk": "worker",
     "fi": "finished_ms",

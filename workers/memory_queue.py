@@ -50,7 +50,8 @@ class _Record:
     lost: int = 0
     not_before_ms: int | None = None
     token: str | None = None
-    settled_token: str | None = None
+    given_back_token: str | None = None
+    ended_token: str | None = None
     lease_until_ms: int = 0
     claimed_ms: int | None = None
     worker: str | None = None
@@ -257,7 +258,7 @@ class MemoryQueue:
         for record in moved:
             record.state, record.finished_ms, record.error = JobState.PENDING, None, None
             record.attempts = record.lost = 0
-            record.settled_token = record.claimed_ms = None
+            record.given_back_token = record.ended_token = record.claimed_ms = None
             record.submitted_ms, record.deadline_ms = now, now + budget_ms
             self._enqueue(record)
         return [r.job.id for r in moved]
@@ -367,8 +368,7 @@ class MemoryQueue:
     def _settle(self, outcome: Outcome, now: int) -> bool:
         record = self._records.get(outcome.id)
         if record is None or record.state is not JobState.LEASED or record.token != outcome.token:
-            return record is not None and record.settled_token == outcome.token
-        record.settled_token = outcome.token
+            return record is not None and outcome.token in (record.given_back_token, record.ended_token)
         match outcome:
             case Done():
                 record.result, record.ran_variant = outcome.result, outcome.variant
@@ -379,6 +379,11 @@ class MemoryQueue:
                 self._fail(record, outcome, now)
             case _:
                 self._carry_out(record, Retry(now), now, "")
+        # Remembered, so that settling again is answered alike.
+        if record.state in TERMINAL:
+            record.ended_token = outcome.token
+        else:
+            record.given_back_token = outcome.token
         return True
 
     def _fail(self, record: _Record, outcome: Failed, now: int) -> None:

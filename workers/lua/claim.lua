@@ -8,6 +8,7 @@ if before then return leased_again(before, token) end
 
 sweep(256)
 local tenants, taken, rows, full = {}, {}, 0, false
+local virtual = tonumber(call('HGET', COUNTS, 'vt') or 0)
 local found = call('ZRANGE', ACTIVE, 0, n - 1, 'WITHSCORES')
 for i = 1, #found, 2 do
   local t = { name = found[i], pass = tonumber(found[i + 1]), at = 0, took = 0 }
@@ -38,7 +39,11 @@ while #taken < n and not full do
   if not id then
     t.empty = true
   else
-    local j = load(id)
+    local f = call('HMGET', job_key(id), 'ro', 'dl', 'at', 'va', 'su', 'lo')
+    local j = {
+      id = id, te = t.name, ro = tonumber(f[1]), dl = tonumber(f[2]), at = tonumber(f[3] or 0), va = f[4] or '',
+      su = tonumber(f[5]), lo = tonumber(f[6] or 0),
+    }
     -- A job that lost its workers before goes alone, so that it takes no other down with it.
     local suspect = j.lo >= S.suspect_after
     if #taken > 0 and (suspect or rows + j.ro > max_rows) then
@@ -46,7 +51,7 @@ while #taken < n and not full do
     elseif j.dl <= T then
       t.empty = true -- more late ones than expire_waiting took: the next sweep has them
     else
-      if tonumber(call('HGET', COUNTS, 'vt') or 0) < t.pass then call('HSET', COUNTS, 'vt', exact(t.pass)) end
+      virtual = math.max(virtual, t.pass)
       taken[#taken + 1] = j
       rows = rows + j.ro
       t.at = t.at + 1
@@ -65,6 +70,7 @@ for _, t in ipairs(tenants) do
 end
 local answer = lease(taken, lease_ms, ARGV[4], token)
 if #taken > 0 then
+  call('HSET', COUNTS, 'vt', exact(virtual))
   local ids = {}
   for i, j in ipairs(taken) do ids[i] = j.id end
   call('SET', B .. ':claim:' .. token, table.concat(ids, ' '), 'PX', lease_ms)

@@ -4,7 +4,7 @@ local answer = {}
 for i = 2, #ARGV do
   local id = ARGV[i]
   if call('ZREM', DEAD, id) == 1 then
-    call('UNLINK', job_key(id), pay_key(id))
+    call('UNLINK', job_key(id), data_key(id))
     answer[#answer + 1] = id
   end
 end

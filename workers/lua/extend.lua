@@ -4,10 +4,7 @@ local answer, until_ms = {}, T + tonumber(ARGV[2])
 for i = 3, #ARGV, 2 do
   local f = call('HMGET', job_key(ARGV[i]), 'st', 'tk')
   local held = f[1] == 'l' and f[2] == ARGV[i + 1]
-  if held then
-    call('HSET', job_key(ARGV[i]), 'lu', until_ms)
-    call('ZADD', LEASED, until_ms, ARGV[i])
-  end
+  if held then call('ZADD', LEASED, until_ms, ARGV[i]) end
   answer[#answer + 1] = held and 1 or 0
 end
 return answer

@@ -5,24 +5,32 @@ local S = cjson.decode(ARGV[1])
 local T = clock()
 local COUNTS, ACTIVE, DELAYED, LEASED, DEAD = B .. ':counts', B .. ':active', B .. ':delayed', B .. ':leased', B .. ':dead'
 
-local delta, tenant_jobs, tenant_bytes, ended = {}, {}, {}, {}
+local delta, tenant_jobs, tenant_bytes, ended, unleased, unlinked = {}, {}, {}, {}, {}, {}
 local ended_jobs, ended_rows, ended_bytes, woken = 0, 0, 0, false
 
 local function add(field, n) delta[field] = (delta[field] or 0) + n end
 local function wait_key(tenant) return B .. ':wait:' .. tenant end
 local function job_key(id) return B .. ':job:' .. id end
-local function pay_key(id) return B .. ':pay:' .. id end
-local function res_key(id) return B .. ':res:' .. id end
+local function data_key(id) return B .. ':data:' .. id end
 local function exact(x) return string.format('%.17g', x) end
 
-local function load(id)
-  local f = call('HMGET', job_key(id), 'st', 'dl', 'ro', 'sq', 'te', 'ky', 'ma', 'at', 'lo', 'nb', 'tk', 'w', 'lt', 'va', 'su', 'wk')
+-- What is enough to end a leased job as done; load() has the rest.
+local function load_leased(id)
+  local f = call('HMGET', job_key(id), 'st', 'ro', 'by', 'tk', 'te', 'ky', 'at', 'w')
   if not f[1] then return nil end
   return {
-    id = id, st = f[1], dl = tonumber(f[2]), ro = tonumber(f[3]), sq = f[4], te = f[5] or '', ky = f[6],
-    ma = tonumber(f[7] or 3), at = tonumber(f[8] or 0), lo = tonumber(f[9] or 0), nb = f[10], tk = f[11],
-    w = f[12], lt = f[13], va = f[14] or '', su = tonumber(f[15]), wk = f[16] or '',
+    id = id, st = f[1], ro = tonumber(f[2]), by = tonumber(f[3]), tk = f[4], te = f[5] or '', ky = f[6],
+    at = tonumber(f[7] or 0), w = f[8],
   }
+end
+
+local function load(id)
+  local j = load_leased(id)
+  if not j then return nil end
+  local f = call('HMGET', job_key(id), 'dl', 'sq', 'ma', 'lo', 'nb', 'va', 'su', 'wk', 'lt')
+  j.dl, j.sq, j.ma, j.lo = tonumber(f[1]), f[2], tonumber(f[3] or 3), tonumber(f[4] or 0)
+  j.nb, j.va, j.su, j.wk, j.lt = f[5], f[6] or '', tonumber(f[7]), f[8] or '', f[9]
+  return j
 end
 
 -- A tenant that comes back joins at the present virtual time: idleness earns no credit.
@@ -44,47 +52,58 @@ end
 
 local function unindex(j)
   if j.st == 'l' then
-    call('ZREM', LEASED, j.id)
-  elseif j.nb then
+    unleased[#unleased + 1] = j.id
+    return
+  end
+  add('wrows', -j.ro)
+  if j.nb then
     call('ZREM', DELAYED, j.id)
-    add('wrows', -j.ro)
   else
     call('ZREM', wait_key(j.te), j.sq .. ':' .. j.id)
     deactivate_if_empty(j.te)
-    add('wrows', -j.ro)
   end
 end
 
--- The only way into a terminal state. The caller has made sure that the job is in none.
-local function finish(j, state, total, err)
-  local job, pay = job_key(j.id), pay_key(j.id)
-  local bytes = call('STRLEN', pay)
+-- The only way into a terminal state. The caller has made sure that the job is in none. A token that
+-- ended its job stays in the record, so that settling again can be answered; any other goes.
+local function finish(j, state, total, err, settled)
+  local job, keep = job_key(j.id), S.keep
   unindex(j)
-  call('HDEL', job, 'tk', 'lu', 'nb', 'w')
   call('HSET', job, 'st', state, 'fi', T)
   if err then call('HSET', job, 'er', err) end
-  local keep = S.keep
+  if j.nb or not settled then call('HDEL', job, 'tk', 'nb') end
   if state == 'x' then
     keep = S.keep_dead
-    call('PEXPIRE', pay, keep)
+    call('PEXPIRE', data_key(j.id), keep)
     call('ZADD', DEAD, T, j.id)
-  else
-    call('UNLINK', pay)
+  elseif state ~= 'd' then
+    unlinked[#unlinked + 1] = data_key(j.id)
   end
   call('PEXPIRE', job, keep)
   if j.ky then call('PEXPIRE', B .. ':key:' .. j.te .. ':' .. j.ky, keep) end
-  add('jobs', -1); add('rows', -j.ro); add('bytes', -bytes); add(total, 1)
+  add('jobs', -1); add('rows', -j.ro); add('bytes', -j.by); add(total, 1)
   tenant_jobs[j.te] = (tenant_jobs[j.te] or 0) - 1
-  tenant_bytes[j.te] = (tenant_bytes[j.te] or 0) - bytes
-  ended_jobs, ended_rows, ended_bytes = ended_jobs + 1, ended_rows + j.ro, ended_bytes + bytes
-  if j.w then ended[#ended + 1] = j.id end
+  tenant_bytes[j.te] = (tenant_bytes[j.te] or 0) - j.by
+  ended_jobs, ended_rows, ended_bytes = ended_jobs + 1, ended_rows + j.ro, ended_bytes + j.by
+  if j.w then
+    ended[#ended + 1] = j.id
+    call('HDEL', job, 'w')
+  end
   j.st = state
+end
+
+-- Done in one go, at the latest by flush; before anything is leased in the same call.
+local function unlease()
+  if #unleased > 0 then
+    call('ZREM', LEASED, unpack(unleased))
+    unleased = {}
+  end
 end
 
 -- Back to waiting, at once or not before a moment; the deadline and the place in line stay.
 local function requeue(j, not_before)
-  call('ZREM', LEASED, j.id)
-  call('HDEL', job_key(j.id), 'tk', 'lu')
+  unleased[#unleased + 1] = j.id
+  call('HDEL', job_key(j.id), 'tk')
   call('HSET', job_key(j.id), 'st', 'p')
   add('wrows', j.ro)
   if not_before and not_before > T then
@@ -106,11 +125,11 @@ end
 local function lease(taken, lease_ms, worker, token)
   local rows, answer, until_ms, scores = {}, { '[]' }, T + lease_ms, {}
   for i, j in ipairs(taken) do
-    call('HSET', job_key(j.id), 'st', 'l', 'tk', token, 'lu', until_ms, 'cl', T, 'wk', worker)
+    call('HSET', job_key(j.id), 'st', 'l', 'tk', token, 'cl', T, 'wk', worker)
     scores[#scores + 1] = until_ms
     scores[#scores + 1] = j.id
     rows[i] = { j.id, token, j.ro, j.dl, j.at, j.te, j.va, until_ms, j.su, j.lo }
-    answer[i + 1] = call('GET', pay_key(j.id))
+    answer[i + 1] = call('GET', data_key(j.id))
     add('wrows', -j.ro)
   end
   if #taken > 0 then
@@ -128,11 +147,15 @@ local function leased_again(ids, token)
     if j and j.st == 'l' and j.tk == token then
       local until_ms = tonumber(call('ZSCORE', LEASED, id))
       rows[#rows + 1] = { id, token, j.ro, j.dl, j.at, j.te, j.va, until_ms, j.su, j.lo }
-      answer[#answer + 1] = call('GET', pay_key(id))
+      answer[#answer + 1] = call('GET', data_key(id))
     end
   end
   if #rows > 0 then answer[1] = cjson.encode(rows) end
   return answer
+end
+
+local function result_of(id)
+  return call('HGET', job_key(id), 'st') == 'd' and call('GET', data_key(id)) or false
 end
 
 -- Leases that ran out, and backoffs that are over. At most `limit` of each; gives how many were moved.
@@ -162,6 +185,7 @@ local function sweep(limit)
     j.nb = false
     enqueue(j)
   end
+  unlease()
   return moved
 end
 
@@ -197,6 +221,8 @@ local function flush()
       tenant_bytes[tenant] = nil
     end
   end
+  unlease()
+  if #unlinked > 0 then call('UNLINK', unpack(unlinked)) end
   for tenant, n in pairs(tenant_bytes) do call('HINCRBY', B .. ':tenant_bytes', tenant, n) end
   if #ended > 0 then call('PUBLISH', B .. ':ended', table.concat(ended, ' ')) end
   if woken and tonumber(call('HGET', COUNTS, 'idle') or 0) > T then

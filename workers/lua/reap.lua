@@ -11,7 +11,7 @@ local over = call('ZCARD', DEAD) - S.max_dead
 if over > 0 then
   for _, id in ipairs(call('ZRANGE', DEAD, 0, math.min(over, limit) - 1)) do
     call('ZREM', DEAD, id)
-    call('UNLINK', job_key(id), pay_key(id))
+    call('UNLINK', job_key(id), data_key(id))
   end
 end
 flush()

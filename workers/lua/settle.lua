@@ -4,36 +4,42 @@
 -- of the done ones, in order. Answer: 1 where it holds (also when it was applied before), 0 where stale.
 local results = 2
 
+local function give_back(j, not_before)
+  call('HSET', job_key(j.id), 'lt', j.tk)
+  requeue(j, not_before)
+end
+
 -- The same arithmetic as workers/retry.py, after_failure.
 local function retry(j, err, draw)
   j.at = j.at + 1
   call('HSET', job_key(j.id), 'at', j.at)
   note_failure(j, err)
-  if T >= j.dl then return finish(j, 'e', 't_expired', err) end
-  if j.at >= j.ma then return finish(j, 'x', 't_dead', 'failed ' .. j.at .. ' times; last: ' .. err) end
+  if T >= j.dl then return finish(j, 'e', 't_expired', err, true) end
+  if j.at >= j.ma then return finish(j, 'x', 't_dead', 'failed ' .. j.at .. ' times; last: ' .. err, true) end
   local full = math.min(S.retry_cap, S.retry_base * 2 ^ math.min(j.at - 1, 40))
   local not_before = T + math.max(1, math.floor(full * (0.5 + 0.5 * draw)))
   if not_before >= j.dl then
-    return finish(j, 'x', 't_dead', 'the next try would start after the deadline; last: ' .. err)
+    return finish(j, 'x', 't_dead', 'the next try would start after the deadline; last: ' .. err, true)
   end
   add('t_retried', 1)
-  requeue(j, not_before)
+  give_back(j, not_before)
 end
 
-local function apply(j, kind, text, draw, result)
-  call('HSET', job_key(j.id), 'lt', j.tk)
-  if kind == 'done' then
-    call('SET', res_key(j.id), result, 'PX', S.keep)
-    if text ~= '' then call('HSET', job_key(j.id), 'rv', text) end
-    finish(j, 'd', 't_done')
-    call('HDEL', job_key(j.id), 'er')
-  elseif kind == 'failed' then
+local function done(j, variant, result)
+  call('SET', data_key(j.id), result, 'PX', S.keep)
+  if variant ~= '' then call('HSET', job_key(j.id), 'rv', variant) end
+  if j.at > 0 then call('HDEL', job_key(j.id), 'er') end
+  finish(j, 'd', 't_done', nil, true)
+end
+
+local function apply(j, kind, text, draw)
+  if kind == 'failed' then
     note_failure(j, text)
-    finish(j, 'f', 't_failed', text)
+    finish(j, 'f', 't_failed', text, true)
   elseif kind == 'missed' then
-    finish(j, 'e', 't_expired', text)
+    finish(j, 'e', 't_expired', text, true)
   elseif kind == 'release' then
-    requeue(j)
+    give_back(j)
   else
     retry(j, text, draw)
   end
@@ -41,18 +47,17 @@ end
 
 local answer = {}
 for i, o in ipairs(cjson.decode(ARGV[2])) do
-  local j, result = load(o[1]), nil
+  local j = load_leased(o[1])
+  local held = j and j.st == 'l' and j.tk == o[2]
   if o[3] == 'done' then
     results = results + 1
-    result = ARGV[results]
+    if held then done(j, o[4], ARGV[results]) end
+  elseif held then
+    apply(load(o[1]), o[3], o[4], o[5])
   end
-  answer[i] = 0
-  if j and j.st == 'l' and j.tk == o[2] then
-    apply(j, o[3], o[4], o[5], result)
-    answer[i] = 1
-  elseif j and j.lt == o[2] then
-    answer[i] = 1
-  end
+  -- Applied before: the token that ended it is still there, or the one that gave it back.
+  local applied = held or j and (j.tk == o[2] or call('HGET', job_key(o[1]), 'lt') == o[2])
+  answer[i] = applied and 1 or 0
 end
 flush()
 return answer

@@ -3,6 +3,6 @@
 local answer = {}
 for i = 2, #ARGV do
   local record = call('HGETALL', job_key(ARGV[i]))
-  answer[i - 1] = #record > 0 and { record, call('GET', res_key(ARGV[i])) } or false
+  answer[i - 1] = #record > 0 and { record, result_of(ARGV[i]) } or false
 end
 return answer

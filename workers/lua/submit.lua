@@ -4,7 +4,7 @@
 -- | {"conflict", first id}. The same id or idempotency key again is answered, not queued again.
 local live = call('HMGET', COUNTS, 'jobs', 'bytes', 'seq', 'rt', 'r0', 'rj', 'rb')
 local jobs, bytes, seq = tonumber(live[1] or 0), tonumber(live[2] or 0), tonumber(live[3] or 0)
-local mine_jobs, mine_bytes, activated = {}, {}, {}
+local mine_jobs, mine_bytes, lines = {}, {}, {}
 
 -- When there is predicted to be room: what is over, by the recent rate; without one, the earliest deadline.
 local function room_ms(over, kept)
@@ -54,21 +54,19 @@ local function put(id, ro, budget, te, va, ky, ma, dg, payload)
   if what then return { 'full', what, retry_after } end
   seq = seq + 1
   local dl, sq = T + budget, string.format('%011x', seq)
-  local fields = { 'st', 'p', 'dl', dl, 'su', T, 'ro', ro, 'sq', sq, 'dg', dg }
+  local fields = { 'st', 'p', 'dl', dl, 'su', T, 'ro', ro, 'sq', sq, 'dg', dg, 'by', #payload }
   local function set(name, value) fields[#fields + 1] = name; fields[#fields + 1] = value end
   if te ~= '' then set('te', te) end
   if va ~= '' then set('va', va) end
   if ky ~= '' then set('ky', ky) end
   if ma ~= 3 then set('ma', ma) end
   call('HSET', job_key(id), unpack(fields))
-  call('SET', pay_key(id), payload)
+  call('SET', data_key(id), payload)
   -- Outlives the job while it waits, then as long as its record (see finish).
   if key then call('SET', key, id, 'PX', budget + S.keep + 86400000) end
-  call('ZADD', wait_key(te), dl, sq .. ':' .. id)
-  if not activated[te] then
-    activated[te] = true
-    activate(te)
-  end
+  lines[te] = lines[te] or {}
+  lines[te][#lines[te] + 1] = dl
+  lines[te][#lines[te] + 1] = sq .. ':' .. id
   jobs, bytes = jobs + 1, bytes + #payload
   mine_jobs[te], mine_bytes[te] = (mine_jobs[te] or 0) + 1, (mine_bytes[te] or 0) + #payload
   add('jobs', 1); add('bytes', #payload); add('rows', ro); add('wrows', ro); add('seq', 1); add('t_submitted', 1)
@@ -80,6 +78,10 @@ end
 local answer = {}
 for i, m in ipairs(cjson.decode(ARGV[2])) do
   answer[i] = put(m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], ARGV[i + 2])
+end
+for tenant, members in pairs(lines) do
+  call('ZADD', wait_key(tenant), unpack(members))
+  activate(tenant)
 end
 flush()
 return answer

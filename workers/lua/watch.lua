@@ -11,7 +11,7 @@ for i = 2, #ARGV do
     call('HSET', job_key(id), 'w', 1)
     answer[i - 1] = false
   else
-    answer[i - 1] = { call('HGETALL', job_key(id)), call('GET', res_key(id)) }
+    answer[i - 1] = { call('HGETALL', job_key(id)), result_of(id) }
   end
 end
 return answer
