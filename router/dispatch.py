@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import insort_right
+from bisect import bisect_left, insort_right
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 
 from optimizers.profile import OnlineFit
 from optimizers.tensors import Tensors, concat, pack, rows_of, split, unpack
 from router.estimate import OnlineLoad, Variant
-from workers.batching import BoundTable, Run, Wait, next_batch
+from workers.batching import BoundTable, Idle, Run, Wait, next_batch
 
 Send = Callable[[str, bytes], Awaitable[bytes]]
 
@@ -82,6 +83,8 @@ class _Lane:
     def __init__(self, variant: Variant, max_batch: int) -> None:
         self.variant, self._max_batch = variant, max_batch
         self.waiting: list[_Waiting] = []
+        #: Hopeless, and to be run all the same.
+        self.late: list[_Waiting] = []
         self.rows = 0
         self.table = BoundTable.of(variant.profile, max_batch)
         self._base, self._fit = variant.profile, OnlineFit(variant.profile)
@@ -98,6 +101,35 @@ class _Lane:
         del self.waiting[:count]
         self.rows -= sum(item.rows for item in items)
         return [item for item in items if not item.future.done()]
+
+    def set_aside(self, items: list[_Waiting]) -> None:
+        self.late += items
+        self.rows += sum(item.rows for item in items)
+
+    def take_late(self) -> list[_Waiting]:
+        """One batch of those set aside, longest there first."""
+        count = rows = 0
+        for item in self.late:
+            if count and rows + item.rows > self._max_batch:
+                break
+            count, rows = count + 1, rows + item.rows
+        items = self.late[:count]
+        del self.late[:count]
+        self.rows -= rows
+        return [item for item in items if not item.future.done()]
+
+    def forget(self, item: _Waiting) -> None:
+        """Its caller has left: it takes no room and no part in a batch any more."""
+        at = bisect_left(self.waiting, item.deadline_ms, key=_by_deadline)
+        while at < len(self.waiting) and self.waiting[at].deadline_ms == item.deadline_ms:
+            if self.waiting[at] is item:
+                del self.waiting[at]
+                self.rows -= item.rows
+                return
+            at += 1
+        if item in self.late:
+            self.late.remove(item)
+            self.rows -= item.rows
 
     def learn(self, rows: int, ms: float, now_ms: float, hop_ms: float) -> None:
         """Correct the profile by a live batch; the tables, which count the hop, follow now and then."""
@@ -156,6 +188,7 @@ class OnlineDispatcher:
         self._in_flight: dict[asyncio.Task[None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._hop = _Hop()
+        self._ran_late = self._closed = False
 
     def load(self) -> OnlineLoad:
         """The online side as `decide` weighs it, now."""
@@ -193,21 +226,25 @@ class OnlineDispatcher:
         ``droppable=False`` runs it even when its deadline is hopeless. Cancelling the call drops the
         request before it costs work, if it has not started. Raises `DispatchError`.
         """
-        rows = rows_of(inputs)
-        if self._waiting >= self._max_waiting:
-            raise HeapFull(f"{self._waiting} requests wait, the policy's max_waiting is {self._max_waiting}")
-        if rows <= self._max_batch:
-            return await self._put(variant, inputs, rows, deadline_ms, droppable)
+        if self._closed:
+            raise ReplicaFailed("the router is shutting down")
+        rows, lane = rows_of(inputs), self._lanes[variant]
         sizes = [min(self._max_batch, rows - at) for at in range(0, rows, self._max_batch)]
-        parts = [
-            self._put(variant, part, size, deadline_ms, droppable)
-            for part, size in zip(split(inputs, sizes), sizes, strict=True)
+        if self._waiting + len(sizes) > self._max_waiting:
+            raise HeapFull(f"{self._waiting} requests wait, the policy's max_waiting is {self._max_waiting}")
+        parts = [inputs] if len(sizes) == 1 else split(inputs, sizes)
+        items = [
+            self._put(lane, part, size, deadline_ms, droppable)
+            for part, size in zip(parts, sizes, strict=True)
         ]
         try:
-            answers = await asyncio.gather(*parts)
+            if len(items) == 1:
+                return await items[0].future
+            answers = await asyncio.gather(*(item.future for item in items))
         except BaseException:
-            for part in parts:
-                part.cancel()
+            for item in items:
+                item.future.cancel()
+                lane.forget(item)
             raise
         return OnlineAnswer(
             concat([a.outputs for a in answers]),
@@ -217,17 +254,15 @@ class OnlineDispatcher:
             max(a.batch_rows for a in answers),
         )
 
-    def _put(
-        self, variant: str, inputs: Tensors, rows: int, deadline_ms: float, droppable: bool
-    ) -> asyncio.Future[OnlineAnswer]:
+    def _put(self, lane: _Lane, inputs: Tensors, rows: int, deadline_ms: float, droppable: bool) -> _Waiting:
         item = _Waiting(inputs, rows, deadline_ms, self._clock(), droppable)
-        self._lanes[variant].add(item)
+        lane.add(item)
         self._pump()
-        return item.future
+        return item
 
     @property
     def _waiting(self) -> int:
-        return sum(len(lane.waiting) for lane in self._lanes.values())
+        return sum(len(lane.waiting) + len(lane.late) for lane in self._lanes.values())
 
     def _pump(self) -> None:
         """Fill the free slots with the most urgent batches; come back when `next_batch` says so."""
@@ -235,27 +270,36 @@ class OnlineDispatcher:
             self._timer.cancel()
             self._timer = None
         while len(self._in_flight) < self._slots:
-            lanes = [lane for lane in self._lanes.values() if lane.waiting]
-            if not lanes:
-                return
-            lane = min(lanes, key=lambda x: x.waiting[0].deadline_ms)
             now = self._clock()
-            plan = next_batch(
-                lane.waiting,
-                lane.table,
-                now,
-                busy_until_ms=self._busy_until(),
-                lead_ms=self._hop.mean_ms / 2.0,
-            )
-            late = self._drop(lane.take(plan.dropped), now)
-            batch = lane.take(plan.count) if isinstance(plan, Run) else []
-            for items in (late, batch):
-                if items:
-                    self._start(lane, items, now)
-            if isinstance(plan, Wait):
+            live = [lane for lane in self._lanes.values() if lane.waiting]
+            lane = min(live, key=lambda x: x.waiting[0].deadline_ms) if live else None
+            plan = self._plan(lane, now) if lane else Idle(0)
+            late = next((x for x in self._lanes.values() if x.late), None)
+            if late and not (self._ran_late and lane):
+                # In turns: late work must not make the rest late, nor wait for ever behind it.
+                self._ran_late = True
+                self._start(late, late.take_late(), now)
+            elif lane and isinstance(plan, Run):
+                self._ran_late = False
+                self._start(lane, lane.take(plan.count), now)
+            elif isinstance(plan, Wait):
                 delay_s = max(0.0, plan.until_ms - now) / 1_000.0
                 self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump)
                 return
+            elif not lane:
+                return
+
+    def _plan(self, lane: _Lane, now: float) -> Run | Wait | Idle:
+        """What the lane should do now; those of its head that are hopeless are out of it then."""
+        plan = next_batch(
+            lane.waiting,
+            lane.table,
+            now,
+            busy_until_ms=self._busy_until(),
+            lead_ms=self._hop.mean_ms / 2.0,
+        )
+        lane.set_aside(self._drop(lane.take(plan.dropped), now))
+        return plan
 
     def _busy_until(self) -> float:
         """When a replica is predicted to be free of what is in flight; 0 where one is idle."""
@@ -273,42 +317,45 @@ class OnlineDispatcher:
         return [item for item in items if not item.droppable]
 
     def _start(self, lane: _Lane, batch: list[_Waiting], now: float) -> None:
+        if not batch:  # all of its callers have left
+            return
         rows = sum(item.rows for item in batch)
         starts = max(now + self._hop.mean_ms / 2.0, self._busy_until())
         task = asyncio.get_running_loop().create_task(self._deliver(lane, batch, rows))
         self._in_flight[task] = starts + lane.variant.profile.predict_ms(rows)
-        task.add_done_callback(self._landed)
+        task.add_done_callback(partial(self._landed, batch))
 
     async def _deliver(self, lane: _Lane, batch: list[_Waiting], rows: int) -> None:
         """Run one batch, once more if its replica fails, and settle each caller by itself."""
         name, sent = lane.variant.name, self._clock()
         try:
             message = pack(concat([item.inputs for item in batch]))
-            reply = await self._call(lane, name, message, rows, batch[0].deadline_ms)
+            reply = await self._call(lane, name, message, rows, batch[-1].deadline_ms)
             outputs, timing = unpack(reply)
             parts = split(outputs, [item.rows for item in batch])
             run_ms, wait_ms = float(timing["run_ms"]), float(timing["wait_ms"])
-        except asyncio.CancelledError:
-            self._fail(batch, ReplicaFailed("the router is shutting down"))
-            raise
         except Exception as error:  # whatever it is, no caller may be left waiting
             self._fail(batch, error if isinstance(error, DispatchError) else ReplicaFailed(str(error)))
             return
+        for item, part in zip(batch, parts, strict=True):
+            if not item.future.done():
+                item.future.set_result(OnlineAnswer(part, name, sent - item.arrived_ms, run_ms, rows))
         now = self._clock()
         self._hop.learn(max(0.0, now - sent - wait_ms - run_ms))
         lane.learn(rows, run_ms, now, self._hop.mean_ms)
         self._on_batch(name, rows, run_ms)
-        for item, part in zip(batch, parts, strict=True):
-            if not item.future.done():
-                item.future.set_result(OnlineAnswer(part, name, sent - item.arrived_ms, run_ms, rows))
 
     async def _call(self, lane: _Lane, name: str, message: bytes, rows: int, deadline_ms: float) -> bytes:
+        """The reply, by a second try where the first fails and one of the batch may still be in time."""
         bound = lane.table.bound_ms(rows)
         for attempt in (1, 2):
             try:
                 async with asyncio.timeout((_STUCK_MS + _STUCK_FACTOR * bound) / 1_000.0):
                     return await self._send(name, message)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
                 reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
                 if attempt == 2 or self._clock() + bound > deadline_ms:
                     raise ReplicaFailed(f"variant {name!r} could not run the batch: {reason}") from error
@@ -320,15 +367,21 @@ class OnlineDispatcher:
             if not item.future.done():
                 item.future.set_exception(error)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
+    def _landed(self, batch: list[_Waiting], task: asyncio.Task[None]) -> None:
         self._in_flight.pop(task, None)
-        if not task.cancelled():
+        # A task that was cancelled before its first step, or died of a fault here, has told nobody.
+        fault = "the router is shutting down" if task.cancelled() else "a fault in the router, see its log"
+        self._fail(batch, ReplicaFailed(fault))
+        if not self._closed:
             self._pump()
 
     async def close(self) -> None:
-        """Cancel what is in flight and fail what waits."""
+        """Cancel what is in flight, fail what waits, and take no more."""
+        self._closed = True
         for lane in self._lanes.values():
-            self._fail(lane.take(len(lane.waiting)), ReplicaFailed("the router is shutting down"))
+            lane.set_aside(lane.take(len(lane.waiting)))
+            while lane.late:
+                self._fail(lane.take_late(), ReplicaFailed("the router is shutting down"))
         if self._timer is not None:
             self._timer.cancel()
         tasks = list(self._in_flight)
