@@ -23,7 +23,7 @@ from optimizers.tensors import Tensors, check
 from workers.drain import Drain, DrainSettings, Meter
 from workers.model_thread import Model, UnknownVariant
 from workers.online import example_batch
-from workers.queue import DeadlineQueue, QueueUnavailable, settings_from
+from workers.queue import DeadlineQueue, QueueSettings, QueueUnavailable, settings_from
 from workers.redis_queue import RedisQueue
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ class BatchWorker:
         queue_settings: Mapping[str, Any] | None = None,
     ) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        self._queue: DeadlineQueue = RedisQueue.open(
-            queue_url, model, settings_from(queue_settings or {}), namespace=namespace
-        )
+        self._queue = self.open_queue(queue_url, model, settings_from(queue_settings or {}), namespace)
         worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._drain = Drain(
             self._queue,
@@ -114,6 +112,11 @@ class BatchWorker:
         self._loop = asyncio.get_running_loop().create_task(self._drain.run(), name=f"{model} batch worker")
         self._publisher = asyncio.get_running_loop().create_task(self._publish())
         logger.info("batch worker %s drains %s with variant %s", worker, model, variant)
+
+    @staticmethod
+    def open_queue(url: str, model: str, settings: QueueSettings, namespace: str) -> DeadlineQueue:
+        """What the loop drains."""
+        return RedisQueue.open(url, model, settings, namespace=namespace)
 
     @staticmethod
     def make_model(artifacts: str, threads: int) -> Model:

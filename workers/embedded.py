@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal
+from urllib.parse import urlsplit
 
 Fsync = Literal["always", "everysec", "no"]
 
@@ -106,15 +107,15 @@ class EmbeddedServer:
     ) -> EmbeddedServer:
         """Start on ``data_dir`` and wait until it answers; recover what an earlier one left there.
 
-        ``port`` defaults to a free one on loopback. With ``max_memory_bytes`` the server refuses new
-        work beyond it. Raises :class:`EmbeddedServerError`.
+        ``port`` defaults to the last one's, else a free one, on loopback; the password stays too. With
+        ``max_memory_bytes`` the server refuses new work beyond it. Raises :class:`EmbeddedServerError`.
         """
         folder = Path(data_dir).absolute()
         binary = _binary()
         lock = _lock(folder)
         try:
-            password = secrets.token_urlsafe(32)
-            chosen = _free_port() if port is None else port
+            last_port, password = _last_address(folder)
+            chosen = port or (last_port if last_port and _is_free(last_port) else _free_port())
             _write_config(folder, chosen, password, fsync, max_memory_bytes)
             with (folder / _LOG).open("ab") as log:
                 process = subprocess.Popen(
@@ -234,6 +235,28 @@ def _write_secret(path: Path, text: str) -> None:
         raise DataFolderUnusable(
             f"data folder {path.parent} cannot be written ({error.strerror}): choose another"
         ) from error
+
+
+def _last_address(folder: Path) -> tuple[int | None, str]:
+    """What the last server on the folder had, so that clients find a restarted one where it was."""
+    try:
+        last = urlsplit((folder / _URL).read_text(encoding="utf-8").strip())
+        if last.password and last.port:
+            return last.port, last.password
+    except (OSError, ValueError):
+        pass
+    return None, secrets.token_urlsafe(32)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the server itself does: connections of its predecessor that linger are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _free_port() -> int:

@@ -1,0 +1,115 @@
+"""What the chaos run's processes are made of: a model with poison rows and a queue that keeps a log."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimizers.profile import LatencyProfile, fit
+from optimizers.tensors import Tensors, pack, rows_of
+from workers.batch import BatchWorker
+from workers.job import Lease, NewJob
+from workers.model_thread import Model
+from workers.queue import DeadlineQueue, Done, Outcome, QueueSettings
+from workers.redis_queue import RedisQueue
+
+MODEL = "chaos"
+LEASE_MS = 2000
+SETTINGS: dict[str, Any] = {"keep_ms": 3_600_000, "max_jobs": 200_000}
+WIDTH = 16
+_BATCH_MS = 3.0
+
+
+class PoisonModel:
+    """Doubles its input in about 3 ms a batch; a row with NaN makes it fail."""
+
+    def load(self, variant: str) -> LatencyProfile:
+        return fit({1: [_BATCH_MS], 64: [_BATCH_MS * 2]})
+
+    def check(self, variant: str, batch: Tensors) -> int:
+        return rows_of(batch)
+
+    def run(self, variant: str, batch: Tensors) -> Tensors:
+        time.sleep(_BATCH_MS / 1000)
+        if np.isnan(batch["x"]).any():
+            raise ValueError("poison")
+        return {"y": batch["x"] * 2}
+
+    def probe(self, variant: str) -> None:
+        self.run(variant, {"x": np.zeros((1, WIDTH), np.float32)})
+
+    def close(self) -> None:
+        pass
+
+
+class Log:
+    """Lines of JSON, each written at once: what was logged before a kill is there after it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, **event: Any) -> None:
+        os.write(self._file, json.dumps(event).encode() + b"\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; a kill can leave half of one at the end."""
+    events = []
+    for line in path.read_bytes().splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+class LoggedQueue(RedisQueue):
+    """Writes down each claim and each settlement that won."""
+
+    log: Log
+
+    async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
+        leases = await super().claim(n, lease_ms, worker, max_rows=max_rows)
+        if leases:
+            at_ms = leases[0].lease_until_ms - lease_ms
+            self.log.write(kind="claim", at_ms=at_ms, jobs=[[x.id, x.deadline_ms, x.lost] for x in leases])
+        return leases
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        won = await super().settle(outcomes)
+        done = [[o.id, o.token] for o, w in zip(outcomes, won, strict=True) if w and isinstance(o, Done)]
+        if done:
+            self.log.write(kind="done", jobs=done)
+        return won
+
+
+def open_logged(url: str, settings: QueueSettings, folder: Path, namespace: str = "hr") -> LoggedQueue:
+    queue = LoggedQueue.open(url, MODEL, settings, namespace=namespace)
+    assert isinstance(queue, LoggedQueue)
+    queue.log = Log(folder / f"worker-{os.getpid()}.log")
+    return queue
+
+
+class ChaosReplica(BatchWorker):
+    """The Serve replica of the run; ``artifacts`` is the run's folder, where it leaves its pid."""
+
+    @staticmethod
+    def make_model(artifacts: str, threads: int) -> Model:
+        (Path(artifacts) / "replica.pid").write_text(str(os.getpid()))
+        return PoisonModel()
+
+    @staticmethod
+    def open_queue(url: str, model: str, settings: QueueSettings, namespace: str) -> DeadlineQueue:
+        folder = Path(url.removeprefix("file://")).parent.parent
+        return open_logged(url, settings, folder, namespace)
+
+
+def make_job(id: str, value: float, budget_ms: int, poison: bool) -> NewJob:
+    x = np.full((1, WIDTH), np.nan if poison else value, np.float32)
+    return NewJob(id, pack({"x": x}), 1, budget_ms)

@@ -1,0 +1,34 @@
+"""One plain worker process of the chaos run: the same drain loop as the Serve replica's.
+
+``python -m tests.chaos.worker QUEUE_URL FOLDER``
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.chaos.parts import LEASE_MS, SETTINGS, PoisonModel, open_logged
+from workers.drain import Drain, DrainSettings
+from workers.queue import settings_from
+
+
+async def main(url: str, folder: Path) -> None:
+    queue = open_logged(url, settings_from(SETTINGS), folder)
+    drain = Drain(queue, PoisonModel(), "v", f"pid:{os.getpid()}", DrainSettings(lease_ms=LEASE_MS, idle_s=5))
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    running = asyncio.create_task(drain.run())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    await drain.stop()
+    await running
+    stopping.cancel()
+    await queue.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
