@@ -35,6 +35,7 @@ from workers.online import example_batch
 from workers.queue import DeadlineQueue, QueueSettings
 
 APP_NAME = "hybrid-router"
+Handle = DeploymentHandle[Any]
 _WARM_UP_CALLS = 5
 _log = logging.getLogger("ray.serve")
 
@@ -72,7 +73,6 @@ def build(args: AppArgs) -> Application:
         if model.batch and redis_url:
             workers[name] = _batch_deployment(name, model, folder, redis_url, policy)
     router = serve.deployment(
-        Router,
         name="router",
         num_replicas=args.router_replicas,
         # The router admits by deadline and by its own bounds; Serve's limit must never be what holds.
@@ -82,7 +82,7 @@ def build(args: AppArgs) -> Application:
         health_check_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=10.0,
-    )
+    )(Router)
     application: Application = router.bind(path, os.getcwd(), redis_url, handles, workers)
     return application
 
@@ -114,13 +114,13 @@ def _batch_deployment(name: str, model: Model, folder: str, redis_url: str, poli
 class Router:
     """The deployment behind the endpoint: HTTP, decisions, and the online dispatchers of one process."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Serve awaits it: background tasks need the loop
         self,
         policy_path: str,
         folder: str,
         redis_url: str | None,
-        handles: Mapping[str, DeploymentHandle],
-        workers: Mapping[str, DeploymentHandle],
+        handles: Mapping[str, Handle],
+        workers: Mapping[str, Handle],
     ) -> None:
         os.chdir(folder)
         policy = policies.read(policy_path)
@@ -142,7 +142,7 @@ class Router:
         self._ingress = Ingress(self._service, self._is_ready, version("hybrid-router"))
 
     def _serve_model(
-        self, policy: Policy, name: str, manifests: Mapping[str, Manifest], handle: DeploymentHandle | None
+        self, policy: Policy, name: str, manifests: Mapping[str, Manifest], handle: Handle | None
     ) -> ServedModel:
         first = next(iter(manifests.values()))
         section = policy.models[name].online
@@ -226,7 +226,7 @@ class Router:
             await self._redis.aclose()
 
 
-def sender(handle: DeploymentHandle) -> Send:
+def sender(handle: Handle) -> Send:
     """One batch, one Ray call: the packed message to whichever replica is least busy, and its answer."""
     run: Any = handle.run
 

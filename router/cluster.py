@@ -161,14 +161,16 @@ def _ray(address: str | None) -> Iterator[Started]:
         url = context.dashboard_url
         yield Started(f"http://{url}" if url else None, _metrics_url(address is None), address is None)
     finally:
-        ray.shutdown()
+        shutdown: Any = ray.shutdown
+        shutdown()
 
 
 def _metrics_url(own: bool) -> str | None:
     """Where Ray's Prometheus endpoint of the first living node is; on loopback where it is this machine."""
     import ray
 
-    for node in ray.nodes():
+    nodes: Any = ray.nodes
+    for node in nodes():
         if node["Alive"] and node.get("MetricsExportPort"):
             host = "127.0.0.1" if own else node["NodeManagerAddress"]
             return f"http://{host}:{node['MetricsExportPort']}/metrics"

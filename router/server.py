@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from router import cluster
 from router import policy as policies
@@ -109,7 +110,7 @@ def _check_artifacts(policy: Policy, path: str | Path) -> None:
 
 
 @contextmanager
-def _bundled_queue(data: Path, fsync: str) -> Iterator[str]:
+def _bundled_queue(data: Path, fsync: Literal["always", "everysec"]) -> Iterator[str]:
     from workers.embedded import EmbeddedServer
 
     server = EmbeddedServer.start(data, fsync=fsync)

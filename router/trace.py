@@ -107,7 +107,8 @@ def bursty(rate_per_s: float, seconds: float, seed: int) -> list[float]:
     """Poisson arrivals, three times as dense in one second of five; ``rate_per_s`` is the mean."""
     draw = random.Random(seed)
     low = rate_per_s * 5.0 / 7.0
-    arrivals, t = [], 0.0
+    arrivals: list[float] = []
+    t = 0.0
     while True:
         t += draw.expovariate(3.0 * low)
         if t >= seconds:

@@ -80,7 +80,6 @@ def deployment(model: str, artifacts: str, variants: Sequence[str], *, replicas:
     from ray import serve
 
     return serve.deployment(
-        OnlineReplica,
         name=f"{model}-online",
         num_replicas=replicas,
         # The router counts what is in flight; Serve's own limit must never be the one that holds.
@@ -90,4 +89,4 @@ def deployment(model: str, artifacts: str, variants: Sequence[str], *, replicas:
         health_check_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=10.0,
-    ).bind(model, artifacts, list(variants), threads)
+    )(OnlineReplica).bind(model, artifacts, list(variants), threads)

@@ -132,13 +132,19 @@ def post(url: str, content: bytes, headers: dict[str, str] | None = None) -> htt
     return httpx.post(url, content=content, headers=headers or {})
 
 
+def entry(datatype: str, shape: list[int]) -> bytes:
+    return orjson.dumps(
+        {"inputs": [{"name": "image", "datatype": datatype, "shape": shape, "data": [0] * 64}]}
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "headers", "status", "says"),
     [
         (b"{", {}, 400, "not JSON"),
         (b"[]", {}, 400, "'inputs'"),
-        (orjson.dumps({"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": [0] * 64}]}), {}, 422, "shape"),
-        (orjson.dumps({"inputs": [{"name": "image", "datatype": "INT64", "shape": [1, 1, 8, 8], "data": [0] * 64}]}), {}, 422, "FP32"),
+        (entry("FP32", [1, 64]), {}, 422, "shape"),
+        (entry("INT64", [1, 1, 8, 8]), {}, 422, "FP32"),
         (body(), {"Latency-Budget-Ms": "-5"}, 400, "Latency-Budget-Ms"),
         (body(), {"Latency-Budget-Ms": "1e12"}, 400, "30 days"),
         (body(), {"Latency-Budget-Ms": "soon"}, 400, "not a number"),
@@ -147,7 +153,7 @@ def post(url: str, content: bytes, headers: dict[str, str] | None = None) -> htt
         (body(), {"Content-Encoding": "br"}, 415, "Content-Encoding"),
         (body(outputs=[{"name": "nothing"}]), {}, 400, "unknown output"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_gets_its_status_and_one_clear_sentence(
     served: Served, content: bytes, headers: dict[str, str], status: int, says: str
 ) -> None:
