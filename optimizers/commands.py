@@ -58,10 +58,12 @@ def _summary(result: Any, out: Path) -> None:
 
     original = result.artifacts[result.recipe.original.name].manifest
     shown = [n for n in (1, 8, 32) if any(p.batch == n for p in original.profile.points)]
-    table = Table("variant", "runtime", original.metric, "fidelity", "size, KiB", box=None, pad_edge=False)
-    for n in shown:
-        table.add_column(f"batch {n}, ms", justify="right")
-    table.add_column("goals")
+    table = Table(box=None, pad_edge=False)
+    for title in ("variant", "runtime"):
+        table.add_column(title, no_wrap=True)
+    for title in (original.metric, "fidelity", "KiB", *(f"ms, batch {n}" for n in shown)):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("goals", overflow="fold")
     for name, artifact in result.artifacts.items():
         measured = figures(artifact.manifest, original)
         goals = result.goals.get(name, ())
@@ -76,6 +78,8 @@ def _summary(result: Any, out: Path) -> None:
             f"missed: {', '.join(missed)}" if missed else ("met" if goals else ""),
         )
     console = Console()
+    if console.width < 110:
+        console.width = 110  # a row that is cut off says less than one that is wrapped by the terminal
     console.print(table)
     for name, reason in result.skipped.items():
         console.print(f"{name}: skipped, {reason}")
