@@ -135,7 +135,8 @@ def running(host: str, port: int, address: str | None = None) -> Iterator[Starte
             finally:
                 with suppress(Exception):
                     if started.own:
-                        serve.shutdown()
+                        stop: Any = serve.shutdown
+                        stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

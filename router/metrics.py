@@ -87,7 +87,7 @@ class Publisher:
         )
         self._earliest = metrics.Gauge(
             "hybrid_queue_earliest_deadline_seconds",
-            description="Time until the earliest deadline in the queue; negative when passed, 30 days when nothing waits",
+            description="Time to the earliest deadline in the queue: negative when passed, 30 days if empty",
             tag_keys=("model",),
         )
 
