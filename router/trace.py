@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,16 @@ class TraceError(ValueError):
     """A trace that cannot be read; the message names the file, the line and what was expected."""
 
 
-def read_arrivals(path: str | Path) -> list[float]:
-    """Arrival times in seconds from the first, ascending.
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One line of a trace: seconds from the first arrival, and the line's columns."""
+
+    at_s: float
+    columns: Mapping[str, Any]
+
+
+def read(path: str | Path) -> list[Arrival]:
+    """The arrivals of a trace, ascending, the first at 0.
 
     CSV: a header with a time column (``timestamp``, ``time``, ...); JSONL: an object a line with such a
     member. A time is a number (seconds; milliseconds where the name ends in ``_ms``, or all values are
@@ -37,10 +46,16 @@ def read_arrivals(path: str | Path) -> list[float]:
     name = _time_column(rows[0][1], file)
     times = [_seconds(row.get(name), file, line) for line, row in rows]
     whole_ms = file.suffix != ".csv" and all(isinstance(row.get(name), int) for _, row in rows)
-    if name.lower().endswith("_ms") or (whole_ms and name.lower() == "timestamp") or times[0] > _NOT_SECONDS:
-        times = [t / 1_000.0 for t in times]
-    times.sort()
-    return [t - times[0] for t in times]
+    in_ms = name.lower().endswith("_ms") or (whole_ms and name.lower() == "timestamp")
+    per_s = 1_000.0 if in_ms or times[0] > _NOT_SECONDS else 1.0
+    first = min(times)
+    arrivals = [Arrival((t - first) / per_s, row) for t, (_, row) in zip(times, rows, strict=True)]
+    return sorted(arrivals, key=lambda arrival: arrival.at_s)
+
+
+def read_arrivals(path: str | Path) -> list[float]:
+    """Just the times of `read`."""
+    return [arrival.at_s for arrival in read(path)]
 
 
 def _csv(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
