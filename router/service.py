@@ -367,7 +367,8 @@ class JobEnded(ServiceError):
             JobState.EXPIRED: "its deadline passed before it could run",
             JobState.CANCELLED: "it was cancelled",
         }
-        reason = status.error or reasons.get(status.state, "it failed")
+        # One line, whatever a runtime wrote.
+        reason = " ".join((status.error or reasons.get(status.state, "it failed")).split())
         super().__init__(f"request {status.id} {status.state.value}: {reason}")
         self.status = status
 
