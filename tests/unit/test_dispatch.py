@@ -12,7 +12,6 @@ import pytest
 from optimizers.tensors import pack
 from router import estimate
 from router.dispatch import (
-    BATCHES_IN_FLIGHT,
     DeadlineHopeless,
     DispatchError,
     HeapFull,
@@ -20,6 +19,7 @@ from router.dispatch import (
     OnlineDispatcher,
     ReplicaFailed,
 )
+from router.lanes import BATCHES_IN_FLIGHT
 from tests.support.replica import Replica, batch, run_ms, variant
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
 
