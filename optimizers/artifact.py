@@ -313,8 +313,12 @@ def write(folder: str | os.PathLike[str], manifest: Manifest, files: Mapping[str
     try:
         temporary.chmod(0o755)
         entries = {check_name(name): _put(temporary / name, content) for name, content in files.items()}
-        manifest = replace(manifest, files=entries)
-        _put(temporary / MANIFEST, orjson.dumps(manifest.to_json(), option=orjson.OPT_INDENT_2))
+        raw = orjson.dumps(
+            replace(manifest, files=entries).to_json(),
+            option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY,
+        )
+        _put(temporary / MANIFEST, raw)
+        manifest = Manifest.from_json(orjson.loads(raw))  # just what a reader will find
         if target.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{manifest.variant}.old.", dir=root))
             try:

@@ -81,7 +81,7 @@ def from_sklearn(estimator: Any, features: int, *, name: str = "features") -> Mo
             f"classes {classes.tolist()[:5]} are not numbers: fit it on class numbers and keep the "
             "names in Task.class_names"
         )
-    outputs = (TensorSpec("label", "INT64", (-1,)),)
+    outputs: tuple[TensorSpec, ...] = (TensorSpec("label", "INT64", (-1,)),)
     if hasattr(estimator, "predict_proba"):
         outputs = (*outputs, TensorSpec("scores", "FP32", (-1, len(classes))))
     return Model("sklearn", estimator, inputs, outputs)

@@ -6,7 +6,8 @@ the module while it learns (gradual pruning, rounding).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,23 @@ from optimizers.recipe import FineTune
 from optimizers.task import Context, Dataset, Model
 
 Loss = Callable[[Any, Any], Any]
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run torch on ``count`` threads for a while.
+
+    Small networks are slower on several: their threads wait for each other, all the more on a
+    machine that has other work.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def cross_entropy(logits: Any, targets: Any) -> Any:

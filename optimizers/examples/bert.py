@@ -1,4 +1,4 @@
-"""A BERT encoder in plain torch whose parameters have the names that published weights have.
+"""A BERT encoder in plain torch, which reads published weights.
 
 Devlin et al., "BERT: pre-training of deep bidirectional transformers" (2019); mean pooling and unit
 length as in Reimers and Gurevych, "Sentence-BERT" (2019). Written out so that every converter sees a
@@ -94,23 +94,24 @@ class SentenceEncoder(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
-        layers = [Layer(config) for _ in range(int(config["num_hidden_layers"]))]
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+        self.layers = nn.ModuleList(Layer(config) for _ in range(int(config["num_hidden_layers"])))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         x = self.embeddings(input_ids)
         seen = attention_mask.to(x.dtype)
         penalty = (1.0 - seen)[:, None, None, :] * _MASKED
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.layers:
             x = layer(x, penalty)
         total = (x * seen[:, :, None]).sum(dim=1)
         mean = total / seen.sum(dim=1, keepdim=True).clamp(min=1.0)
-        return mean / mean.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        length: Tensor = mean.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        vector: Tensor = mean / length
+        return vector
 
 
 def load(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> SentenceEncoder:
     """The encoder with published weights, in eval mode. Weights that it has no use for are left out."""
     encoder = SentenceEncoder(config)
-    wanted = encoder.state_dict()
-    encoder.load_state_dict({name: weights[name] for name in wanted})
+    named = {name: name.replace("layers.", "encoder.layer.", 1) for name in encoder.state_dict()}
+    encoder.load_state_dict({ours: weights[theirs] for ours, theirs in named.items()})
     return encoder.eval()

@@ -84,17 +84,20 @@ def task(workdir: Path, progress: Callable[[str], None] = lambda message: None) 
     digest = digest_of("digits", source, train, validation, test)
 
     def learn(module: Any) -> Any:
-        from optimizers.training import fit
+        from optimizers.training import fit, torch_threads
 
-        return fit(
-            module,
-            train,
-            epochs=EPOCHS,
-            learning_rate=5e-3,
-            seed=SEED,
-            augment=_shift,
-            progress=lambda epoch, loss: progress(f"training: epoch {epoch + 1}/{EPOCHS}, loss {loss:.3f}"),
-        )
+        with torch_threads(1):
+            return fit(
+                module,
+                train,
+                epochs=EPOCHS,
+                learning_rate=5e-3,
+                seed=SEED,
+                augment=_shift,
+                progress=lambda epoch, loss: progress(
+                    f"training: epoch {epoch + 1}/{EPOCHS}, loss {loss:.3f}"
+                ),
+            )
 
     return Task(
         name="digits",

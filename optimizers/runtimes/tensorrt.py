@@ -27,7 +27,7 @@ class TensorRtRunner:
         modes = {name: engine.get_tensor_mode(name) for name in names}
         self._taken = [n for n in names if modes[n] == tensorrt.TensorIOMode.INPUT]
         self.network_inputs = frozenset(self._taken)
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def run(self, batch: Tensors) -> Tensors:
         with torch.cuda.stream(self._stream):
