@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -99,6 +100,11 @@ def _text(value: bytes) -> str:
     return value.decode("latin-1")
 
 
+def _shown(value: bytes) -> str:
+    """A header's value in a sentence: quoted and short."""
+    return reprlib.repr(_text(value))
+
+
 def _whole(value: bytes) -> int | None:
     return int(value) if value.isdigit() and len(value) <= _MAX_DIGITS else None
 
@@ -122,7 +128,7 @@ def budget_ms(parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], def
         try:
             number = float(header)
         except ValueError:
-            raise HttpError(400, f"header Latency-Budget-Ms: {_text(header)!r} is not a number") from None
+            raise HttpError(400, f"header Latency-Budget-Ms: {_shown(header)} is not a number") from None
         return _budget(number, "header Latency-Budget-Ms", 1.0)
     if parameters.get("timeout"):
         return _budget(parameters["timeout"], "parameter timeout (microseconds)", 1_000.0)
@@ -131,7 +137,7 @@ def budget_ms(parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], def
 
 def _budget(value: Any, what: str, per_ms: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise HttpError(400, f"{what}: {value!r} is not a number")
+        raise HttpError(400, f"{what}: {reprlib.repr(value)} is not a number")
     ms = value / per_ms
     if not 0 < ms <= units.MAX_BUDGET_MS:
         raise HttpError(400, f"{what}: {value!r} is out of range; above 0 and at most 30 days")
@@ -157,7 +163,7 @@ def wait_s(query: bytes) -> float:
             except ValueError:
                 seconds = math.nan
             if not 0 <= seconds <= MAX_WAIT_S:
-                raise HttpError(400, f"query wait={_text(value)!r} must be 0 to {MAX_WAIT_S:.0f} seconds")
+                raise HttpError(400, f"query wait={_shown(value)} must be 0 to {MAX_WAIT_S:.0f} seconds")
             return seconds
     return 0.0
 
@@ -169,7 +175,7 @@ def header_length(headers: Mapping[bytes, bytes]) -> int | None:
         return None
     length = _whole(raw)
     if length is None:
-        raise HttpError(400, f"header {HEADER_LENGTH}: {_text(raw)!r} is not a length in bytes")
+        raise HttpError(400, f"header {HEADER_LENGTH}: {_shown(raw)} is not a length in bytes")
     return length
 
 
@@ -177,11 +183,12 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
     """The whole body, refused at the limit before memory is spent on it. Raises `ClientLeft`."""
     encoding = headers.get(b"content-encoding", b"identity").lower()
     if encoding != b"identity":
-        raise HttpError(415, f"Content-Encoding {_text(encoding)!r} is not supported; send the body as it is")
+        raise HttpError(415, f"Content-Encoding {_shown(encoding)} is not supported; send the body as it is")
     announced = headers.get(b"content-length", b"0")
     length = _whole(announced)
     if (length or 0) > limit or (length is None and announced.isdigit()):
-        raise HttpError(413, f"the body has {_text(announced)} bytes, the policy's limits.body is {limit}")
+        size_shown = length if length is not None else "far too many"
+        raise HttpError(413, f"the body has {size_shown} bytes, the policy's limits.body is {limit}")
     chunks, size = list[bytes](), 0
     more = True
     while more:

@@ -6,6 +6,7 @@ binary tensor data extension.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +104,9 @@ def _input(entry: Any, raw: _Raw) -> tuple[str, Array]:
         raise ProtocolError("each input must be a JSON object with a 'name'")
     name, datatype, shape = entry["name"], entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise ProtocolError(f"input {name!r}: unknown datatype {datatype!r}; known: {', '.join(DTYPES)}")
+        raise ProtocolError(
+            f"input {name!r}: unknown datatype {reprlib.repr(datatype)}; known: {', '.join(DTYPES)}"
+        )
     if not isinstance(shape, list) or not shape or len(shape) > MAX_RANK:
         raise ProtocolError(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
     size = _mapping(entry.get("parameters"), f"input {name} parameters").get("binary_data_size")

@@ -48,6 +48,7 @@ def same(one: Array, other: Array) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and one.tolist() == other.tolist()
 
 
+@settings(deadline=None)
 @given(tensors(finite=True), st.booleans())
 def test_every_datatype_comes_through_json(case: tuple[TensorSpec, Array], nested: bool) -> None:
     spec, array = case
@@ -61,6 +62,7 @@ def test_every_datatype_comes_through_json(case: tuple[TensorSpec, Array], neste
     assert same(decoded, array)
 
 
+@settings(deadline=None)
 @given(tensors(finite=False))
 def test_every_datatype_comes_through_binary(case: tuple[TensorSpec, Array]) -> None:
     spec, array = case
@@ -103,19 +105,20 @@ def survives(raw: bytes, length: int | None) -> bool:
     return True
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), LENGTHS)
 def test_random_bytes_raise_nothing_but_a_protocol_error(raw: bytes, length: int | None) -> None:
     assert survives(raw, length) in (True, False)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(MESSAGE, st.binary(max_size=16), st.booleans())
 def test_any_json_raises_nothing_but_a_protocol_error(message: Any, tail: bytes, binary: bool) -> None:
     head = orjson.dumps(message)
     assert survives(head + tail if binary else head, len(head) if binary else None) in (True, False)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_mutated_request_raises_nothing_but_a_protocol_error(data: st.DataObject) -> None:
     entries = [
