@@ -1,7 +1,7 @@
 """How much each weight of a torch module matters: by its size, or by what the loss says of it.
 
 By **weight** (``l1``: ``|w|``, ``l2``: ``w^2``) nothing but the module is needed. By **gradient** it
-is the first-order Taylor term ``|w * dL/dw|``, summed over real batches: about how much the loss
+is the first-order Taylor term ``|w * dL/dw|``, summed over real rows: about how much the loss
 would change if the weight went (Molchanov et al., "Importance estimation for neural network
 pruning", CVPR 2019).
 """
@@ -18,8 +18,9 @@ from optimizers.task import Context
 from optimizers.tensors import Array
 from optimizers.training import cross_entropy
 
-#: Rows per backward pass: small, for ``|sum|`` over a large batch lets rows cancel each other out.
-_GRADIENT_BATCH = 16
+#: Rows per backward pass. In a larger batch rows with opposite gradients cancel each other before the
+#: absolute value is taken; of the digits network at 80% sparsity 16 left 0.63 accuracy, 1 left 0.79.
+_GRADIENT_BATCH = 1
 
 
 def prunable(module: Any, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def score(module: Any, weights: Mapping[str, Any], how: str, context: Context, r
 
 
 def gradients(module: Any, weights: Mapping[str, Any], context: Context, rows: int) -> dict[str, Array]:
-    """``|w * dL/dw|`` of each weight, summed over batches of the training data, in eval mode."""
+    """``|w * dL/dw|`` of each weight, summed over single rows of the training data, in eval mode."""
     import torch
 
     task = context.task
