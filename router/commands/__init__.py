@@ -1,0 +1,1 @@
+"""The client's commands. None of them needs the server's packages."""
