@@ -6,15 +6,18 @@ import csv
 import json
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 _TIME_COLUMNS = ("timestamp", "time", "arrival", "arrived_at", "arrival_time", "ts", "t", "datetime")
 #: A number this large is an epoch or a clock in milliseconds, not seconds, if its name does not say.
 _NOT_SECONDS = 1e11
+_FRACTION = re.compile(r"([^.]+)(\.[0-9]+)(Z|[+-][0-9:]+)?")
 
 
 class TraceError(ValueError):
@@ -39,7 +42,7 @@ def read(path: str | Path) -> list[Arrival]:
     file = Path(path)
     try:
         rows = list(_jsonl(file) if file.suffix in (".jsonl", ".ndjson") else _csv(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{file}: cannot be read: {error}") from None
     if not rows:
         raise TraceError(f"{file}: no arrivals in it")
@@ -59,7 +62,7 @@ def read_arrivals(path: str | Path) -> list[float]:
 
 
 def _csv(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with file.open(newline="", encoding="utf-8") as stream:
+    with file.open(newline="", encoding="utf-8-sig") as stream:
         yield from enumerate(csv.DictReader(stream), 2)
 
 
@@ -92,22 +95,27 @@ def _seconds(value: Any, file: Path, line: int) -> float:
             value = float(value)
         except ValueError:
             value = _iso(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):  # a whole number that no float holds
+            number = float(value)
+    if not math.isfinite(number):
         raise TraceError(f"{file}:{line}: not a time; write seconds or an ISO 8601 date")
-    return float(value)
+    return number
 
 
 def _iso(text: str) -> float | None:
+    """Seconds since 1970 of an ISO 8601 date; without an offset it is taken for UTC."""
     # The fraction may have more digits than the six that datetime keeps.
-    head, dot, fraction = text.strip().partition(".")
-    digits = fraction[: len(fraction) - len(fraction.lstrip("0123456789"))]
+    match = _FRACTION.fullmatch(text.strip())
+    head, fraction, offset = match.groups() if match else (text.strip(), None, "")
     try:
-        base = datetime.fromisoformat(
-            head + fraction[len(digits) :] + ("+00:00" if "+" not in fraction else "")
-        )
+        base = datetime.fromisoformat(head + (offset or ""))
     except ValueError:
         return None
-    return base.timestamp() + (float(f"0.{digits}") if dot and digits else 0.0)
+    if base.tzinfo is None:
+        base = base.replace(tzinfo=UTC)
+    return base.timestamp() + (float(fraction) if fraction else 0.0)
 
 
 def scaled(arrivals: Sequence[float], rate_per_s: float) -> list[float]:
