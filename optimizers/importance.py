@@ -19,7 +19,7 @@ from optimizers.tensors import Array
 from optimizers.training import cross_entropy
 
 #: Rows per backward pass. In a larger batch rows with opposite gradients cancel each other before the
-#: absolute value is taken; of the digits network at 80% sparsity 16 left 0.63 accuracy, 1 left 0.79.
+#: absolute value is taken: the larger the batch, the more accuracy was lost at equal sparsity.
 _GRADIENT_BATCH = 1
 
 

@@ -1,8 +1,11 @@
 """Rule lists: bounded, ordered, true to their teacher, and their text is what runs."""
 
+import doctest
+
 import numpy as np
 import pytest
 
+from optimizers import distill_rules
 from optimizers.distill import fidelity
 from optimizers.distill_rules import fit_rules, to_rules
 from optimizers.rules import Condition, Rule, RuleList
@@ -152,3 +155,9 @@ def test_impossible_bounds_are_refused() -> None:
         fit_rules([[1.0], [2.0]], [0, 1], max_rules=0)
     with pytest.raises(SurrogateError, match="column 7"):
         RuleList((Rule((Condition(7, True, 0.0),), (1.0,)),), (1.0,), name_features(2), ("a",))
+
+
+def test_examples_in_the_docstrings_are_true() -> None:
+    for module in (distill_rules,):
+        result = doctest.testmod(module)
+        assert result.attempted > 0 and result.failed == 0

@@ -1,10 +1,12 @@
 """Trees: they answer as their teacher does, are stored without code, and read well."""
 
+import doctest
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from optimizers import distill, surrogate
 from optimizers.distill import fidelity, fit_tree, resample, to_tree
 from optimizers.runtimes.trees import SurrogateRunner, read_tree, tree_bytes
 from optimizers.surrogate import Feature, SurrogateError, Tree, name_features, simplest_between, snap
@@ -162,3 +164,12 @@ def test_runner_flattens_and_gives_both_outputs() -> None:
         np.testing.assert_array_equal(alone["scores"][0], answer["scores"][row])
     with pytest.raises(SurrogateError, match="BYTES"):
         SurrogateRunner(tree, image, (TensorSpec("name", "BYTES", (-1,)),))
+
+
+def test_examples_in_the_docstrings_are_true() -> None:
+    for module in (
+        distill,
+        surrogate,
+    ):
+        result = doctest.testmod(module)
+        assert result.attempted > 0 and result.failed == 0

@@ -14,7 +14,7 @@ from optimizers.runner import DeviceMissing, load
 from optimizers.spec_shrink import DistillRules, DistillTree
 from optimizers.task import Task
 from optimizers.tensors import TensorSpec
-from tests.small_task import INPUTS, OUTPUTS, context, small_task
+from tests.support.small_task import INPUTS, OUTPUTS, context, small_task
 
 TREE, RULES = DistillTree(resampled=2000, max_leaves=40), DistillRules(resampled=500, max_rules=6)
 

@@ -10,7 +10,7 @@ from optimizers.predict import predictor
 from optimizers.recipe import RecipeError
 from optimizers.spec_shrink import DistillNetwork
 from optimizers.task import Task
-from tests.small_task import context, quality, small_task
+from tests.support.small_task import context, quality, small_task
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,18 @@
-"""Clustering: few shared values, a small file, and the runtime unpacks just what was packed."""
+"""Clustering of values: each weight gets its nearest, few values come back exactly, zeros stay zero."""
+
+import doctest
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import numpy_helper
 
-from optimizers.cluster import cluster
+from optimizers import code_book
 from optimizers.code_book import cluster_values, pack_pairs
-from optimizers.passes import PassError, convert
-from optimizers.prune_weights import weights
-from optimizers.spec_shrink import Cluster, Prune
-from optimizers.task import Model, Task
 from optimizers.tensors import Array
-from tests.small_task import context, quality, small_task
 
 VALUES = arrays(np.float32, st.integers(1, 200), elements=st.floats(-100, 100, width=32))
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return small_task()
 
 
 @given(VALUES, st.integers(2, 32))
@@ -72,41 +63,14 @@ def test_pairs_unpack_to_the_same_tensor() -> None:
         pack_pairs(values, indices[:1, :3])
 
 
-def stored_bytes(model: Model) -> int:
-    return sum(numpy_helper.to_array(i).nbytes for i in model.value.graph.initializer)
-
-
-@pytest.mark.parametrize(("clusters", "smaller"), [(32, 2.0), (16, 2.8)])
-def test_file_shrinks_and_the_runtime_unpacks_it(task: Task, clusters: int, smaller: float) -> None:
-    plain = convert(task.model, "onnx", task)
-    small = cluster(task.model, Cluster(clusters=clusters), context(task))
-    assert small.form == "onnx" and stored_bytes(plain) / stored_bytes(small) > smaller
-    assert quality(small, task) > quality(task.model, task) - 0.05
-    assert small.notes["parameters"] == sum(
-        numpy_helper.to_array(i).size for i in plain.value.graph.initializer
-    )
-    books = small.notes["structure"]["code_books"]
-    assert books and all(book["values"] <= clusters for book in books.values())
-
-
-def test_training_lets_few_values_do_more(task: Task) -> None:
-    at_once = cluster(task.model, Cluster(clusters=2), context(task))
-    trained = cluster(task.model, Cluster(clusters=2, epochs=4, learning_rate=5e-3), context(task))
-    assert quality(trained, task) > quality(at_once, task)
-    assert all(b["error"] == 0 for b in trained.notes["structure"]["code_books"].values()), "still shared"
-
-
-def test_pruned_then_clustered_is_still_pruned(task: Task) -> None:
-    pruned = weights(task.model, Prune(sparsity=0.5, scope="layer"), context(task))
-    small = cluster(pruned, Cluster(clusters=16), context(task))
-    assert small.notes["sparsity"] == pytest.approx(0.5, abs=0.01)
-
-
-def test_what_cannot_be_clustered_is_a_clear_error(task: Task) -> None:
-    with pytest.raises(PassError, match="lower least"):
-        cluster(task.model, Cluster(least=10**6), context(task))
-    onnx = convert(task.model, "onnx", task)
-    with pytest.raises(PassError, match="trained in torch"):
-        cluster(onnx, Cluster(epochs=1), context(task))
+def test_what_cannot_be_clustered_is_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
         cluster_values(np.array([1.0, np.inf]), 2)
+    with pytest.raises(ValueError, match="from 2 to 256 values"):
+        cluster_values(np.zeros(4), 300)
+
+
+def test_examples_in_the_docstrings_are_true() -> None:
+    for module in (code_book,):
+        result = doctest.testmod(module)
+        assert result.attempted > 0 and result.failed == 0
