@@ -101,7 +101,9 @@ class ChaosReplica(BatchWorker):
 
     @staticmethod
     def make_model(artifacts: str, threads: int) -> Model:
-        (Path(artifacts) / "replica.pid").write_text(str(os.getpid()))
+        fresh = Path(artifacts) / f"replica.pid.{os.getpid()}"
+        fresh.write_text(str(os.getpid()))
+        fresh.replace(Path(artifacts) / "replica.pid")  # whole at once: the run reads it at any moment
         return PoisonModel()
 
     @staticmethod

@@ -1,0 +1,120 @@
+"""The processes of the drain benchmark: its models, our worker, and a plain loop over the same rows.
+
+``python -m tests.benchmarks.drain_parts worker KIND URL`` drains until SIGTERM;
+with ``mlp`` for ``worker``, the MLP's artifact; ``loop KIND ROWS`` prints the seconds of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizers.profile import LatencyProfile, fit
+from optimizers.tensors import Tensors, rows_of
+from workers.batch import ArtifactModel
+from workers.drain import Drain, DrainSettings
+from workers.model_thread import Model
+from workers.redis_queue import RedisQueue
+
+WIDTH = 64
+MLP = Path("build/bench/mlp")
+BATCHES = (1, 4, 16, 64, 128, 256)
+
+
+class Free:
+    """A model that costs nothing."""
+
+    def load(self, variant: str) -> LatencyProfile:
+        return fit({1: [0.01], 256: [0.05]})
+
+    def check(self, variant: str, batch: Tensors) -> int:
+        return rows_of(batch)
+
+    def run(self, variant: str, batch: Tensors) -> Tensors:
+        return {"y": batch["x"][:, :10]}
+
+    def probe(self, variant: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class OneMsRow(Free):
+    """Dense layers of about 1 ms a row on one thread, whatever the batch."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self._inner = rng.standard_normal((WIDTH, 1024), np.float32) / 8
+        self._layers = [rng.standard_normal((1024, 1024), np.float32) / 32 for _ in range(12)]
+        row = np.zeros((64, WIDTH), np.float32)
+        self._repeat = 1
+        per_row_ms = min(_timed(self.run, row) for _ in range(3)) / 64
+        self._repeat = max(1, round(1.0 / per_row_ms))
+
+    def run(self, variant_or_batch: object, batch: Tensors | None = None) -> Tensors:
+        x = batch["x"] if batch is not None else np.asarray(variant_or_batch)
+        h: NDArray[np.float32] = np.maximum(x @ self._inner, 0)
+        for _ in range(self._repeat):
+            for layer in self._layers:
+                h = np.maximum(h @ layer, 0)
+        return {"y": h[:, :10]}
+
+    def load(self, variant: str) -> LatencyProfile:
+        return fit(
+            {n: [_timed(self.run, np.zeros((n, WIDTH), np.float32)) for _ in range(3)] for n in BATCHES}
+        )
+
+
+def _timed(run: object, x: NDArray[np.float32]) -> float:
+    started = time.perf_counter()
+    run(x)  # type: ignore[operator]
+    return (time.perf_counter() - started) * 1e3
+
+
+def loop(model: OneMsRow, rows: int) -> float:
+    """Seconds for ``rows`` rows at the batch size that is best per row."""
+    profile = model.load("v")
+    best = min(BATCHES, key=lambda n: profile.predict_ms(n) / n)
+    x = np.random.default_rng(1).standard_normal((rows, WIDTH), np.float32)
+    started = time.perf_counter()
+    for at in range(0, rows, best):
+        model.run("v", {"x": x[at : at + best]})
+    return time.perf_counter() - started
+
+
+async def worker(model: Model, url: str, variant: str = "v") -> None:
+    sys.setswitchinterval(0.001)  # as workers/batch.py does
+    queue = RedisQueue.open(url, "bench")
+    drain = Drain(queue, model, variant, f"pid:{os.getpid()}", DrainSettings(max_rows=256))
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    running = asyncio.create_task(drain.run())
+    await stop.wait()
+    await drain.stop()
+    await running
+    await queue.close()
+
+
+def main(args: Sequence[str]) -> None:
+    if args[0] == "mlp":
+        asyncio.run(worker(ArtifactModel(str(MLP), 1), args[2], "float32"))
+        return
+    model = OneMsRow() if args[1] == "one_ms" else Free()
+    if args[0] == "loop":
+        assert isinstance(model, OneMsRow)
+        print(loop(model, int(args[2])))
+    else:
+        asyncio.run(worker(model, args[2]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
