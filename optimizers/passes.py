@@ -58,6 +58,7 @@ PASSES: dict[str, tuple[tuple[str, ...], str]] = {
     "quantize_aware": (("torch",), "optimizers.quantize_aware:train"),
     "cast": (("torch", "onnx", "openvino"), "optimizers.cast:cast"),
     "import_onnx": (("torch", "onnx", "sklearn", "openvino"), "optimizers.foreign:import_onnx"),
+    "group_by_length": (("torch", "onnx", "openvino"), "optimizers.grouping:group_by_length"),
     "fine_tune": (("torch",), "optimizers.training:fine_tune_pass"),
     "prune": (("torch",), "optimizers.prune_weights:weights"),
     "prune_channels": (("torch",), "optimizers.prune_channels:channels"),

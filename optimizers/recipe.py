@@ -150,6 +150,21 @@ class FineTune(PassSpec):
         within(self, "batch", 1, 65_536)
 
 
+@dataclass(frozen=True)
+class GroupByLength(PassSpec):
+    """Rows of a text batch run in groups of similar length, so that less padding is computed.
+
+    The network stays as it is. A batch is cut where the padding saved is worth another call, which
+    costs about as much as ``call_tokens`` tokens.
+    """
+
+    kind: ClassVar[str] = "group_by_length"
+    call_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        within(self, "call_tokens", 1, 1_000_000)
+
+
 #: Name in a recipe file -> spec. Every technique has its line here.
 SPECS: dict[str, type[PassSpec]] = {
     spec.kind: spec
@@ -160,6 +175,7 @@ SPECS: dict[str, type[PassSpec]] = {
         QuantizeAware,
         Cast,
         FineTune,
+        GroupByLength,
         ImportOnnx,
         DistillTree,
         DistillRules,

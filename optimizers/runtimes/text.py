@@ -1,11 +1,14 @@
 """Strings in: an artifact may carry its tokenizer, and this turns text into what the network takes.
 
 The manifest's ``preprocess`` section: ``kind`` (``tokenizer``), ``file`` (a Hugging Face
-``tokenizer.json``: data, no code), ``input`` (name of the BYTES [-1] input), ``max_tokens``.
+``tokenizer.json``: data, no code), ``input`` (name of the BYTES [-1] input), ``max_tokens``. With
+``group_call_tokens`` in its ``settings``, a batch runs in groups of similar length
+(:mod:`optimizers.grouping`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from optimizers.artifact import Artifact, ArtifactMalformed
+from optimizers.grouping import by_length
 from optimizers.runner import Runner
-from optimizers.tensors import Array, Tensors, TensorSpec
+from optimizers.tensors import Array, Tensors, TensorSpec, concat
 
 
 class TextEncoder:
@@ -31,8 +35,15 @@ class TextEncoder:
         self._tokenizer.enable_truncation(max_tokens)
 
     def apply(self, batch: Tensors) -> Tensors:
+        return self.pad(self.encode(batch))
+
+    def encode(self, batch: Tensors) -> list[list[int]]:
+        """Token ids of each row, not yet padded."""
         encode = self._tokenizer.encode
-        rows = [encode(_text(item)).ids for item in batch[self.name].ravel()]
+        return [encode(_text(item)).ids for item in batch[self.name].ravel()]
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> Tensors:
+        """Rows of token ids as network inputs, padded to the longest."""
         width = max(len(ids) for ids in rows)
         ids: Array = np.zeros((len(rows), width), dtype=np.int64)
         mask: Array = np.zeros((len(rows), width), dtype=np.int64)
@@ -48,17 +59,34 @@ def _text(item: Any) -> str:
 
 
 class TextRunner:
-    """A network behind its tokenizer."""
+    """A network behind its tokenizer. ``call_tokens`` above 0 runs a batch in groups (see the module)."""
 
-    def __init__(self, encoder: TextEncoder, network: Any, inputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        network: Any,
+        inputs: tuple[TensorSpec, ...],
+        call_tokens: int = 0,
+    ) -> None:
         self.inputs = inputs
         self.outputs: tuple[TensorSpec, ...] = network.outputs
-        self._encoder, self._network = encoder, network
+        self._encoder, self._network, self._call_tokens = encoder, network, call_tokens
         self._taken: frozenset[str] = network.network_inputs
 
     def run(self, batch: Tensors) -> Tensors:
-        encoded = self._encoder.apply(batch)
-        answer: Tensors = self._network.run({k: v for k, v in encoded.items() if k in self._taken})
+        rows = self._encoder.encode(batch)
+        if not self._call_tokens or len(rows) == 1:
+            return self._answer(rows)
+        groups = by_length([len(ids) for ids in rows], self._call_tokens)
+        if len(groups) == 1:
+            return self._answer(rows)
+        answers = concat([self._answer([rows[i] for i in group]) for group in groups])
+        back = np.argsort(np.concatenate(groups))
+        return {name: value[back] for name, value in answers.items()}
+
+    def _answer(self, rows: Sequence[Sequence[int]]) -> Tensors:
+        padded = self._encoder.pad(rows)
+        answer: Tensors = self._network.run({k: v for k, v in padded.items() if k in self._taken})
         return answer
 
     def close(self) -> None:
@@ -75,4 +103,5 @@ def open_runner(artifact: Artifact, network: Runner) -> TextRunner:
         encoder = TextEncoder(path, str(settings["input"]), int(settings["max_tokens"]))
     except Exception as error:  # the tokenizers library raises bare Exception for a bad file
         raise ArtifactMalformed(f"{path}: not a tokenizer file: {error}") from error
-    return TextRunner(encoder, network, artifact.manifest.inputs)
+    call_tokens = int(artifact.manifest.settings.get("group_call_tokens", 0))
+    return TextRunner(encoder, network, artifact.manifest.inputs, call_tokens)
