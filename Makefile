@@ -37,5 +37,8 @@ bench: $(STAMP)  ## make bench NAME=overhead
 example: $(STAMP)  ## make example NAME=digits
 	@$(BIN)/python -m optimizers.examples.$(NAME) $(ARGS)
 
+chaos: $(STAMP)  ## kill, stop and poison workers and the server for three minutes: make chaos ARGS='--seed 7'
+	@$(BIN)/python -m tests.chaos.run --seconds 180 $(ARGS)
+
 clean:
 	rm -rf build artifacts $(VENV)
