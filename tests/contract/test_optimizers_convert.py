@@ -20,7 +20,7 @@ from optimizers.predict import predictor
 from optimizers.program import ProgramError, build, trace
 from optimizers.quantize_aware import train as quantize_aware
 from optimizers.recipe import Cast, ImportOnnx, QuantizeAware
-from tests.small_task import Branches, context, quality, small_task
+from tests.support.small_task import Branches, context, quality, small_task
 
 
 def test_the_onnx_graph_takes_any_batch_and_answers_as_torch_does() -> None:

@@ -17,7 +17,7 @@ from optimizers.examples import digits, minilm
 from optimizers.examples.common import recipe_path
 from optimizers.recipe import Latency, QuantizeDynamic, Recipe, RecipeError, Variant
 from optimizers.task import Dataset, Task
-from tests.small_task import small_task
+from tests.support.small_task import small_task
 
 
 @pytest.fixture(scope="module")

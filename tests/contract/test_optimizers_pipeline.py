@@ -22,7 +22,7 @@ from optimizers.recipe import (
     Search,
     Variant,
 )
-from tests.small_task import small_task
+from tests.support.small_task import small_task
 
 INT8 = Variant("int8", (FineTune(epochs=1), QuantizeStatic(rows=64)))
 RECIPE = Recipe(

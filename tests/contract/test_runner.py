@@ -33,7 +33,7 @@ from optimizers.recipe import (
 )
 from optimizers.runner import Runner, RuntimeMissing, RuntimeUnknown
 from optimizers.tensors import check, concat, pack, unpack
-from tests.small_task import small_task
+from tests.support.small_task import small_task
 
 VARIANTS = (
     Variant("onnx"),
