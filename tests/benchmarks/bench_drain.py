@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -76,19 +77,21 @@ async def warmed(queue: RedisQueue) -> None:
     await until_done(queue, 1)
 
 
-def bare_loop(rows: int) -> float:
-    """Seconds of the plain loop, in a process of its own."""
-    command, environment = ours("loop", "one_ms", str(rows)), {**os.environ, **ONE_THREAD}
-    return float(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+def answer(*args: str) -> float:
+    """The number that a part prints, in a process of its own."""
+    environment = {**os.environ, **ONE_THREAD}
+    return float(subprocess.run(ours(*args), env=environment, stdout=subprocess.PIPE, check=True).stdout)
 
 
 async def drain_one_ms(folder: Path, rows: int) -> Figure:
-    loop_s = await asyncio.to_thread(bare_loop, rows)
+    # Calibrated once, so that loop and worker run the very same model.
+    depth = str(round(await asyncio.to_thread(answer, "calibrate")))
+    loop_s = await asyncio.to_thread(answer, "loop", depth, str(rows))
     with EmbeddedServer.start(folder / "one_ms") as server:
         queue = RedisQueue.open(server.url, "bench", SETTINGS)
         await queue.submit(jobs(rows, 1, "j"))
         started = time.perf_counter()
-        with process(*ours("worker", "one_ms", server.url)):
+        with process(*ours("worker", depth, server.url)):
             # Its start (loading, measuring its profile) is not draining: from its first result on.
             await until_done(queue, 1)
             first, started = (await queue.stats()).totals["done"], time.perf_counter()
@@ -104,7 +107,7 @@ async def drain_free(folder: Path, rows: int, rows_per_job: int) -> tuple[float,
     with EmbeddedServer.start(folder / f"free{rows_per_job}") as server:
         queue = RedisQueue.open(server.url, "bench", SETTINGS)
         work = jobs(rows // rows_per_job, rows_per_job, "j")
-        with process(*ours("worker", "free", server.url)):
+        with process(*ours("worker", "0", server.url)):
             await warmed(queue)
             started = time.perf_counter()
             await queue.submit(work)
@@ -124,7 +127,7 @@ async def mlp_ours(folder: Path, rows: int) -> float:
     """Rows per second of the MLP, one job per row, until every result has been read."""
     with EmbeddedServer.start(folder / "mlp") as server:
         queue = RedisQueue.open(server.url, "bench", SETTINGS)
-        with process(*ours("mlp", "free", server.url)):
+        with process(*ours("mlp", "0", server.url)):
             await warmed(queue)
             work = jobs(rows, 1, "j")
             started = time.perf_counter()
@@ -154,8 +157,8 @@ def mlp_celery(folder: Path, rows: int) -> float:
                 result.get(timeout=120)
             rate = rows / (time.perf_counter() - started)
             # While the server is there: a result that goes away says so to it.
-            pending.clear()
-            del result
+            del pending, result
+            gc.collect()
         app.close()
     return rate
 
@@ -254,28 +257,29 @@ def idle(folder: Path, seconds: float) -> tuple[float, float, dict[str, float]]:
     return used["worker"] - used["empty"], used["server"], used
 
 
-async def measure(folder: Path, smoke: bool) -> list[Figure]:
+def measure(folder: Path, smoke: bool) -> list[Figure]:
     from tests.benchmarks import mlp
 
-    figures = [await drain_one_ms(folder, 1000 if smoke else 20_000)]
+    figures = [asyncio.run(drain_one_ms(folder, 1000 if smoke else 20_000))]
     for rows_per_job in (1, 64):
-        rate, detail = await drain_free(folder, 2000 if smoke else 50_000, rows_per_job)
+        rate, detail = asyncio.run(drain_free(folder, 2000 if smoke else 50_000, rows_per_job))
         name = f"drain of a model that costs nothing, {rows_per_job} rows a job"
         figures.append(at_least(name, rate, "rows/s", 10_000, detail))
     mlp.build(Path("build/bench/mlp"))
-    mine = await mlp_ours(folder, 500 if smoke else 20_000)
+    mine = asyncio.run(mlp_ours(folder, 500 if smoke else 20_000))
     for name, peer in (("Celery", mlp_celery), ("RQ", mlp_rq)):
-        rate = await asyncio.to_thread(peer, folder, 100 if smoke else 3000)
+        rate = peer(folder, 100 if smoke else 3000)
         detail = {"ours_rows_per_s": mine, "theirs_rows_per_s": rate}
         figures.append(at_least(f"the MLP, one task a row, over {name}", mine / rate, "times", 10, detail))
     sizes = (1000, 20_000) if smoke else (1000, 1_000_000)
-    found, per_job = await waiting(folder, sizes, 100 if smoke else 2000)
+    found, per_job = asyncio.run(waiting(folder, sizes, 100 if smoke else 2000))
+    by_size = {str(size): latencies for size, latencies in found.items()}
     for verb in ("submit", "claim"):
         ratio = found[sizes[1]][f"{verb}_p99_ms"] / found[sizes[0]][f"{verb}_p99_ms"]
         name = f"{verb} p99 with {sizes[1]:,} waiting over {sizes[0]:,}"
-        figures.append(at_most(name, ratio, "times", 3, found))
+        figures.append(at_most(name, ratio, "times", 3, by_size))
     figures.append(at_most("memory per waiting job beyond its payload", per_job, "bytes", 500))
-    worker, server, used = await asyncio.to_thread(idle, folder, 5 if smoke else 60)
+    worker, server, used = idle(folder, 5 if smoke else 60)
     figures.append(at_most("CPU of an idle worker beyond an empty replica", worker, "% of a core", 1, used))
     figures.append(at_most("CPU of the idle server", server, "% of a core", 1))
     return figures
@@ -286,7 +290,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     smoke: bool = parser.parse_args().smoke
     with tempfile.TemporaryDirectory(prefix="drain-") as name:
-        figures = asyncio.run(measure(Path(name), smoke))
+        figures = measure(Path(name), smoke)
     write("drain-smoke" if smoke else "drain", figures)
 
 

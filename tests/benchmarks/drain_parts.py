@@ -1,7 +1,8 @@
 """The processes of the drain benchmark: its models, our worker, and a plain loop over the same rows.
 
-``python -m tests.benchmarks.drain_parts worker KIND URL`` drains until SIGTERM;
-with ``mlp`` for ``worker``, the MLP's artifact; ``loop KIND ROWS`` prints the seconds of the loop.
+``python -m tests.benchmarks.drain_parts``, then one of: ``calibrate`` prints how many layers take 1 ms a
+row; ``loop DEPTH ROWS`` prints the seconds of the plain loop; ``worker DEPTH URL`` drains until SIGTERM,
+at depth 0 with the model that costs nothing; ``mlp 0 URL`` does so with the MLP's artifact.
 """
 
 from __future__ import annotations
@@ -51,33 +52,32 @@ class Free:
 class OneMsRow(Free):
     """Dense layers of about 1 ms a row on one thread, whatever the batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int) -> None:
         rng = np.random.default_rng(0)
         self._inner = rng.standard_normal((WIDTH, 1024), np.float32) / 8
-        self._layers = [rng.standard_normal((1024, 1024), np.float32) / 32 for _ in range(12)]
-        row = np.zeros((64, WIDTH), np.float32)
-        self._repeat = 1
-        per_row_ms = min(_timed(self.run, row) for _ in range(3)) / 64
-        self._repeat = max(1, round(1.0 / per_row_ms))
+        self._layers = [rng.standard_normal((1024, 1024), np.float32) / 32 for _ in range(8)]
+        self._depth = depth
 
-    def run(self, variant_or_batch: object, batch: Tensors | None = None) -> Tensors:
-        x = batch["x"] if batch is not None else np.asarray(variant_or_batch)
-        h: NDArray[np.float32] = np.maximum(x @ self._inner, 0)
-        for _ in range(self._repeat):
-            for layer in self._layers:
-                h = np.maximum(h @ layer, 0)
+    def run(self, variant: str, batch: Tensors) -> Tensors:
+        h: NDArray[np.float32] = np.maximum(batch["x"] @ self._inner, 0)
+        for at in range(self._depth):
+            h = np.maximum(h @ self._layers[at % len(self._layers)], 0)
         return {"y": h[:, :10]}
 
     def load(self, variant: str) -> LatencyProfile:
-        return fit(
-            {n: [_timed(self.run, np.zeros((n, WIDTH), np.float32)) for _ in range(3)] for n in BATCHES}
-        )
+        return fit({n: [self.time_ms(n) for _ in range(3)] for n in BATCHES})
+
+    def time_ms(self, rows: int) -> float:
+        x = np.ones((rows, WIDTH), np.float32)
+        started = time.perf_counter()
+        self.run("v", {"x": x})
+        return (time.perf_counter() - started) * 1e3
 
 
-def _timed(run: object, x: NDArray[np.float32]) -> float:
-    started = time.perf_counter()
-    run(x)  # type: ignore[operator]
-    return (time.perf_counter() - started) * 1e3
+def calibrated() -> int:
+    """How many layers take about 1 ms a row."""
+    model = OneMsRow(16)
+    return max(1, round(16 * 64 / min(model.time_ms(64) for _ in range(5))))
 
 
 def loop(model: OneMsRow, rows: int) -> float:
@@ -108,12 +108,13 @@ def main(args: Sequence[str]) -> None:
     if args[0] == "mlp":
         asyncio.run(worker(ArtifactModel(str(MLP), 1), args[2], "float32"))
         return
-    model = OneMsRow() if args[1] == "one_ms" else Free()
-    if args[0] == "loop":
-        assert isinstance(model, OneMsRow)
-        print(loop(model, int(args[2])))
+    if args[0] == "calibrate":
+        print(calibrated())
+    elif args[0] == "loop":
+        print(loop(OneMsRow(int(args[1])), int(args[2])))
     else:
-        asyncio.run(worker(model, args[2]))
+        depth = int(args[1])
+        asyncio.run(worker(OneMsRow(depth) if depth else Free(), args[2]))
 
 
 if __name__ == "__main__":
