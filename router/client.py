@@ -195,6 +195,10 @@ class Client(Face):
         """A model's variants, inputs and outputs. Raises ModelNotFound."""
         return self._drive(self._core.model(name))
 
+    def stats(self, name: str) -> dict[str, Any]:
+        """What waits and runs for a model now, as the server counts it. Raises ModelNotFound."""
+        return self._drive(self._core.stats(name))
+
     def ready(self) -> bool:
         """Whether the server can be reached and takes requests. Never raises for one that cannot."""
         return self._drive(self._core.ready())

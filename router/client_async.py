@@ -188,6 +188,10 @@ class AsyncClient(Face):
         """A model's variants, inputs and outputs. Raises ModelNotFound."""
         return await self._drive(self._core.model(name))
 
+    async def stats(self, name: str) -> dict[str, Any]:
+        """What waits and runs for a model now, as the server counts it. Raises ModelNotFound."""
+        return await self._drive(self._core.stats(name))
+
     async def ready(self) -> bool:
         """Whether the server can be reached and takes requests. Never raises for one that cannot."""
         return await self._drive(self._core.ready())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from router import client_codec as codec
@@ -209,6 +210,11 @@ class ClientCore:
         info = ModelInfo.from_json(read_json(reply))
         self._models[name] = info
         return info
+
+    def stats(self, name: str) -> Flow[dict[str, Any]]:
+        """What waits and runs for the model now. Raises ModelNotFound."""
+        reply = yield from self._get_json(f"{_model_path(name)}/stats", self.limit(None))
+        return read_json(reply)
 
     def ready(self) -> Flow[bool]:
         """Whether the server takes requests now: one try, no error."""

@@ -1,4 +1,4 @@
-"""The few things that bulk work does to files, in one place, so that tests can stop the world at any of them."""
+"""The few things that bulk work does to files, in one place, so that tests can stop the world at any."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 class AppendFile:
-    """A file that only grows. What was appended survives the death of this process; `sync`, of the machine."""
+    """A file that grows. What was appended outlives this process, what was synced the machine's fall too."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +38,8 @@ class AppendFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        return True
+        # One that another process has just finished with and removed is nobody's any more.
+        return os.path.exists(self.path) and os.path.samestat(os.stat(self.path), os.fstat(self._fd))
 
     def read(self, start: int, stop: int) -> Iterator[bytes]:
         """The bytes from ``start`` to ``stop`` in blocks; fewer where the file is shorter."""

@@ -1,8 +1,8 @@
 """What can go wrong with a bulk file, apart from what the server says.
 
-    BulkError
-    ├── InputError     FILE, or how it stands to the model: nothing was sent because of it
-    └── LedgerError    RESULTS and its ledger do not belong to this FILE and these options
+BulkError
+├── InputError     FILE, or how it stands to the model: nothing was sent because of it
+└── LedgerError    RESULTS and its ledger do not belong to this FILE and these options
 """
 
 from __future__ import annotations
