@@ -29,6 +29,8 @@ class RunOnline:
     predicted_ms: float
     route: str
     reason: str
+    #: Whether it may still be dropped, unrun, once its deadline is hopeless.
+    droppable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,16 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         predicted = best_ms if variant == best else estimate.online_ms(load, variant, ask.rows)
         if predicted <= ask.budget_ms:
             reason = "the most accurate variant" if variant == best else "degraded to meet the deadline"
-            return RunOnline(variant, now_ms + ask.budget_ms, predicted, route.name, reason)
+            return RunOnline(
+                variant, now_ms + ask.budget_ms, predicted, route.name, reason, "reject" in route.on_miss
+            )
         if predicted < fastest_ms:
             fastest, fastest_ms = variant, predicted
         if "degrade" not in route.on_miss:
             break
     if "reject" not in route.on_miss:
         reason = "predicted late, and the route does not refuse"
-        return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason)
+        return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, droppable=False)
     over_ms = fastest_ms - ask.budget_ms
     reason = f"predicted {fastest_ms:.3g} ms on {fastest!r}, the budget is {ask.budget_ms:.3g} ms"
     # With nothing ahead, waiting does not help: the budget itself is too small, and no time is promised.

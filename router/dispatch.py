@@ -147,8 +147,8 @@ class OnlineDispatcher:
 
     def _put(self, variant: str, inputs: Tensors, rows: int, deadline_ms: float, droppable: bool) -> _Waiting:
         item = _Waiting(inputs, rows, deadline_ms, self._clock(), droppable)
-        self._lanes.add(variant, item)
-        self._pump()
+        if self._lanes.add(variant, item):
+            self._pump()
         return item
 
     def _pump(self) -> None:

@@ -146,7 +146,10 @@ def _budget(value: Any, what: str, per_ms: float) -> float:
 
 def hold_s(headers: Mapping[bytes, bytes], default_s: float) -> float:
     """How long to hold a queued request's connection open: ``Prefer`` (RFC 7240), else the default."""
-    prefer = _text(headers.get(b"prefer", b"")).lower()
+    raw = headers.get(b"prefer")
+    if raw is None:
+        return default_s
+    prefer = _text(raw).lower()
     wait = _WAIT.search(prefer)
     if wait:
         return min(float(wait[1]), MAX_WAIT_S)

@@ -65,6 +65,9 @@ def _http_error(error: Exception) -> HttpError:
     return HttpError(500, detail)
 
 
+_HEADER_LENGTH = HEADER_LENGTH.encode()
+
+
 class Ingress:
     """The ASGI application of one router replica."""
 
@@ -143,7 +146,7 @@ class Ingress:
         policy = self._service.policy
         body = await http.read_body(receive, headers, policy.limits.body)
         request = protocol.decode(body, http.header_length(headers))
-        unknown = set(request.outputs or ()) - {spec.name for spec in model.outputs}
+        unknown = request.outputs and set(request.outputs) - {spec.name for spec in model.outputs}
         if unknown:
             known = ", ".join(spec.name for spec in model.outputs)
             raise ProtocolError(f"unknown output {min(unknown)!r}; the model gives {known}")
@@ -259,5 +262,5 @@ def _answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferReque
     )
     if header_length is None:
         return 200, [(b"content-type", http.JSON), *headers], body
-    headers.append((HEADER_LENGTH.encode(), b"%d" % header_length))
+    headers.append((_HEADER_LENGTH, b"%d" % header_length))
     return 200, [(b"content-type", b"application/octet-stream"), *headers], body

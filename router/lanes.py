@@ -179,8 +179,10 @@ class _Flights:
 
     def remaining_ms(self, now_ms: float) -> float:
         """The work that is away, added up; what is overdue counts as about to end."""
+        if not self._ends:
+            return 0.0
         overdue = bisect_left(self._ends, now_ms)
-        rest = self._sum - sum(self._ends[:overdue])
+        rest = self._sum - sum(self._ends[:overdue]) if overdue else self._sum
         return rest - (len(self._ends) - overdue) * now_ms
 
     def free_at_ms(self, replicas: int) -> float:
@@ -198,6 +200,7 @@ class Lanes(Generic[T]):
         self._lanes: dict[str, _Lane[T]] = {n: _Lane(v, max_batch) for n, v in variants.items()}
         self._replicas, self._max_batch, self._max_waiting = replicas, max_batch, max_waiting
         self._variants = dict(variants)
+        self._slots = replicas * BATCHES_IN_FLIGHT
         self._flights = _Flights()
         self._hop = _Hop()
         self._ran_late = False
@@ -205,7 +208,10 @@ class Lanes(Generic[T]):
     @property
     def waiting(self) -> int:
         """How many items wait; at most ``max_waiting``, if `room_for` is heeded."""
-        return sum(len(lane.waiting) + len(lane.late) for lane in self._lanes.values())
+        count = 0
+        for lane in self._lanes.values():
+            count += len(lane.waiting) + len(lane.late)
+        return count
 
     @property
     def in_flight(self) -> int:
@@ -216,17 +222,31 @@ class Lanes(Generic[T]):
 
     def load(self, now_ms: float) -> OnlineLoad:
         """The online side as `decide` weighs it; its cost does not grow with what waits."""
+        waiting_ms = 0.0
+        for lane in self._lanes.values():
+            if lane.rows:
+                waiting_ms += lane.table.predict_ms(lane.rows)
         return OnlineLoad(
-            variants=self._variants,
-            replicas=self._replicas,
-            busy_ms=self._flights.remaining_ms(now_ms) / self._replicas,
-            waiting_ms=sum(x.table.predict_ms(x.rows) for x in self._lanes.values() if x.rows),
-            overhead_ms=self._hop.bound_ms,
-            full=not self.room_for(1),
+            self._variants,
+            self._replicas,
+            self._flights.remaining_ms(now_ms) / self._replicas,
+            waiting_ms,
+            self._hop.bound_ms,
+            self.waiting >= self._max_waiting,
         )
 
-    def add(self, variant: str, item: T) -> None:
-        self._lanes[variant].add(item)
+    def add(self, variant: str, item: T) -> bool:
+        """Let it wait; True where `step` may have something to do about it now.
+
+        It has not where every slot is taken, nor where others wait already, more urgent ones, for a
+        moment that `step` has named, and the batch has room for more.
+        """
+        lane = self._lanes[variant]
+        waited = bool(lane.waiting)
+        lane.add(item)
+        if len(self._flights) >= self._slots:
+            return False
+        return not waited or lane.rows >= self._max_batch or lane.waiting[0] is item
 
     def forget(self, variant: str, item: T) -> None:
         """Its caller has left: it takes no room and no part in a batch any more."""
@@ -235,7 +255,7 @@ class Lanes(Generic[T]):
     def step(self, now_ms: float) -> Step[T]:
         """The next thing to do at ``now_ms``; to be asked again until it starts nothing."""
         hopeless: list[T] = []
-        while len(self._flights) < self._replicas * BATCHES_IN_FLIGHT:
+        while len(self._flights) < self._slots:
             live = [lane for lane in self._lanes.values() if lane.waiting]
             lane = min(live, key=lambda x: x.waiting[0].deadline_ms) if live else None
             plan = self._plan(lane, now_ms, hopeless) if lane else Idle(0)
@@ -273,7 +293,10 @@ class Lanes(Generic[T]):
     def _start(self, lane: _Lane[T], items: list[T], now_ms: float) -> Start[T]:
         rows = sum(item.rows for item in items)
         begins_ms = max(now_ms + self._hop.mean_ms / 2.0, self._flights.free_at_ms(self._replicas))
-        flight = self._flights.add(now_ms, begins_ms + lane.variant.profile.predict_ms(rows))
+        # A call keeps both processes busy for about the hop, however short the model: sending more often
+        # than that makes many small batches out of one and answers nobody sooner.
+        busy_ms = max(lane.variant.profile.predict_ms(rows), self._hop.mean_ms)
+        flight = self._flights.add(now_ms, begins_ms + busy_ms)
         return Start(flight, lane.variant.name, items, rows, lane.table.bound_ms(rows))
 
     def landed(self, start: Start[T], now_ms: float, run_ms: float, wait_ms: float) -> None:

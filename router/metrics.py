@@ -30,6 +30,8 @@ class Recorder:
         self.deadlines: dict[tuple[str, str, bool], int] = defaultdict(int)
         self.latencies: dict[tuple[str, str, str], list[float]] = defaultdict(list)
         self.batches: dict[tuple[str, str], list[int]] = defaultdict(list)
+        #: Batches and rows since the start, by model and variant.
+        self.batch_totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self.queues: dict[str, QueueStats] = {}
 
     def request(self, model: str, route: str, path: str, variant: str, outcome: str) -> None:
@@ -44,6 +46,8 @@ class Recorder:
 
     def batch(self, model: str, variant: str, rows: int) -> None:
         self.batches[model, variant].append(rows)
+        self.batch_totals[model, variant][0] += 1
+        self.batch_totals[model, variant][1] += rows
 
     def queue(self, model: str, stats: QueueStats) -> None:
         self.queues[model] = stats

@@ -166,6 +166,11 @@ class Service:
                 "busy_ms": load.busy_ms,
                 "waiting_ms": load.waiting_ms,
                 "overhead_ms": load.overhead_ms,
+                "batches": {
+                    v: {"count": count, "rows": rows}
+                    for (model, v), (count, rows) in self.recorder.batch_totals.items()
+                    if model == name
+                },
                 "predicted_ms": {v: estimate.online_ms(load, v, 1) for v in load.variants},
             }
         if served.stats:
@@ -204,11 +209,10 @@ class Service:
         self, served: ServedModel, call: Call, decision: RunOnline, started: float
     ) -> Answer:
         assert served.online is not None
-        route = self.policy.route(call.model, call.budget_ms)
         outcome = "failed"
         try:
             answer = await served.online.run(
-                decision.variant, call.inputs, decision.deadline_ms, droppable="reject" in route.on_miss
+                decision.variant, call.inputs, decision.deadline_ms, droppable=decision.droppable
             )
             outcome = "done"
         except DeadlineHopeless as error:
