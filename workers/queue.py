@@ -188,6 +188,10 @@ class QueueSettings:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"queue settings: {name} is {getattr(self, name)}, must be 1 or more")
+        for name in ("tenant_jobs", "tenant_bytes"):
+            bound = getattr(self, name)
+            if bound is not None and bound < 1:
+                raise ValueError(f"queue settings: {name} is {bound}, must be 1 or more, or absent")
         if not 1 <= self.suspect_after <= self.max_lost_leases:
             raise ValueError(
                 f"queue settings: suspect_after {self.suspect_after} must lie between 1 "

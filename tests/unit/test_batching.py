@@ -1,0 +1,145 @@
+"""Which batch runs now: deadlines kept, hopeless heads dropped, no waiting on an idle device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizers.profile import LatencyProfile, ProfilePoint
+from workers.batching import BoundTable, Idle, Run, Wait, next_batch
+
+
+@dataclass(frozen=True)
+class Item:
+    deadline_ms: float
+    rows: int = 1
+
+
+#: l(n) = 9 + n ms, up to 16 rows; the bound is twice that.
+PROFILE = LatencyProfile((ProfilePoint(1, 10.0, 20.0), ProfilePoint(16, 25.0, 50.0)))
+TABLE = BoundTable.of(PROFILE)
+
+
+def items(*deadlines: float) -> list[Item]:
+    return [Item(d) for d in deadlines]
+
+
+def test_everything_that_fits_runs_as_one_batch() -> None:
+    assert next_batch(items(*[1000.0] * 5), TABLE, 0) == Run(5, 5, 0, TABLE.bound_ms(5))
+
+
+def test_the_largest_batch_is_the_limit() -> None:
+    assert next_batch(items(*[1000.0] * 99), TABLE, 0) == Run(16, 16, 0, 50.0)
+
+
+def test_the_earliest_deadline_limits_the_batch() -> None:
+    # 28 ms hold 5 rows by the bound (18 + 2 n); the others have all the time in the world.
+    decision = next_batch(items(28.0, *[9e9] * 20), TABLE, 0)
+    assert isinstance(decision, Run)
+    assert decision.count == 5
+    assert decision.bound_ms == pytest.approx(28.0)
+
+
+def test_a_head_that_only_the_median_can_meet_runs_alone() -> None:
+    assert next_batch(items(15.0, 9e9), TABLE, 0) == Run(1, 1, 0, 20.0)
+
+
+def test_hopeless_heads_are_dropped_and_do_not_shrink_the_batch() -> None:
+    decision = next_batch(items(1.0, 9.9, *[1000.0] * 20), TABLE, 0)
+    assert isinstance(decision, Run)
+    assert (decision.dropped, decision.count) == (2, 16)
+
+
+def test_only_hopeless_ones_leave_nothing_to_run() -> None:
+    assert next_batch(items(1.0, 2.0), TABLE, 0) == Idle(2)
+    assert next_batch([], TABLE, 0) == Idle(0)
+
+
+def test_an_idle_device_never_waits() -> None:
+    assert next_batch(items(1e6), TABLE, 0) == Run(1, 1, 0, 20.0)
+    assert next_batch(items(1e6), TABLE, 100, busy_until_ms=100) == Run(1, 1, 0, 20.0)
+    assert next_batch(items(1e6), TABLE, 100, busy_until_ms=105, lead_ms=5) == Run(1, 1, 0, 20.0)
+
+
+def test_a_busy_device_lets_the_batch_grow_until_it_is_free() -> None:
+    assert next_batch(items(1e6, 1e6), TABLE, 0, busy_until_ms=40) == Wait(40.0, 0)
+
+
+def test_but_never_past_the_moment_that_would_cost_a_deadline() -> None:
+    # Two rows keep 22 ms, so a deadline of 65 must start at 43; the device is free at 41.
+    assert next_batch(items(65.0, 1e6), TABLE, 0, busy_until_ms=41, lead_ms=1) == Wait(40.0, 0)
+    # One more row would no longer fit before 64: the batch is closed, there is nothing to wait for.
+    assert next_batch(items(62.0, 1e6, 1e6), TABLE, 0, busy_until_ms=41).__class__ is Run
+
+
+def test_a_full_batch_goes_behind_a_busy_device_at_once() -> None:
+    assert next_batch(items(*[1e6] * 16), TABLE, 0, busy_until_ms=40) == Run(16, 16, 0, 50.0)
+
+
+def test_nobody_is_dropped_for_a_forecast() -> None:
+    # At 45 it would be too late, but the device may be free earlier than predicted.
+    assert next_batch(items(50.0), TABLE, 0, busy_until_ms=45) == Wait(45.0, 0)
+    assert next_batch(items(5.0, 1e6), TABLE, 0, busy_until_ms=45) == Wait(45.0, 1)
+
+
+def test_rows_not_items_fill_a_batch() -> None:
+    waiting = [Item(1e6, 6), Item(1e6, 6), Item(1e6, 6), Item(1e6, 1)]
+    assert next_batch(waiting, TABLE, 0) == Run(2, 12, 0, TABLE.bound_ms(12))
+
+
+def test_an_item_larger_than_any_batch_runs_alone_in_pieces() -> None:
+    assert next_batch([Item(1e6, 40), Item(1e6, 1)], TABLE, 0) == Run(1, 40, 0, 50 + 50 + TABLE.bound_ms(8))
+    assert TABLE.predict_ms(32) == 50.0
+    assert next_batch([Item(60.0, 40)], TABLE, 0) == Idle(1)
+
+
+def test_it_looks_at_the_batch_and_one_item_beyond() -> None:
+    seen = 0
+
+    def endless() -> Iterator[Item]:
+        nonlocal seen
+        while True:
+            seen += 1
+            yield Item(1e6)
+
+    next_batch(endless(), TABLE, 0)
+    assert seen <= 17
+
+
+def test_a_table_may_cap_or_extend_the_profile() -> None:
+    assert BoundTable.of(PROFILE, 4).max_rows == 4
+    assert BoundTable.of(PROFILE, 32).bound_ms(32) > 50.0
+    with pytest.raises(ValueError, match="max_rows"):
+        BoundTable.of(PROFILE, 0)
+
+
+@given(
+    deadlines=st.lists(st.floats(0, 200), max_size=40),
+    rows=st.lists(st.integers(1, 20), min_size=40, max_size=40),
+    busy=st.floats(0, 60),
+    lead=st.floats(0, 5),
+)
+def test_a_batch_keeps_every_members_deadline_or_is_a_single_head(
+    deadlines: list[float], rows: list[int], busy: float, lead: float
+) -> None:
+    waiting = [Item(d, n) for d, n in zip(sorted(deadlines), rows, strict=False)]
+    decision = next_batch(waiting, TABLE, 0, busy_until_ms=busy, lead_ms=lead)
+    start = max(lead, busy)
+    assert all(x.deadline_ms < lead + TABLE.predict_ms(x.rows) for x in waiting[: decision.dropped])
+    match decision:
+        case Run(count, total, dropped, bound):
+            members = waiting[dropped : dropped + count]
+            assert (count, total) == (len(members), sum(x.rows for x in members))
+            assert count >= 1
+            if count > 1:
+                assert total <= TABLE.max_rows
+                assert all(start + bound <= x.deadline_ms + 1e-9 for x in members)
+        case Wait(until, _):
+            assert 0 <= until <= max(busy, 0)
+            assert busy > lead
+        case Idle(dropped):
+            assert dropped == len(waiting)
