@@ -44,7 +44,7 @@ STATES: dict[str, JobState] = {
 }
 
 #: Fields of a record -> what they are. Short, because a million records repeat them; absent means
-#: empty or 0. Further: ``w`` somebody waits, ``lt`` token of the last settle that was applied.
+#: empty or 0. Further: ``w`` somebody waits, ``lt`` token and kind of the last giving back.
 FIELDS: dict[str, str] = {
     "st": "state",
     "dl": "deadline_ms",

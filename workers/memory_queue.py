@@ -50,7 +50,7 @@ class _Record:
     lost: int = 0
     not_before_ms: int | None = None
     token: str | None = None
-    given_back_token: str | None = None
+    given_back: tuple[str, str] | None = None
     ended_token: str | None = None
     lease_until_ms: int = 0
     claimed_ms: int | None = None
@@ -258,7 +258,7 @@ class MemoryQueue:
         for record in moved:
             record.state, record.finished_ms, record.error = JobState.PENDING, None, None
             record.attempts = record.lost = 0
-            record.given_back_token = record.ended_token = record.claimed_ms = None
+            record.given_back = record.ended_token = record.claimed_ms = None
             record.submitted_ms, record.deadline_ms = now, now + budget_ms
             self._enqueue(record)
         return [r.job.id for r in moved]
@@ -368,7 +368,7 @@ class MemoryQueue:
     def _settle(self, outcome: Outcome, now: int) -> bool:
         record = self._records.get(outcome.id)
         if record is None or record.state is not JobState.LEASED or record.token != outcome.token:
-            return record is not None and outcome.token in (record.given_back_token, record.ended_token)
+            return record is not None and _applied_before(record, outcome)
         match outcome:
             case Done():
                 record.result, record.ran_variant = outcome.result, outcome.variant
@@ -379,11 +379,11 @@ class MemoryQueue:
                 self._fail(record, outcome, now)
             case _:
                 self._carry_out(record, Retry(now), now, "")
-        # Remembered, so that settling again is answered alike.
+        # Remembered, so that the same outcome again is answered alike, and another is stale.
         if record.state in TERMINAL:
             record.ended_token = outcome.token
         else:
-            record.given_back_token = outcome.token
+            record.given_back = outcome.token, _kind(outcome)
         return True
 
     def _fail(self, record: _Record, outcome: Failed, now: int) -> None:
@@ -463,6 +463,35 @@ class MemoryQueue:
         del self._records[record.job.id]
         if record.job.key:
             self._keys.pop((record.job.tenant, record.job.key), None)
+
+
+_MAY_END = {
+    "done": {JobState.DONE},
+    "failed": {JobState.FAILED},
+    "missed": {JobState.EXPIRED},
+    "retry": {JobState.EXPIRED, JobState.DEAD},
+    "release": set[JobState](),
+}
+
+
+def _kind(outcome: Outcome) -> str:
+    match outcome:
+        case Done():
+            return "done"
+        case Failed(retry=True):
+            return "retry"
+        case Failed():
+            return "failed"
+        case Missed():
+            return "missed"
+    return "release"
+
+
+def _applied_before(record: _Record, outcome: Outcome) -> bool:
+    kind = _kind(outcome)
+    if record.ended_token == outcome.token:
+        return record.state in _MAY_END[kind]
+    return record.given_back == (outcome.token, kind)
 
 
 def _timed(record: _Record) -> bool:

@@ -19,6 +19,7 @@ from workers.queue import (
     Full,
     KeyConflict,
     Missed,
+    Outcome,
     QueueClosed,
     QueueSettings,
     Release,
@@ -179,6 +180,21 @@ async def test_settling_twice_changes_nothing_and_says_the_same(make: Make) -> N
     assert status is not None and status.result == b"first"
     assert other is not None and other.attempts == 1
     assert (await h.queue.stats()).totals["done"] == 1
+
+
+async def test_a_result_after_the_lease_was_given_back_is_stale(make: Make) -> None:
+    h = await make()
+    await h.queue.submit([job("a"), job("b"), job("c")])
+    a, b, c = await h.queue.claim(3, 1000, "w")
+    given: list[Outcome] = [Release("a", a.token), Failed("b", b.token, "x")]
+    given.append(Failed("c", c.token, "x", retry=False))
+    assert await h.queue.settle(given) == [True, True, True]
+    assert await h.queue.settle([Done(x.id, x.token, b"r") for x in (a, b, c)]) == [False, False, False]
+    assert await h.queue.settle(given) == [True, True, True]
+    (again,) = await h.queue.claim(1, 1000, "w")
+    assert again.id == "a"
+    assert await h.queue.settle(given[:1]) == [True]  # still the old answer, and the new lease stands
+    assert await h.queue.settle([Done("a", again.token, b"r")]) == [True]
 
 
 async def test_a_stale_token_changes_nothing_and_says_so(make: Make) -> None:

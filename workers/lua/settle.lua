@@ -4,9 +4,18 @@
 -- of the done ones, in order. Answer: 1 where it holds (also when it was applied before), 0 where stale.
 local results = 2
 
-local function give_back(j, not_before)
-  call('HSET', job_key(j.id), 'lt', j.tk)
+-- Where each kind of outcome may have brought the job that it ended.
+local ENDS = { done = 'd', failed = 'f', missed = 'e', retry = 'ex', release = '' }
+
+-- Remembered with what was done, so that the same outcome again is answered alike, and another is stale.
+local function give_back(j, kind, not_before)
+  call('HSET', job_key(j.id), 'lt', j.tk .. ':' .. kind)
   requeue(j, not_before)
+end
+
+local function applied_before(j, token, kind)
+  if j.st ~= 'l' and j.tk == token then return string.find(ENDS[kind], j.st, 1, true) ~= nil end
+  return call('HGET', job_key(j.id), 'lt') == token .. ':' .. kind
 end
 
 -- The same arithmetic as workers/retry.py, after_failure.
@@ -22,7 +31,7 @@ local function retry(j, err, draw)
     return finish(j, 'x', 't_dead', 'the next try would start after the deadline; last: ' .. err, true)
   end
   add('t_retried', 1)
-  give_back(j, not_before)
+  give_back(j, 'retry', not_before)
 end
 
 local function done(j, variant, result)
@@ -39,7 +48,7 @@ local function apply(j, kind, text, draw)
   elseif kind == 'missed' then
     finish(j, 'e', 't_expired', text, true)
   elseif kind == 'release' then
-    give_back(j)
+    give_back(j, 'release')
   else
     retry(j, text, draw)
   end
@@ -55,9 +64,7 @@ for i, o in ipairs(cjson.decode(ARGV[2])) do
   elseif held then
     apply(load(o[1]), o[3], o[4], o[5])
   end
-  -- Applied before: the token that ended it is still there, or the one that gave it back.
-  local applied = held or j and (j.tk == o[2] or call('HGET', job_key(o[1]), 'lt') == o[2])
-  answer[i] = applied and 1 or 0
+  answer[i] = (held or j and applied_before(j, o[2], o[3])) and 1 or 0
 end
 flush()
 return answer
