@@ -21,6 +21,7 @@ from router.commands.common import (
     exit_codes,
     fail,
 )
+from router.units import budget_ms
 
 
 @click.command(epilog=EXIT_CODES)
@@ -47,7 +48,9 @@ def infer(
       echo '[[5.1, 3.5, 1.4, 0.2]]' | hybrid-router infer iris - --json
     """
     given = _read(value)
-    with exit_codes(), connect(url, key) as client:
+    # Whoever sits at a terminal would rather know soon that nobody is there.
+    retry_s = min(30.0, budget_ms(budget) / 1e3) if budget else 2.0
+    with exit_codes(), connect(url, key, retry_for=retry_s) as client:
         inputs = _inputs(given, client.model(model)) if isinstance(given, str) else given
         result = client.infer(model, inputs, budget, variant=variant)
     if as_json:
@@ -106,7 +109,7 @@ def result(id: str, wait: str | None, as_json: bool, url: str, key: str | None) 
     Example:
       hybrid-router result digits.8f2c91d04ab37e65 --wait 20s
     """
-    with exit_codes(), connect(url, key) as client:
+    with exit_codes(), connect(url, key, retry_for="2s") as client:
         job = client.job(id)
         state = job.state() if wait is None else ""
         if state in ("pending", "leased"):
