@@ -90,12 +90,15 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         if predicted <= ask.budget_ms:
             reason = "the most accurate variant" if variant == best else "degraded to meet the deadline"
             return RunOnline(
-                variant, now_ms + ask.budget_ms, predicted, route.name, reason, "reject" in route.on_miss
+                variant, now_ms + ask.budget_ms, predicted, route.name, reason, _droppable(route)
             )
         if predicted < fastest_ms:
             fastest, fastest_ms = variant, predicted
         if "degrade" not in route.on_miss:
             break
+    if estimate.likely_ms(load, fastest_ms) <= ask.budget_ms:
+        reason = "likely in time, though without the usual margin"
+        return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, _droppable(route))
     if "reject" not in route.on_miss:
         reason = "predicted late, and the route does not refuse"
         return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, droppable=False)
@@ -104,6 +107,10 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
     # With nothing ahead, waiting does not help: the budget itself is too small, and no time is promised.
     idle = over_ms > load.busy_ms + load.waiting_ms / load.replicas
     return Reject("miss", None if idle else over_ms / 1_000.0, route.name, reason)
+
+
+def _droppable(route: Route) -> bool:
+    return "reject" in route.on_miss
 
 
 def _allowed(ask: Ask, route: Route, load: OnlineLoad) -> list[str]:

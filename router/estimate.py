@@ -26,7 +26,8 @@ class OnlineLoad:
 
     ``variants`` are ordered best quality first. ``busy_ms`` is what remains of the batches that run,
     averaged over the replicas; ``waiting_ms`` the work that waits behind them, at one replica's pace;
-    ``overhead_ms`` what a call costs beside the model. ``full`` says that the heap takes no more.
+    ``overhead_ms`` bounds what a call costs beside the model, and
+    ``hop_ms`` is the mean of that. ``full`` says that the heap takes no more.
     """
 
     variants: Mapping[str, Variant]
@@ -35,6 +36,7 @@ class OnlineLoad:
     waiting_ms: float
     overhead_ms: float = 0.0
     full: bool = False
+    hop_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
     """Predicted time to the answer, ms: what runs, what waits, then the request's own batch with margin."""
     wait = load.busy_ms + load.waiting_ms / load.replicas
     return wait + load.variants[variant].profile.bound_ms(rows) + load.overhead_ms
+
+
+def likely_ms(load: OnlineLoad, predicted_ms: float) -> float:
+    """The same prediction with the hop at its mean: what refusing can mend is the work ahead, not jitter."""
+    return predicted_ms - load.overhead_ms + load.hop_ms
 
 
 def batch_ms(load: BatchLoad, rows: int) -> float:

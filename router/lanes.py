@@ -233,6 +233,7 @@ class Lanes(Generic[T]):
             waiting_ms,
             self._hop.bound_ms,
             self.waiting >= self._max_waiting,
+            self._hop.mean_ms,
         )
 
     def add(self, variant: str, item: T) -> bool:

@@ -38,8 +38,9 @@ async def send(
     url: str, model: str, arrivals: Sequence[float], reference: Reference, records: list[Record]
 ) -> None:
     """Send each request at its time, whether or not earlier ones are answered; add a record for each."""
-    start = time.perf_counter()
     async with AsyncClient(url) as client:
+        await client.model(model)  # its description is fetched once; no request's budget should pay for it
+        start = time.perf_counter()
         running: set[asyncio.Task[None]] = set()
         for number, at_s in enumerate(arrivals):
             delay = start + at_s - time.perf_counter()

@@ -50,6 +50,14 @@ NEVER_REFUSES: dict[str, Any] = {"to": "online", "on_miss": ["degrade"]}
 NO_DEGRADE: dict[str, Any] = {"to": "online", "on_miss": ["reject"]}
 
 
+def test_the_hops_jitter_picks_a_variant_but_refuses_nobody() -> None:
+    jittery = {"overhead_ms": 60.0, "hop_ms": 5.0}
+    kept = run(ONLINE, 50.0, online(**jittery))
+    assert isinstance(kept, RunOnline)
+    assert (kept.variant, kept.predicted_ms) == ("rough", 61.0)
+    assert isinstance(run(ONLINE, 50.0, online(busy_ms=45.0, **jittery)), Reject)
+
+
 @pytest.mark.parametrize(
     ("route", "budget_ms", "busy_ms", "variant", "chosen"),
     [
