@@ -11,11 +11,11 @@ import math
 import random
 import time
 import uuid
-from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
+from workers.fair_lines import FairLines
 from workers.job import TERMINAL, Failure, Held, JobState, JobStatus, Lease, NewJob
+from workers.memory_record import Record, applied_before, kind_of, lease_of, status_of, timed
 from workers.queue import (
     Accepted,
     DeadLetter,
@@ -34,36 +34,7 @@ from workers.queue import (
 from workers.retry import Decision, Expire, GiveUp, Retry, after_failure, after_lost_lease
 
 _TOTALS = ("submitted", "done", "failed", "expired", "cancelled", "dead", "retried", "lost")
-_TOTAL_OF = {state: state.value for state in TERMINAL}
 _KEPT_FAILURES = 10
-
-
-@dataclass(slots=True)
-class _Record:
-    job: NewJob
-    digest: str
-    sequence: int
-    submitted_ms: int
-    deadline_ms: int
-    state: JobState = JobState.PENDING
-    attempts: int = 0
-    lost: int = 0
-    not_before_ms: int | None = None
-    token: str | None = None
-    given_back: tuple[str, str] | None = None
-    ended_token: str | None = None
-    lease_until_ms: int = 0
-    claimed_ms: int | None = None
-    worker: str | None = None
-    finished_ms: int | None = None
-    error: str | None = None
-    failures: list[Failure] = field(default_factory=list)
-    ran_variant: str | None = None
-    result: bytes | None = None
-
-    @property
-    def place(self) -> tuple[int, int, str]:
-        return self.deadline_ms, self.sequence, self.job.id
 
 
 class MemoryQueue:
@@ -81,11 +52,9 @@ class MemoryQueue:
         self.settings = settings or QueueSettings()
         self._now = now_ms or (lambda: int(time.time() * 1000))
         self._rng = rng or random.Random()
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, Record] = {}
         self._keys: dict[tuple[str, str], str] = {}
-        self._lines: dict[str, list[tuple[int, int, str]]] = {}
-        self._pass: dict[str, float] = {}
-        self._virtual_time = 0.0
+        self._lines = FairLines()
         self._sequence = 0
         self._totals = dict.fromkeys(_TOTALS, 0)
         self._ended_rows: list[tuple[int, int]] = []
@@ -104,31 +73,9 @@ class MemoryQueue:
     async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
         now = self._tick()
         self._sweep(now)
-        names = sorted(self._pass, key=lambda t: (self._pass[t], t.encode()))[: max(0, n)]
-        for name in names:
-            self._expire_waiting(name, now)
-        taken: list[_Record] = []
-        passes = {name: self._pass[name] for name in names if name in self._pass}
-        ahead = dict.fromkeys(passes, 0)
-        rows = 0
-        while len(taken) < n and passes:
-            name = min(passes, key=lambda t: passes[t])
-            line = self._lines[name]
-            if ahead[name] == len(line):
-                self._pass[name] = passes.pop(name)
-                continue
-            record = self._records[line[ahead[name]][2]]
-            suspect = record.lost >= self.settings.suspect_after
-            if taken and (suspect or (max_rows is not None and rows + record.job.rows > max_rows)):
-                break
-            self._virtual_time = max(self._virtual_time, passes[name])
-            taken.append(record)
-            rows += record.job.rows
-            ahead[name] += 1
-            passes[name] += record.job.rows / float(self.settings.weights.get(name, 1))
-            if suspect:
-                break
-        self._pass.update(passes)
+        for tenant in self._lines.next_tenants(n):
+            self._expire_waiting(tenant, now)
+        taken = self._lines.take(n, max_rows, self._records, self.settings)
         return self._lease(taken, now, lease_ms, worker)
 
     async def promote(self, ids: Sequence[str], lease_ms: int, worker: str) -> list[Lease]:
@@ -153,7 +100,8 @@ class MemoryQueue:
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
         now = self._tick()
-        return [self._settle(outcome, now) for outcome in outcomes]
+        # One draw each, needed or not: so both forms of the queue draw the same for the same seed.
+        return [self._settle(outcome, now, self._rng.random()) for outcome in outcomes]
 
     async def cancel(self, id: str) -> JobState | None:
         now = self._tick()
@@ -167,7 +115,7 @@ class MemoryQueue:
     async def state(self, id: str) -> JobStatus | None:
         self._tick()
         record = self._records.get(id)
-        return None if record is None else _status(record)
+        return None if record is None else status_of(record)
 
     async def wait(self, ids: Sequence[str], timeout_s: float) -> list[JobStatus]:
         event = asyncio.Event()
@@ -179,7 +127,7 @@ class MemoryQueue:
                 self._tick()
                 event.clear()
                 known = list(self._known(ids))
-                ended = [_status(r) for r in known if r.state in TERMINAL]
+                ended = [status_of(r) for r in known if r.state in TERMINAL]
                 if ended or not known or not await _within(event, until - time.monotonic()):
                     return ended
         finally:
@@ -190,7 +138,7 @@ class MemoryQueue:
 
     async def peek(self, n: int) -> list[Waiting]:
         now = self._tick()
-        places = sorted(p for line in self._lines.values() for p in line if p[0] > now)[:n]
+        places = sorted(p for line in self._lines.by_tenant.values() for p in line if p[0] > now)[:n]
         records = [self._records[id] for _, _, id in places]
         return [Waiting(r.job.id, r.deadline_ms, r.job.rows, r.job.tenant, r.job.variant) for r in records]
 
@@ -211,7 +159,7 @@ class MemoryQueue:
             delayed_jobs=delayed,
             leased_jobs=leased,
             dead_letters=len(self._dead()),
-            earliest_deadline_ms=min((line[0][0] for line in self._lines.values()), default=None),
+            earliest_deadline_ms=min((line[0][0] for line in self._lines.by_tenant.values()), default=None),
             rows_per_s=sum(rows for _, rows in recent) / span_s if recent else None,
             totals=dict(self._totals),
         )
@@ -223,8 +171,8 @@ class MemoryQueue:
         try:
             while True:
                 now = self._tick()
-                due = [r.not_before_ms or r.lease_until_ms for r in self._records.values() if _timed(r)]
-                if self._lines or (due and min(due) <= now):
+                due = [r.not_before_ms or r.lease_until_ms for r in self._records.values() if timed(r)]
+                if self._lines.by_tenant or (due and min(due) <= now):
                     return True
                 left_s = until - time.monotonic()
                 pause_s = min([left_s] + [(at - now) / 1000 for at in due])
@@ -235,7 +183,7 @@ class MemoryQueue:
 
     async def reap(self) -> int:
         now = self._tick()
-        moved = self._sweep(now) + sum(self._expire_waiting(t, now) for t in list(self._lines))
+        moved = self._sweep(now) + sum(self._expire_waiting(t, now) for t in list(self._lines.by_tenant))
         dead = self._dead()
         for record in dead[self.settings.max_dead_letters :]:
             self._forget(record)
@@ -243,14 +191,14 @@ class MemoryQueue:
 
     async def dead_letters(self, limit: int = 100, offset: int = 0) -> list[JobStatus]:
         self._tick()
-        return [_status(r) for r in self._dead()[offset : offset + limit]]
+        return [status_of(r) for r in self._dead()[offset : offset + limit]]
 
     async def show_dead(self, id: str) -> DeadLetter | None:
         self._tick()
         record = self._records.get(id)
         if record is None or record.state is not JobState.DEAD:
             return None
-        return DeadLetter(_status(record), record.job.payload, record.job.max_attempts)
+        return DeadLetter(status_of(record), record.job.payload, record.job.max_attempts)
 
     async def retry_dead(self, ids: Sequence[str], budget_ms: int) -> list[str]:
         now = self._tick()
@@ -288,7 +236,7 @@ class MemoryQueue:
                     self._forget(record)
         return now
 
-    def _known(self, ids: Iterable[str]) -> list[_Record]:
+    def _known(self, ids: Iterable[str]) -> list[Record]:
         return [self._records[id] for id in ids if id in self._records]
 
     def _submit(self, job: NewJob, now: int) -> Submitted:
@@ -303,7 +251,7 @@ class MemoryQueue:
         if what:
             return Full(job.id, what, 1000)
         self._sequence += 1
-        record = _Record(job, digest, self._sequence, now, now + job.budget_ms)
+        record = Record(job, digest, self._sequence, now, now + job.budget_ms)
         self._records[job.id] = record
         if scoped:
             self._keys[scoped] = job.id
@@ -327,48 +275,27 @@ class MemoryQueue:
             "tenant bytes" if limits.tenant_bytes is not None and held + size > limits.tenant_bytes else None
         )
 
-    def _enqueue(self, record: _Record) -> None:
-        tenant = record.job.tenant
-        insort(self._lines.setdefault(tenant, []), record.place)
-        self._pass.setdefault(tenant, self._virtual_time)
+    def _enqueue(self, record: Record) -> None:
+        self._lines.add(record)
         for event in self._idle:
             event.set()
 
-    def _leave_line(self, record: _Record) -> None:
-        if record.state is not JobState.PENDING or record.not_before_ms is not None:
-            return
-        line = self._lines[record.job.tenant]
-        del line[bisect_left(line, record.place)]
-        if not line:
-            del self._lines[record.job.tenant], self._pass[record.job.tenant]
+    def _leave_line(self, record: Record) -> None:
+        if record.state is JobState.PENDING and record.not_before_ms is None:
+            self._lines.remove(record)
 
-    def _lease(self, taken: list[_Record], now: int, lease_ms: int, worker: str) -> list[Lease]:
+    def _lease(self, taken: list[Record], now: int, lease_ms: int, worker: str) -> list[Lease]:
         token = uuid.uuid4().hex
         for record in taken:
             self._leave_line(record)
             record.state, record.token, record.worker = JobState.LEASED, token, worker
             record.claimed_ms, record.lease_until_ms = now, now + lease_ms
-        return [
-            Lease(
-                r.job.id,
-                token,
-                r.job.payload,
-                r.job.rows,
-                r.deadline_ms,
-                r.attempts,
-                r.job.tenant,
-                r.job.variant,
-                r.lease_until_ms,
-                r.submitted_ms,
-                r.lost,
-            )
-            for r in taken
-        ]
+        return [lease_of(r, token) for r in taken]
 
-    def _settle(self, outcome: Outcome, now: int) -> bool:
+    def _settle(self, outcome: Outcome, now: int, draw: float) -> bool:
         record = self._records.get(outcome.id)
         if record is None or record.state is not JobState.LEASED or record.token != outcome.token:
-            return record is not None and _applied_before(record, outcome)
+            return record is not None and applied_before(record, outcome)
         match outcome:
             case Done():
                 record.result, record.ran_variant = outcome.result, outcome.variant
@@ -376,17 +303,17 @@ class MemoryQueue:
             case Missed():
                 self._finish(record, JobState.EXPIRED, now, outcome.error)
             case Failed():
-                self._fail(record, outcome, now)
+                self._fail(record, outcome, now, draw)
             case _:
                 self._carry_out(record, Retry(now), now, "")
         # Remembered, so that the same outcome again is answered alike, and another is stale.
         if record.state in TERMINAL:
             record.ended_token = outcome.token
         else:
-            record.given_back = outcome.token, _kind(outcome)
+            record.given_back = outcome.token, kind_of(outcome)
         return True
 
-    def _fail(self, record: _Record, outcome: Failed, now: int) -> None:
+    def _fail(self, record: Record, outcome: Failed, now: int, draw: float) -> None:
         if not outcome.retry:
             self._note_failure(record, now, outcome.error)
             self._finish(record, JobState.FAILED, now, outcome.error)
@@ -399,12 +326,12 @@ class MemoryQueue:
             record.job.max_attempts,
             record.deadline_ms,
             now,
-            self._rng.random(),
+            draw,
         )
         self._totals["retried"] += isinstance(decision, Retry)
         self._carry_out(record, decision, now, outcome.error)
 
-    def _carry_out(self, record: _Record, decision: Decision, now: int, error: str) -> None:
+    def _carry_out(self, record: Record, decision: Decision, now: int, error: str) -> None:
         match decision:
             case Expire():
                 self._finish(record, JobState.EXPIRED, now, error)
@@ -417,23 +344,21 @@ class MemoryQueue:
                 else:
                     self._enqueue(record)
 
-    def _note_failure(self, record: _Record, now: int, error: str) -> None:
+    def _note_failure(self, record: Record, now: int, error: str) -> None:
         record.failures = [*record.failures, Failure(now, record.worker or "", error)][-_KEPT_FAILURES:]
         record.error = error
 
-    def _finish(self, record: _Record, state: JobState, now: int, error: str | None) -> None:
+    def _finish(self, record: Record, state: JobState, now: int, error: str | None) -> None:
         self._leave_line(record)
         record.state, record.finished_ms, record.error = state, now, error
         record.token = record.not_before_ms = None
-        self._totals[_TOTAL_OF[state]] += 1
+        self._totals[state.value] += 1
         self._ended_rows = [*self._ended_rows, (now, record.job.rows)][-1000:]
         for event in self._watchers.get(record.job.id, ()):
             event.set()
 
     def _sweep(self, now: int) -> int:
-        due = [
-            r for r in self._records.values() if _timed(r) and (r.not_before_ms or r.lease_until_ms) <= now
-        ]
+        due = [r for r in self._records.values() if timed(r) and (r.not_before_ms or r.lease_until_ms) <= now]
         for record in due:
             if record.not_before_ms is not None:
                 record.not_before_ms = None
@@ -450,72 +375,19 @@ class MemoryQueue:
         return len(due)
 
     def _expire_waiting(self, tenant: str, now: int) -> int:
-        late = [place for place in self._lines.get(tenant, ()) if place[0] <= now]
+        late = [place for place in self._lines.by_tenant.get(tenant, ()) if place[0] <= now]
         for _, _, id in late:
             self._finish(self._records[id], JobState.EXPIRED, now, "the deadline passed before it could run")
         return len(late)
 
-    def _dead(self) -> list[_Record]:
+    def _dead(self) -> list[Record]:
         dead = [r for r in self._records.values() if r.state is JobState.DEAD]
         return sorted(dead, key=lambda r: (r.finished_ms or 0, r.job.id), reverse=True)
 
-    def _forget(self, record: _Record) -> None:
+    def _forget(self, record: Record) -> None:
         del self._records[record.job.id]
         if record.job.key:
             self._keys.pop((record.job.tenant, record.job.key), None)
-
-
-_MAY_END = {
-    "done": {JobState.DONE},
-    "failed": {JobState.FAILED},
-    "missed": {JobState.EXPIRED},
-    "retry": {JobState.EXPIRED, JobState.DEAD},
-    "release": set[JobState](),
-}
-
-
-def _kind(outcome: Outcome) -> str:
-    match outcome:
-        case Done():
-            return "done"
-        case Failed(retry=True):
-            return "retry"
-        case Failed():
-            return "failed"
-        case Missed():
-            return "missed"
-    return "release"
-
-
-def _applied_before(record: _Record, outcome: Outcome) -> bool:
-    kind = _kind(outcome)
-    if record.ended_token == outcome.token:
-        return record.state in _MAY_END[kind]
-    return record.given_back == (outcome.token, kind)
-
-
-def _timed(record: _Record) -> bool:
-    return record.state is JobState.LEASED or record.not_before_ms is not None
-
-
-def _status(r: _Record) -> JobStatus:
-    return JobStatus(
-        id=r.job.id,
-        state=r.state,
-        deadline_ms=r.deadline_ms,
-        submitted_ms=r.submitted_ms,
-        rows=r.job.rows,
-        attempts=r.attempts,
-        lost=r.lost,
-        tenant=r.job.tenant,
-        variant=r.ran_variant or r.job.variant,
-        worker=r.worker,
-        queued_ms=None if r.claimed_ms is None else r.claimed_ms - r.submitted_ms,
-        finished_ms=r.finished_ms,
-        error=r.error,
-        failures=tuple(r.failures),
-        result=r.result,
-    )
 
 
 async def _within(event: asyncio.Event, seconds: float) -> bool:
