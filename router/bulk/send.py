@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from router.budget import Deadline
@@ -91,7 +92,7 @@ class Sender:
         for left in reversed(range(MAX_TRIES)):
             try:
                 result = await (self._again(known) if known else self._first(batch, tries))
-                return _checked(result, batch)
+                return self._checked(result, batch)
             except JobUnknown:
                 if not left:
                     raise
@@ -127,14 +128,20 @@ class Sender:
         except ResultPending as error:
             raise DeadlineExceeded(str(error), id=known.id) from None
 
-
-def _checked(result: Result, batch: Batch) -> Result:
-    for name, array in result.outputs.items():
-        if array.ndim == 0 or array.shape[0] != len(batch.rows):
-            raise ProtocolError(
-                f"output {name!r} has shape {list(array.shape)} for {len(batch.rows)} rows", id=result.id
-            )
-    return result
+    def _checked(self, result: Result, batch: Batch) -> Result:
+        """The result with the outputs that were asked for: one that was queued may come with all of them."""
+        outputs = result.outputs
+        if self._order.outputs:
+            missing = [name for name in self._order.outputs if name not in outputs]
+            if missing:
+                raise ProtocolError(f"the answer has no output {missing[0]!r}", id=result.id)
+            outputs = {name: outputs[name] for name in self._order.outputs}
+        for name, array in outputs.items():
+            if array.ndim == 0 or array.shape[0] != len(batch.rows):
+                raise ProtocolError(
+                    f"output {name!r} has shape {list(array.shape)} for {len(batch.rows)} rows", id=result.id
+                )
+        return replace(result, outputs=outputs)
 
 
 async def _gather(runs: Sequence[Coroutine[Any, Any, End]]) -> list[End]:

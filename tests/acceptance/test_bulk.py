@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
 import subprocess
 import sys
@@ -51,8 +51,8 @@ def stop_in_the_middle(served: Served, source: Path, results: Path, number: int)
     while lines_of(results) <= before:
         assert process.poll() is None, "it ended before it was stopped"
         assert time.monotonic() < deadline, "no results came"
-        # Polled, as a file has no event to wait on; the signal comes as soon as there is something to lose.
-        os.sched_yield()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.02)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     return process.returncode, said

@@ -99,8 +99,10 @@ class BulkServer:
     def _run(self, x: Array, decoded: protocol.InferRequest) -> httpx.Response:
         if (x[:, 1] == POISON).any():
             return problem(422, "the model choked", state="failed")
+        # Of a request that was queued, the real server gives all outputs too.
+        wanted = decoded.outputs if self.online else None
         body, head = protocol.encode(
-            answer(x), OUTPUTS, wanted=decoded.outputs, binary=True, envelope={"model_name": "m"}
+            answer(x), OUTPUTS, wanted=wanted, binary=True, envelope={"model_name": "m"}
         )
         headers = {"content-type": "application/octet-stream", "variant": "a", "deadline-met": "true"}
         return httpx.Response(200, content=body, headers={**headers, protocol.HEADER_LENGTH: str(head)})

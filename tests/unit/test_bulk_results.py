@@ -131,13 +131,16 @@ def test_text_is_refused_for_npy(tmp_path: Path) -> None:
         result_format(tmp_path / "x.npy", SPECS[2:3])
 
 
+@pytest.mark.parametrize("online", [False, True])
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.npy", "out.parquet"])
 async def test_only_the_outputs_that_were_asked_for_are_fetched_and_written(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, online: bool
 ) -> None:
     np.save(tmp_path / "in.npy", table(20))
     results = tmp_path / name
-    await submit(BulkServer(), order_of(tmp_path / "in.npy", results, outputs=("label",)))
+    server = BulkServer()
+    server.online = online
+    await submit(server, order_of(tmp_path / "in.npy", results, outputs=("label",)))
     want = [i % 10 for i in range(20)]
     if name.endswith(".npy"):
         assert np.load(results).tolist() == want
