@@ -79,6 +79,30 @@ async def test_a_process_killed_at_any_exchange_is_continued_to_the_same_bytes(t
         assert server.taken == calm.taken, point
 
 
+async def test_a_process_killed_again_while_it_goes_on_is_continued_too(tmp_path: Path) -> None:
+    name = "out.jsonl"
+    expected, failures, operations, _, calm = await undisturbed(tmp_path, name)
+    source, _ = setting(tmp_path, name)
+    again = 0
+    for point in range(1, operations):
+        folder = tmp_path / f"at-{point}"
+        folder.mkdir()
+        server, results = BulkServer(), folder / name
+        order = order_of(source, results)
+        # The second falls in the middle of its writes soon after it has cut off what the first left torn.
+        for disk in (FaultyDisk(point + 0.5), FaultyDisk(5.5)):
+            try:
+                await submit(server, order, disk=disk)
+            except Crash:
+                again += 1
+        if Paths(results).ledger.exists():
+            await submit(server, order)
+        assert results.read_bytes() == expected, point
+        assert Paths(results).failed.read_bytes() == failures, point
+        assert server.taken == calm.taken, point
+    assert again > operations
+
+
 async def test_what_the_server_is_known_to_hold_is_not_sent_again(tmp_path: Path) -> None:
     source, _ = setting(tmp_path, "out.jsonl")
     server, order = BulkServer(), order_of(source, tmp_path / "out.jsonl")
