@@ -44,7 +44,7 @@ async def test_a_process_killed_at_any_write_goes_on_to_the_same_bytes(tmp_path:
     assert operations > 20
     source, changes = setting(tmp_path, name)
     # All of them for one format; the others share its code and add their own bytes.
-    every = 1 if name == "out.jsonl" else 3
+    every = 1 if name == "out.jsonl" else 7
     for point in range(1, 2 * operations + 1, every):
         folder = tmp_path / f"at-{point}"
         folder.mkdir()
