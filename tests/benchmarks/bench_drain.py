@@ -28,7 +28,7 @@ from tests.benchmarks.drain_parts import WIDTH
 from tests.benchmarks.report import Figure, at_least, at_most, write
 from workers.embedded import EmbeddedServer
 from workers.job import Held, NewJob
-from workers.queue import QueueSettings, Release
+from workers.queue import Done, QueueSettings, Release
 from workers.redis_queue import RedisQueue
 
 SETTINGS = QueueSettings(max_jobs=2_000_000, keep_ms=600_000)
@@ -191,8 +191,9 @@ def _finished(pending: Sequence[Any]) -> None:
 
 async def waiting(
     folder: Path, sizes: Sequence[int], samples: int
-) -> tuple[dict[int, dict[str, float]], float]:
-    """p99 of a submit and of a claim of 64 (ms) with so many waiting; bytes per job beyond its payload."""
+) -> tuple[dict[int, dict[str, float]], float, dict[str, float]]:
+    """p99 of a submit and of a claim of 64 (ms) with so many waiting; bytes per job beyond its payload;
+    and what is left once all of them have been through."""
     payload = os.urandom(256)
     rng = random.Random(0)
     found: dict[int, dict[str, float]] = {}
@@ -216,7 +217,28 @@ async def waiting(
             found[size] = await _latencies(queue, payload, size, samples)
             present += samples
         await queue.close()
-    return found, per_job
+        left = await _run_through(server.url, used_before)
+    return found, per_job, left
+
+
+async def _run_through(url: str, used_before: int) -> dict[str, float]:
+    """Everything that waits is done, its time to be kept runs out; then the keys and bytes left."""
+    queue = RedisQueue.open(url, "bench", QueueSettings(max_jobs=2_000_000, keep_ms=1))
+    client: Any = queue._client
+    while leases := await queue.claim(512, 1000, "bench"):
+        await queue.settle([Done(x.id, x.token, b"result") for x in leases])
+    jobs_done = (await queue.stats()).totals["done"]
+    until = time.monotonic() + 120
+    # What nobody touches, the server removes by and by, some of it at a time.
+    while await client.dbsize() > 1 and time.monotonic() < until:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    left = {
+        "jobs_done": float(jobs_done),
+        "keys_left": float(await client.dbsize()),
+        "bytes_left": float((await client.info("memory"))["used_memory"] - used_before),
+    }
+    await queue.close()
+    return left
 
 
 async def _latencies(queue: RedisQueue, payload: bytes, size: int, samples: int) -> dict[str, float]:
@@ -272,13 +294,15 @@ def measure(folder: Path, smoke: bool) -> list[Figure]:
         detail = {"ours_rows_per_s": mine, "theirs_rows_per_s": rate}
         figures.append(at_least(f"the MLP, one task a row, over {name}", mine / rate, "times", 10, detail))
     sizes = (1000, 20_000) if smoke else (1000, 1_000_000)
-    found, per_job = asyncio.run(waiting(folder, sizes, 100 if smoke else 2000))
+    found, per_job, left = asyncio.run(waiting(folder, sizes, 100 if smoke else 2000))
     by_size = {str(size): latencies for size, latencies in found.items()}
     for verb in ("submit", "claim"):
         ratio = found[sizes[1]][f"{verb}_p99_ms"] / found[sizes[0]][f"{verb}_p99_ms"]
         name = f"{verb} p99 with {sizes[1]:,} waiting over {sizes[0]:,}"
         figures.append(at_most(name, ratio, "times", 3, by_size))
     figures.append(at_most("memory per waiting job beyond its payload", per_job, "bytes", 500))
+    name = f"keys left after {left['jobs_done']:,.0f} jobs, of the queue's own"
+    figures.append(at_most(name, left["keys_left"], "keys", 1, left))
     worker, server, used = idle(folder, 5 if smoke else 60)
     figures.append(at_most("CPU of an idle worker beyond an empty replica", worker, "% of a core", 1, used))
     figures.append(at_most("CPU of the idle server", server, "% of a core", 1))

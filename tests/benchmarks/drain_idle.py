@@ -50,7 +50,7 @@ def two_replicas(url: str, folder: Path) -> Iterator[dict[str, int]]:
         runtime_env={"env_vars": {"PYTHONPATH": root}},
     )
     try:
-        serve.start(http_options={"location": "NoServer"})
+        serve.start(proxy_location="Disabled")
         # The same options as the worker's, so that only its own work differs.
         empty = serve.deployment(
             name="empty",

@@ -231,7 +231,7 @@ def serve_replica(url: str, folder: Path) -> Iterator[None]:
         runtime_env={"env_vars": {"PYTHONPATH": root}},
     )
     try:
-        serve.start(http_options={"location": "NoServer"})
+        serve.start(proxy_location="Disabled")
         bound = deployment(
             MODEL, str(folder), "v", url, kind=ChaosReplica, lease_ms=LEASE_MS, queue_settings=SETTINGS
         )
