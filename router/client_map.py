@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from router import client_codec as codec
@@ -102,7 +102,8 @@ class MapPlan:
             while more and len(self._window) < self._concurrency:
                 rows, slots, more = yield from self._take(info)
                 if slots:
-                    ticket = Ticket(self._limit)
+                    # The budget is the whole map's; the latency that a result tells is its own request's.
+                    ticket = Ticket(replace(self._limit, started_s=self._core.clock()))
                     handle = (yield Start(self._request(ticket, rows))) if rows else None
                     self._window.append(_Flight(handle, slots, ticket))
             if self._window:

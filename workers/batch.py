@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,9 @@ class BatchWorker:
         queue_settings: Mapping[str, Any] | None = None,
     ) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        if sched_idle:
+            # The model's thread is idle class; claiming and settling still yield to the online path.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         self._queue = self.open_queue(queue_url, model, settings_from(queue_settings or {}), namespace)
         worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._drain = Drain(

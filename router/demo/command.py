@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import threading
 import time
@@ -18,9 +17,10 @@ import orjson
 from rich.console import Console as RichConsole
 from rich.live import Live
 
-from router import cli, trace
+from router import AsyncClient, cli, trace
 from router.demo import interactive, reference, report
 from router.demo.interactive import BUDGET_MS, Record
+from router.errors import HybridRouterError
 
 MODEL = "digits"
 SEED = 7
@@ -150,6 +150,7 @@ class Run:
     samples: list[report.Sample] = field(default_factory=list)
     bulk: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] | None = None
+    _client: AsyncClient | None = None
 
     def go(self, console: cli.Console) -> dict[str, Any]:
         """Load, wait for all that was accepted, and give the figures with what went wrong."""
@@ -177,11 +178,13 @@ class Run:
             await worker.wait()
             view.cancel()
             await asyncio.gather(view, return_exceptions=True)
+            return before, await self._settled_totals(before)
         finally:
             if worker.returncode is None:
                 worker.terminate()
                 await worker.wait()
-        return before, await self._settled_totals(before)
+            if self._client is not None:
+                await self._client.close()
 
     async def _listen(self, lines: asyncio.StreamReader) -> None:
         async for line in lines:
@@ -226,15 +229,13 @@ class Run:
         )
 
     async def _stats(self) -> dict[str, Any]:
-        import httpx
-
+        if self._client is None:
+            # One for the whole run: making one takes tens of milliseconds, which the load would feel.
+            self._client = AsyncClient(self.url)
         try:
-            async with httpx.AsyncClient() as client:
-                reply = await client.get(f"{self.url}/v2/models/{MODEL}/stats", timeout=5)
-            value: dict[str, Any] = reply.json()
-        except (httpx.HTTPError, json.JSONDecodeError):
+            return dict(await self._client.stats(MODEL))
+        except HybridRouterError:
             return {}
-        return value
 
     async def _totals(self) -> dict[str, int]:
         totals: dict[str, int] = (await self._stats()).get("queue", {}).get("totals", {})
