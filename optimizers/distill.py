@@ -86,8 +86,8 @@ def fit_tree(
     """A tree fitted to a teacher's answers: rows ``[n, features]``, answers int ``[n]``.
 
     Unbounded, it answers every given row as the teacher does (unless two rows have different
-    answers but are equal, or within 1e-7, which scikit-learn takes for equal). Thresholds are moved to readable numbers within the gap they stand in, which changes
-    none of those answers.
+    answers but are equal, or within 1e-7, which scikit-learn takes for equal). Thresholds are moved
+    to readable numbers within the gap they stand in, which changes none of those answers.
 
     >>> rows, answers = [[1, 2], [3, 4], [5, 6], [7, 8]], [0, 1, 0, 1]
     >>> tree = fit_tree(rows, answers)
