@@ -115,7 +115,7 @@ def _bundled_queue(data: Path, fsync: Literal["always", "everysec"]) -> Iterator
 
     server = EmbeddedServer.start(data, fsync=fsync)
     try:
-        yield server.url
+        yield server.url_file  # Ray shows and logs the arguments of deployments: no password in them
     finally:
         server.stop()
 
