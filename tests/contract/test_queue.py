@@ -564,3 +564,11 @@ async def test_a_closed_queue_says_so_and_wakes_its_waiters(make: Make) -> None:
         await asyncio.wait_for(waiting, 4)
     with pytest.raises(QueueClosed):
         await h.queue.submit([job("b")])
+
+
+async def test_a_tenant_with_only_late_jobs_does_not_hide_anothers_work(make: Make) -> None:
+    h = await make()
+    await h.queue.submit([job("late", 1)])
+    await h.advance(1)
+    await h.queue.submit([job("due", tenant="other")])
+    assert await ids(h, 1) == ["due"]

@@ -9,10 +9,15 @@ if before then return leased_again(before, token) end
 sweep(256)
 local tenants, taken, rows, full = {}, {}, 0, false
 local virtual = tonumber(call('HGET', COUNTS, 'vt') or 0)
-local found = call('ZRANGE', ACTIVE, 0, n - 1, 'WITHSCORES')
+local found
+for _ = 1, 8 do -- a tenant with nothing but late jobs must not stand before one with work to do
+  found = call('ZRANGE', ACTIVE, 0, n - 1, 'WITHSCORES')
+  local expired = 0
+  for i = 1, #found, 2 do expired = expired + expire_waiting(found[i], 256) end
+  if expired == 0 then break end
+end
 for i = 1, #found, 2 do
   local t = { name = found[i], pass = tonumber(found[i + 1]), at = 0, took = 0 }
-  expire_waiting(t.name, 256)
   t.weight = tonumber(S.weights[t.name] or 1)
   tenants[#tenants + 1] = t
 end
