@@ -73,9 +73,9 @@ class MemoryQueue:
     async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
         now = self._tick()
         self._sweep(now)
-        rounds = 8  # as in the claim script: expired tenants make room for others, so look again
-        while rounds and sum(self._expire_waiting(tenant, now) for tenant in self._lines.next_tenants(n)):
-            rounds -= 1
+        for _ in range(8):  # as the claim script does: expired tenants make room for others
+            if not sum(self._expire_waiting(t, now) for t in self._lines.next_tenants(n)):
+                break
         taken = self._lines.take(n, max_rows, self._records, self.settings)
         return self._lease(taken, now, lease_ms, worker)
 
@@ -100,8 +100,7 @@ class MemoryQueue:
         return answers
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
-        now = self._tick()
-        # One draw each, needed or not: so both forms of the queue draw the same for the same seed.
+        now = self._tick()  # one draw each, needed or not, so that both forms draw alike for one seed
         return [self._settle(outcome, now, self._rng.random()) for outcome in outcomes]
 
     async def cancel(self, id: str) -> JobState | None:
