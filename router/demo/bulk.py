@@ -29,7 +29,7 @@ from router.errors import HybridRouterError
 
 BUDGET = "10min"
 ROWS_PER_REQUEST = 360
-REQUESTS_IN_FLIGHT = 24
+REQUESTS_IN_FLIGHT = 3
 _BLOCK = 1024
 
 
