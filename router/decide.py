@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from router import estimate
 from router.estimate import BatchLoad, ModelLoad, OnlineLoad
 from router.policy import Policy, Route
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What one request asks for. ``variant`` is set where the caller pins one."""
 
     model: str
@@ -20,8 +19,7 @@ class Ask:
     variant: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunOnline:
+class RunOnline(NamedTuple):
     """Run now on an online replica; ``deadline_ms`` is on the clock that ``now_ms`` came from."""
 
     variant: str

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from optimizers.tensors import Tensors, concat, pack, rows_of, split, unpack
 from router.estimate import OnlineLoad, Variant
@@ -46,8 +46,7 @@ class HeapFull(DispatchError):
     """The heap holds as many requests as the policy allows."""
 
 
-@dataclass(frozen=True, slots=True)
-class OnlineAnswer:
+class OnlineAnswer(NamedTuple):
     """One request's outputs, and how it got them. Times in ms; ``batch_rows`` of the largest batch."""
 
     outputs: Tensors

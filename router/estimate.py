@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from optimizers.profile import LatencyProfile
 
@@ -20,8 +21,7 @@ class Variant:
     quality_drop: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class OnlineLoad:
+class OnlineLoad(NamedTuple):
     """A model's online side at one moment.
 
     ``variants`` are ordered best quality first. ``busy_ms`` is what remains of the batches that run,
@@ -50,8 +50,7 @@ class BatchLoad:
     max_batch: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModelLoad:
+class ModelLoad(NamedTuple):
     """Both sides of one model; None where the policy gives it no such side."""
 
     online: OnlineLoad | None

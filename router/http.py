@@ -192,15 +192,25 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
     if (length or 0) > limit or (length is None and announced.isdigit()):
         size_shown = length if length is not None else "far too many"
         raise HttpError(413, f"the body has {size_shown} bytes, the policy's limits.body is {limit}")
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        chunks = [message.get("body", b"")]  # nearly every request comes in one piece
+    else:
+        chunks = await _pieces(message, receive, limit)
+    body: bytes = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if len(body) > limit:
+        raise HttpError(413, f"the body is over the policy's limits.body of {limit} bytes")
+    return body
+
+
+async def _pieces(message: Message, receive: Receive, limit: int) -> list[bytes]:
+    """The pieces of a body, of which ``message`` has the first; no more of them than pass the limit."""
     chunks, size = list[bytes](), 0
-    more = True
-    while more:
-        message = await receive()
+    while True:
         if message["type"] == "http.disconnect":
             raise ClientLeft
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
-        if size > limit:
-            raise HttpError(413, f"the body is over the policy's limits.body of {limit} bytes")
-        more = message.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if size > limit or not message.get("more_body"):
+            return chunks
+        message = await receive()

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from optimizers.artifact import Manifest
 from optimizers.tensors import Tensors, TensorSpec, check, pack, unpack
@@ -74,8 +74,7 @@ class Unavailable(ServiceError):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One inference request. ``hold_s`` is how long a queued one is waited for before it is handed back."""
 
     model: str
@@ -86,8 +85,7 @@ class Call:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A result and how it was made."""
 
     id: str | None
