@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ _NPY_ALIGN = 64
 _FILL_BYTES = 1 << 20
 
 
-class ResultFormat:
+class ResultFormat(ABC):
     """One format. ``layout`` (name, numpy dtype, row shape) is the same for all rows but in JSON lines."""
 
     one_layout = True
@@ -36,11 +37,13 @@ class ResultFormat:
         """What comes before the first answered chunk, which begins with row ``start``."""
         return iter(())
 
+    @abstractmethod
     def encode(self, chunk: Settled, layout: Layout) -> bytes:
         """The chunk's answers; empty while no row has been answered yet."""
-        raise NotImplementedError
 
-    def finish(self, disk: Disk, written: Path, target: Path, rows: int, layout: Layout) -> None:
+    def finish(  # noqa: B027  # most formats are whole as they were written
+        self, disk: Disk, written: Path, target: Path, rows: int, layout: Layout
+    ) -> None:
         """Make ``target`` whole from what was ``written``. May be done twice."""
 
 
