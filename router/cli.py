@@ -22,6 +22,7 @@ _LAZY = {
     "submit": "router.commands.submit:submit",
     "infer": "router.commands.infer:infer",
     "result": "router.commands.infer:result",
+    "simulate": "router.simulate.command:simulate",
     "status": "router.commands.status:status",
 }
 _COMPLETION = """\b

@@ -29,6 +29,8 @@ class RunOnline(NamedTuple):
     reason: str
     #: Whether it may still be dropped, unrun, once its deadline is hopeless.
     droppable: bool = True
+    #: A better variant that the work ahead left no time for.
+    passed_over: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +87,17 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
     fastest_ms = best_ms = estimate.online_ms(load, best, ask.rows)
     for variant in allowed:
         predicted = best_ms if variant == best else estimate.online_ms(load, variant, ask.rows)
-        if predicted <= ask.budget_ms:
+        if predicted * (_STEP_UP if variant in load.strained else 1.0) <= ask.budget_ms:
+            passed = _passed_over(ask, load, best) if variant != best else None
             reason = "the most accurate variant" if variant == best else "degraded to meet the deadline"
             return RunOnline(
-                variant, now_ms + ask.budget_ms, predicted, route.name, reason, _droppable(route)
+                variant, now_ms + ask.budget_ms, predicted, route.name, reason, _droppable(route), passed
             )
         if predicted < fastest_ms:
             fastest, fastest_ms = variant, predicted
         if "degrade" not in route.on_miss:
             break
-    if estimate.likely_ms(load, fastest_ms) <= ask.budget_ms:
+    if estimate.likely_ms(load, fastest, ask.rows) <= ask.budget_ms:
         reason = "likely in time, though without the usual margin"
         return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, _droppable(route))
     if "reject" not in route.on_miss:
@@ -105,6 +108,16 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
     # With nothing ahead, waiting does not help: the budget itself is too small, and no time is promised.
     idle = over_ms > load.busy_ms + load.waiting_ms / load.replicas
     return Reject("miss", None if idle else over_ms / 1_000.0, route.name, reason)
+
+
+#: A variant that was passed over a moment ago is taken again only with this much time to spare, so that
+#: a load at the edge does not make the answers' quality flicker.
+_STEP_UP = 1.25
+
+
+def _passed_over(ask: Ask, load: OnlineLoad, variant: str) -> str | None:
+    """``variant`` if the work ahead is why it cannot make it; None where the budget alone is too small."""
+    return variant if estimate.alone_ms(load, variant, ask.rows) <= ask.budget_ms else None
 
 
 def _droppable(route: Route) -> bool:

@@ -57,13 +57,19 @@ class OnlineAnswer(NamedTuple):
 
 
 class _Waiting:
-    __slots__ = ("arrived_ms", "deadline_ms", "droppable", "future", "inputs", "rows")
+    __slots__ = ("arrived_ms", "deadline_ms", "droppable", "future", "inputs", "predicted_ms", "rows")
 
     def __init__(
-        self, inputs: Tensors, rows: int, deadline_ms: float, arrived_ms: float, droppable: bool
+        self,
+        inputs: Tensors,
+        rows: int,
+        deadline_ms: float,
+        arrived_ms: float,
+        droppable: bool,
+        predicted_ms: float,
     ) -> None:
         self.inputs, self.rows, self.deadline_ms, self.arrived_ms = inputs, rows, deadline_ms, arrived_ms
-        self.droppable = droppable
+        self.droppable, self.predicted_ms = droppable, predicted_ms
         self.future: asyncio.Future[OnlineAnswer] = asyncio.get_running_loop().create_future()
 
     @property
@@ -107,12 +113,20 @@ class OnlineDispatcher:
         return self._lanes.stale_variant(self._clock())
 
     async def run(
-        self, variant: str, inputs: Tensors, deadline_ms: float, *, droppable: bool = True
+        self,
+        variant: str,
+        inputs: Tensors,
+        deadline_ms: float,
+        *,
+        droppable: bool = True,
+        predicted_ms: float = 0.0,
     ) -> OnlineAnswer:
         """The answer for one request of one row or more; longer ones are split and joined.
 
-        ``droppable=False`` runs it even when its deadline is hopeless. Cancelling the call drops the
-        request before it costs work, if it has not started. Raises `DispatchError`.
+        ``droppable=False`` runs it even when its deadline is hopeless. ``predicted_ms`` is what was
+        promised for it, so that the promises to come can be corrected by its truth.
+        Cancelling the call drops the request before it costs work, if it has not started.
+        Raises `DispatchError`.
         """
         if self._closed:
             raise ReplicaFailed("the router is shutting down")
@@ -122,9 +136,13 @@ class OnlineDispatcher:
             raise HeapFull(
                 f"{self._lanes.waiting} requests wait, the policy's max_waiting is {self._max_waiting}"
             )
+        now = self._clock()
         parts = [inputs] if len(sizes) == 1 else split(inputs, sizes)
         items = [
-            self._put(variant, part, size, deadline_ms, droppable)
+            self._put(
+                variant,
+                _Waiting(part, size, deadline_ms, now, droppable, predicted_ms if len(sizes) == 1 else 0.0),
+            )
             for part, size in zip(parts, sizes, strict=True)
         ]
         try:
@@ -144,8 +162,11 @@ class OnlineDispatcher:
             max(a.batch_rows for a in answers),
         )
 
-    def _put(self, variant: str, inputs: Tensors, rows: int, deadline_ms: float, droppable: bool) -> _Waiting:
-        item = _Waiting(inputs, rows, deadline_ms, self._clock(), droppable)
+    def pass_over(self, variant: str) -> None:
+        """A lesser variant was chosen because the work ahead left this one no time."""
+        self._lanes.pass_over(variant, self._clock())
+
+    def _put(self, variant: str, item: _Waiting) -> _Waiting:
         if self._lanes.add(variant, item):
             self._pump()
         return item
@@ -191,7 +212,7 @@ class OnlineDispatcher:
 
     async def _call(self, start: Start[_Waiting], message: bytes) -> bytes:
         """The reply, by a second try where the first fails and one of the batch may still be in time."""
-        name, bound, latest_ms = start.variant, start.bound_ms, start.items[-1].deadline_ms
+        name, bound = start.variant, start.bound_ms
         for attempt in (1, 2):
             try:
                 async with asyncio.timeout((_STUCK_MS + _STUCK_FACTOR * bound) / 1_000.0):
@@ -201,7 +222,7 @@ class OnlineDispatcher:
                 if task is not None and task.cancelling():
                     raise
                 reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-                if attempt == 2 or self._clock() + bound > latest_ms:
+                if attempt == 2 or not self._lanes.may_resend(start, self._clock()):
                     raise ReplicaFailed(f"variant {name!r} could not run the batch: {reason}") from error
         raise AssertionError("unreachable")
 

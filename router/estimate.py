@@ -5,7 +5,7 @@ Values in, values out: the dispatcher and the queue's statistics fill the snapsh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,17 +26,19 @@ class OnlineLoad(NamedTuple):
 
     ``variants`` are ordered best quality first. ``busy_ms`` is what remains of the batches that run,
     averaged over the replicas; ``waiting_ms`` the work that waits behind them, at one replica's pace;
-    ``overhead_ms`` bounds what a call costs beside the model, and
-    ``hop_ms`` is the mean of that. ``full`` says that the heap takes no more.
+    ``hop_ms`` is what a call costs beside the model. ``margin`` stretches a prediction so that the truth
+    lies within it as often as promised (see `router.calibration`). ``full`` says that the heap takes no
+    more; ``strained`` names the variants that were passed over a moment ago for want of time.
     """
 
     variants: Mapping[str, Variant]
     replicas: int
     busy_ms: float
     waiting_ms: float
-    overhead_ms: float = 0.0
-    full: bool = False
     hop_ms: float = 0.0
+    full: bool = False
+    margin: float = 0.0
+    strained: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,29 @@ class ModelLoad(NamedTuple):
 
 
 def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
-    """Predicted time to the answer, ms: what runs, what waits, then the request's own batch with margin."""
-    wait = load.busy_ms + load.waiting_ms / load.replicas
-    return wait + load.variants[variant].profile.bound_ms(rows) + load.overhead_ms
+    """Predicted time to the answer, ms: what runs, what waits, then the request's own batch; with margin."""
+    wait_ms = load.busy_ms + load.waiting_ms / load.replicas
+    own_ms = load.variants[variant].profile.bound_ms(rows) + load.hop_ms
+    return (wait_ms + own_ms) * (1.0 + load.margin)
 
 
-def likely_ms(load: OnlineLoad, predicted_ms: float) -> float:
-    """The same prediction with the hop at its mean: what refusing can mend is the work ahead, not jitter."""
-    return predicted_ms - load.overhead_ms + load.hop_ms
+def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
+    """The same with the margin on the work ahead only: what refusing can mend is that, not jitter."""
+    wait_ms = load.busy_ms + load.waiting_ms / load.replicas
+    return wait_ms * max(1.0, 1.0 + load.margin) + alone_ms(load, variant, rows)
+
+
+def alone_ms(load: OnlineLoad, variant: str, rows: int) -> float:
+    """How long it would take with nothing ahead of it, ms."""
+    return load.variants[variant].profile.bound_ms(rows) + load.hop_ms
+
+
+def batch_load(
+    variant: Variant, workers: int, max_batch: int, waiting_rows: int, seen_rows_per_s: float | None
+) -> BatchLoad:
+    """The queue as `router.decide` weighs it, from what its statistics tell."""
+    rate = drain_rows_per_s(variant, workers, max_batch, waiting_rows, seen_rows_per_s)
+    return BatchLoad(variant, workers, waiting_rows, rate, max_batch)
 
 
 def batch_ms(load: BatchLoad, rows: int) -> float:

@@ -7,12 +7,13 @@ times are milliseconds on one clock of the caller's choice.
 from __future__ import annotations
 
 from bisect import bisect_left, insort_right
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 from optimizers.profile import OnlineFit
+from router.calibration import Margin
 from router.estimate import OnlineLoad, Variant
 from workers.batching import BoundTable, Idle, Run, Wait, next_batch
 
@@ -20,10 +21,13 @@ from workers.batching import BoundTable, Idle, Run, Wait, next_batch
 BATCHES_IN_FLIGHT = 2
 _REFIT_EVERY_MS = 250.0
 _PROBE_MS, _PROBE_DOUBTFUL_MS = 5_000.0, 250.0
+#: For so long after it was passed over, a variant is stepped up to with time to spare only.
+_STRAINED_MS = 1_000.0
 
 
 class Item(Protocol):
-    """One request (or a part of one) that waits. ``left``: its caller is gone, it costs no work any more."""
+    """One request (or a part of one) that waits. ``left``: its caller is gone, it costs no work any more.
+    ``predicted_ms``: the time to its answer that was promised on arrival; 0 where none was."""
 
     @property
     def deadline_ms(self) -> float: ...
@@ -36,6 +40,12 @@ class Item(Protocol):
 
     @property
     def left(self) -> bool: ...
+
+    @property
+    def arrived_ms(self) -> float: ...
+
+    @property
+    def predicted_ms(self) -> float: ...
 
 
 T = TypeVar("T", bound=Item)
@@ -134,14 +144,10 @@ class _Lane(Generic[T]):
 
 
 class _Hop:
-    """What a call costs beside the model, ms: its mean, and a bound by the mean deviation (RFC 6298)."""
+    """What a call costs beside the model, ms: its mean, and the mean deviation from that (RFC 6298)."""
 
     def __init__(self) -> None:
         self.mean_ms, self._deviation_ms = 1.0, 0.5
-
-    @property
-    def bound_ms(self) -> float:
-        return self.mean_ms + 4.0 * self._deviation_ms
 
     def learn(self, ms: float) -> None:
         # One stall must not shut the door on the requests of the next second.
@@ -203,6 +209,8 @@ class Lanes(Generic[T]):
         self._slots = replicas * BATCHES_IN_FLIGHT
         self._flights = _Flights()
         self._hop = _Hop()
+        self._margin = Margin()
+        self._strained_until_ms: dict[str, float] = {}
         self._ran_late = False
 
     @property
@@ -231,10 +239,21 @@ class Lanes(Generic[T]):
             self._replicas,
             self._flights.remaining_ms(now_ms) / self._replicas,
             waiting_ms,
-            self._hop.bound_ms,
-            self.waiting >= self._max_waiting,
             self._hop.mean_ms,
+            self.waiting >= self._max_waiting,
+            self._margin.value,
+            self._strained(now_ms) if self._strained_until_ms else (),
         )
+
+    def _strained(self, now_ms: float) -> Collection[str]:
+        until = self._strained_until_ms
+        for name in [name for name, at in until.items() if at <= now_ms]:
+            del until[name]
+        return until.keys()
+
+    def pass_over(self, variant: str, now_ms: float) -> None:
+        """A request ran on a lesser variant because the work ahead left ``variant`` no time."""
+        self._strained_until_ms[variant] = now_ms + _STRAINED_MS
 
     def add(self, variant: str, item: T) -> bool:
         """Let it wait; True where `step` may have something to do about it now.
@@ -287,7 +306,10 @@ class Lanes(Generic[T]):
             lead_ms=self._hop.mean_ms / 2.0,
         )
         dropped = lane.take(plan.dropped)
-        hopeless += [item for item in dropped if item.droppable]
+        gone = [item for item in dropped if item.droppable]
+        hopeless += gone
+        promised = sum(item.predicted_ms > 0.0 for item in gone)
+        self._margin.learn(promised, promised)
         lane.set_aside([item for item in dropped if not item.droppable])
         return plan
 
@@ -306,9 +328,20 @@ class Lanes(Generic[T]):
         if sent_ms is None:
             return
         self._hop.learn(max(0.0, now_ms - sent_ms - wait_ms - run_ms))
+        promised = short = 0
+        for item in start.items:
+            if item.predicted_ms > 0.0:
+                promised += 1
+                short += now_ms - item.arrived_ms > item.predicted_ms
+        self._margin.learn(short, promised)
         lane = self._lanes[start.variant]
         if lane.learn(start.rows, run_ms, now_ms, self._hop.mean_ms):
             self._variants = {name: x.variant for name, x in self._lanes.items()}
+
+    @staticmethod
+    def may_resend(start: Start[T], now_ms: float) -> bool:
+        """Whether a batch that its replica failed is worth a second try: one of it may still be in time."""
+        return now_ms + start.bound_ms <= max(item.deadline_ms for item in start.items)
 
     def lost(self, start: Start[T]) -> None:
         """A batch will not come back; nothing is learnt from it."""
@@ -332,6 +365,10 @@ class Lanes(Generic[T]):
         if len(self._flights) or self.waiting:
             return None
         lane = min(self._lanes.values(), key=lambda x: x.learnt_ms)
-        doubtful = max(x.pessimism for x in self._lanes.values()) > 2.0 or self._hop.bound_ms > 5.0
+        doubtful = (
+            max(x.pessimism for x in self._lanes.values()) > 2.0
+            or self._hop.mean_ms > 5.0
+            or self._margin.value > 1.0
+        )
         due_ms = _PROBE_DOUBTFUL_MS if doubtful else _PROBE_MS
         return lane.variant.name if now_ms - lane.learnt_ms >= due_ms else None

@@ -29,6 +29,7 @@ class Recorder:
     def __init__(self) -> None:
         self.requests: dict[tuple[str, str, str, str, str], int] = defaultdict(int)
         self.deadlines: dict[tuple[str, str, bool], int] = defaultdict(int)
+        self.predictions: dict[tuple[str, bool], int] = defaultdict(int)
         self.latencies: dict[tuple[str, str, str], list[float]] = defaultdict(list)
         self.batches: dict[tuple[str, str], list[int]] = defaultdict(list)
         #: Batches and rows since the start, by model and variant.
@@ -41,6 +42,10 @@ class Recorder:
 
     def deadline(self, model: str, route: str, met: bool) -> None:
         self.deadlines[model, route, met] += 1
+
+    def prediction(self, model: str, held: bool) -> None:
+        """Whether the answer came within what was predicted on arrival."""
+        self.predictions[model, held] += 1
 
     def latency(self, model: str, route: str, path: str, ms: float) -> None:
         self.latencies[model, route, path].append(ms)
@@ -75,6 +80,11 @@ class Publisher:
         self._deadlines = counter(
             "hybrid_deadlines_total", "Deadlines met and missed, online path", "model", "route", "met"
         )
+        self._predictions = counter(
+            "hybrid_predictions_total",
+            "Online answers by whether they came within the predicted time; 99 of 100 should",
+            *("model", "held"),
+        )
         self._latency = metrics.Histogram(
             "hybrid_latency_ms",
             description="Time from arrival to answer in the router",
@@ -105,6 +115,9 @@ class Publisher:
         for (model, route, met), total in list(recorder.deadlines.items()):
             tags = {"model": model, "route": route, "met": str(met).lower()}
             self._count(self._deadlines, ("deadline", model, route, met), total, tags)
+        for (model, held), total in list(recorder.predictions.items()):
+            tags = {"model": model, "held": str(held).lower()}
+            self._count(self._predictions, ("prediction", model, held), total, tags)
         for (model, route, path), times in recorder.latencies.items():
             self._observe(self._latency, times, {"model": model, "route": route, "path": path})
         for (model, variant), sizes in recorder.batches.items():

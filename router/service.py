@@ -18,7 +18,7 @@ from optimizers.tensors import Tensors, TensorSpec, check, pack, unpack
 from router import estimate
 from router.decide import Ask, Enqueue, RunOnline, decide
 from router.dispatch import DeadlineHopeless, HeapFull, OnlineDispatcher, ReplicaFailed
-from router.estimate import BatchLoad, ModelLoad, Variant
+from router.estimate import ModelLoad, Variant
 from router.metrics import Recorder
 from router.policy import Policy
 from workers.job import JobState, JobStatus, NewJob
@@ -163,12 +163,14 @@ class Service:
             shown["online"] = {
                 "busy_ms": load.busy_ms,
                 "waiting_ms": load.waiting_ms,
-                "overhead_ms": load.overhead_ms,
+                "hop_ms": load.hop_ms,
+                "margin": load.margin,
                 "batches": {
                     v: {"count": count, "rows": rows}
                     for (model, v), (count, rows) in self.recorder.batch_totals.items()
                     if model == name
                 },
+                "profiles": {v: variant.profile.to_json() for v, variant in load.variants.items()},
                 "predicted_ms": {v: estimate.online_ms(load, v, 1) for v in load.variants},
             }
         if served.stats:
@@ -200,17 +202,23 @@ class Service:
             return ModelLoad(online, None)
         variant, stats = self._batch_variants[served.name], served.stats
         waiting, seen = (stats.waiting_rows, stats.rows_per_s) if stats else (0, None)
-        rate = estimate.drain_rows_per_s(variant, batch.workers, batch.max_batch, waiting, seen)
-        return ModelLoad(online, BatchLoad(variant, batch.workers, waiting, rate, batch.max_batch))
+        queued = estimate.batch_load(variant, batch.workers, batch.max_batch, waiting, seen)
+        return ModelLoad(online, queued)
 
     async def _run_online(
         self, served: ServedModel, call: Call, decision: RunOnline, started: float
     ) -> Answer:
         assert served.online is not None
         outcome = "failed"
+        if decision.passed_over is not None:
+            served.online.pass_over(decision.passed_over)
         try:
             answer = await served.online.run(
-                decision.variant, call.inputs, decision.deadline_ms, droppable=decision.droppable
+                decision.variant,
+                call.inputs,
+                decision.deadline_ms,
+                droppable=decision.droppable,
+                predicted_ms=decision.predicted_ms,
             )
             outcome = "done"
         except DeadlineHopeless as error:
@@ -232,6 +240,9 @@ class Service:
                 self.recorder.deadline(call.model, decision.route, met)
             if outcome == "done":
                 self.recorder.latency(call.model, decision.route, "online", now - started)
+                self.recorder.prediction(call.model, now - started <= decision.predicted_ms)
+            elif outcome == "expired":
+                self.recorder.prediction(call.model, False)
         return Answer(
             None,
             answer.outputs,

@@ -50,12 +50,34 @@ NEVER_REFUSES: dict[str, Any] = {"to": "online", "on_miss": ["degrade"]}
 NO_DEGRADE: dict[str, Any] = {"to": "online", "on_miss": ["reject"]}
 
 
-def test_the_hops_jitter_picks_a_variant_but_refuses_nobody() -> None:
-    jittery = {"overhead_ms": 60.0, "hop_ms": 5.0}
+def test_jitter_picks_a_variant_but_refuses_nobody() -> None:
+    jittery = {"hop_ms": 5.0, "margin": 9.0}
     kept = run(ONLINE, 50.0, online(**jittery))
     assert isinstance(kept, RunOnline)
-    assert (kept.variant, kept.predicted_ms) == ("rough", 61.0)
+    assert (kept.variant, kept.predicted_ms) == ("rough", 60.0)
     assert isinstance(run(ONLINE, 50.0, online(busy_ms=45.0, **jittery)), Reject)
+
+
+def test_a_variant_that_was_passed_over_a_moment_ago_is_taken_again_with_time_to_spare_only() -> None:
+    variants = {
+        budget_ms: decision.variant
+        for budget_ms in (45.0, 49.9, 50.0)
+        if isinstance(decision := run(ONLINE, budget_ms, online(strained=("best",))), RunOnline)
+    }
+    assert variants == {45.0: "quick", 49.9: "quick", 50.0: "best"}
+
+
+@pytest.mark.parametrize(
+    ("budget_ms", "busy_ms", "passed_over"),
+    [(60.0, 30.0, "best"), (60.0, 0.0, None), (30.0, 0.0, None)],
+    ids=["for want of time", "not at all", "too slow for that budget in any case"],
+)
+def test_only_what_the_work_ahead_left_no_time_for_counts_as_passed_over(
+    budget_ms: float, busy_ms: float, passed_over: str | None
+) -> None:
+    decision = run(ONLINE, budget_ms, online(busy_ms=busy_ms))
+    assert isinstance(decision, RunOnline)
+    assert decision.passed_over == passed_over
 
 
 @pytest.mark.parametrize(

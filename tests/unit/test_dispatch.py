@@ -411,7 +411,7 @@ async def test_the_load_tells_what_runs_what_waits_and_the_way_there() -> None:
     target = dispatcher(Replica())
     idle = target.load()
     assert (idle.busy_ms, idle.waiting_ms, idle.full, idle.replicas) == (0.0, 0.0, False, 1)
-    assert idle.overhead_ms > 0
+    assert idle.hop_ms > 0
     running = await busy(target)
     tasks = [ask(target, float(n)) for n in range(4)]
     await settled()
@@ -430,12 +430,50 @@ async def test_live_batches_correct_the_profile_and_the_calls_overhead() -> None
     target = OnlineDispatcher(
         {"v": variant(faster=4.0)}, replica.send, replicas=1, max_batch=8, max_waiting=10, clock=now_ms
     )
-    before = estimate.online_ms(target.load(), "v", 1)
+    before = estimate.alone_ms(target.load(), "v", 1)
     for _ in range(200):
         await ask(target, 1.0)
-    after = estimate.online_ms(target.load(), "v", 1)
+    after = estimate.alone_ms(target.load(), "v", 1)
     assert before < run_ms(1) / 4 + 6.0
     assert after == pytest.approx(run_ms(1) + 6.0, rel=0.15)
+
+
+@in_virtual_time
+async def test_promises_that_were_broken_widen_the_margin_and_those_kept_narrow_it() -> None:
+    target = dispatcher(Replica())
+    start = target.load().margin
+    for _ in range(20):
+        await target.run("v", batch(1.0), now_ms() + 1_000.0, predicted_ms=1_000.0)
+    kept = target.load().margin
+    assert kept < start
+    for _ in range(3):
+        await target.run("v", batch(1.0), now_ms() + 1_000.0, predicted_ms=0.001)
+    assert target.load().margin > kept
+
+
+@in_virtual_time
+async def test_a_request_that_was_dropped_broke_its_promise() -> None:
+    target = dispatcher(Replica())
+    running = await busy(target)
+    before = target.load().margin
+    hopeless = asyncio.create_task(target.run("v", batch(1.0), now_ms() + 20.0, predicted_ms=15.0))
+    with pytest.raises(DeadlineHopeless):
+        await hopeless
+    assert target.load().margin > before
+    await asyncio.gather(*running)
+
+
+@in_virtual_time
+async def test_a_variant_that_was_passed_over_is_strained_for_a_second() -> None:
+    target = dispatcher(Replica(), "a", "b")
+    target.pass_over("a")
+    assert list(target.load().strained) == ["a"]
+    await asyncio.sleep(0.9)
+    target.pass_over("b")
+    await asyncio.sleep(0.2)
+    assert list(target.load().strained) == ["b"]
+    await asyncio.sleep(1.0)
+    assert not target.load().strained
 
 
 @in_virtual_time

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from optimizers.profile import LatencyProfile, ProfilePoint
-from router.estimate import BatchLoad, OnlineLoad, Variant, batch_ms, drain_rows_per_s, online_ms
+from router.estimate import (
+    BatchLoad,
+    OnlineLoad,
+    Variant,
+    alone_ms,
+    batch_ms,
+    drain_rows_per_s,
+    likely_ms,
+    online_ms,
+)
 
 #: 1 ms and 0.1 ms per row at the median, twice that at the tail.
 PROFILE = LatencyProfile((ProfilePoint(1, 1.1, 2.2), ProfilePoint(100, 11.0, 22.0)))
@@ -13,7 +22,7 @@ VARIANT = Variant("v", PROFILE)
 
 
 def online(busy_ms: float = 0.0, waiting_ms: float = 0.0, replicas: int = 1) -> OnlineLoad:
-    return OnlineLoad({"v": VARIANT}, replicas, busy_ms, waiting_ms, overhead_ms=0.5)
+    return OnlineLoad({"v": VARIANT}, replicas, busy_ms, waiting_ms, hop_ms=0.5)
 
 
 def test_an_idle_replica_answers_within_the_bound_and_the_calls_overhead() -> None:
@@ -23,6 +32,13 @@ def test_an_idle_replica_answers_within_the_bound_and_the_calls_overhead() -> No
 
 def test_what_runs_counts_in_full_and_what_waits_is_shared_by_the_replicas() -> None:
     assert online_ms(online(busy_ms=3.0, waiting_ms=40.0, replicas=4), "v", 1) == pytest.approx(3 + 10 + 2.7)
+
+
+def test_the_margin_stretches_the_whole_prediction_and_the_likely_one_only_by_what_is_ahead() -> None:
+    load = online(busy_ms=10.0)._replace(margin=0.5)
+    assert online_ms(load, "v", 1) == pytest.approx((10.0 + 2.7) * 1.5)
+    assert likely_ms(load, "v", 1) == pytest.approx(10.0 * 1.5 + 2.7)
+    assert alone_ms(load, "v", 1) == pytest.approx(2.7)
 
 
 def queue(waiting_rows: int, rows_per_s: float = 1_000.0) -> BatchLoad:

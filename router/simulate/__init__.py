@@ -1,0 +1,1 @@
+"""Discrete-event replay of a policy in virtual time, over the very modules that production runs."""

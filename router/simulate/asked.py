@@ -1,0 +1,71 @@
+"""One simulated request on its way, from its arrival to the one moment at which it ends."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from router.simulate.workload import Request
+
+Outcome = Literal["answered", "refused", "expired", "failed"]
+
+
+class Asked:
+    """An item of the lanes, or the owner of the `Part`s that are. ``arrived_ms``: when the router saw it."""
+
+    __slots__ = (
+        "arrived_ms",
+        "deadline_ms",
+        "drop",
+        "droppable",
+        "ended",
+        "left",
+        "parts",
+        "predicted_ms",
+        "request",
+        "route",
+        "rows",
+        "variant",
+    )
+
+    def __init__(self, request: Request, arrived_ms: float) -> None:
+        self.request, self.arrived_ms, self.rows = request, arrived_ms, request.rows
+        self.deadline_ms = arrived_ms + request.budget_ms
+        self.route = self.variant = ""
+        self.predicted_ms = self.drop = 0.0
+        self.droppable, self.left = True, False
+        self.parts = 1
+        self.ended: Outcome | None = None
+
+    @property
+    def owner(self) -> Asked:
+        return self
+
+
+class Part:
+    """A piece of a request that has more rows than a batch."""
+
+    __slots__ = ("owner", "rows")
+
+    predicted_ms = 0.0
+
+    def __init__(self, owner: Asked, rows: int) -> None:
+        self.owner, self.rows = owner, rows
+
+    @property
+    def deadline_ms(self) -> float:
+        return self.owner.deadline_ms
+
+    @property
+    def arrived_ms(self) -> float:
+        return self.owner.arrived_ms
+
+    @property
+    def droppable(self) -> bool:
+        return self.owner.droppable
+
+    @property
+    def left(self) -> bool:
+        return self.owner.left
+
+
+Item = Asked | Part

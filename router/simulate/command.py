@@ -1,0 +1,212 @@
+"""``hybrid-router simulate``: what would this policy do to yesterday's traffic?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from router import policy as policies
+from router import trace
+from router.estimate import Variant
+from router.manifests import read_manifests
+from router.policy import Policy, PolicyError
+from router.simulate import faults, observed, plan, result, workload
+from router.simulate.engine import Settings, Simulation, SimulationError, Variants
+from router.simulate.result import Result
+from router.simulate.timing import Costs
+from router.simulate.workload import Request, Share
+
+_ERRORS = (
+    PolicyError,
+    trace.TraceError,
+    workload.MixError,
+    faults.FaultError,
+    SimulationError,
+    observed.ObservedError,
+)
+
+
+@click.command()
+@click.argument("policy", type=click.Path(path_type=Path))
+@click.option("--trace", "trace_file", type=click.Path(path_type=Path), help="Arrivals: CSV or JSONL.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0.001), help="Mean requests/s (default: the trace's, or 50)."
+)
+@click.option(
+    "--scale", type=click.FloatRange(min=0.001), default=1.0, show_default=True, help="Times the rate."
+)
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="So much of the trace (default: all, or 60).")
+@click.option("--mix", help="What requests are: MODEL:BUDGET[:WEIGHT[:ROWS]],...")
+@click.option("--replicas", help="Other numbers than the policy's: online=2,batch=4.")
+@click.option(
+    "--fault",
+    "fault_texts",
+    multiple=True,
+    help="kill:MODEL.online.0@30s, slow:...@30s+10s*3, outage:MODEL.queue@1min+5s.",
+)
+@click.option("--seed", default=7, show_default=True)
+@click.option("--compare", type=click.Path(path_type=Path), help="Another policy, on the same arrivals.")
+@click.option("--fit", "target", help="Find the fewest replicas that meet so many deadlines: 99.9%.")
+@click.option(
+    "--observed",
+    "observed_file",
+    type=click.Path(path_type=Path),
+    help="Times as a live deployment sees them: `status --json` in a file.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write the numbers (- for standard output).",
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="Write a PNG.")
+def simulate(
+    policy: Path,
+    trace_file: Path | None,
+    rate: float | None,
+    scale: float,
+    seconds: float | None,
+    mix: str | None,
+    replicas: str | None,
+    fault_texts: Sequence[str],
+    seed: int,
+    compare: Path | None,
+    target: str | None,
+    observed_file: Path | None,
+    json_file: Path | None,
+    picture: Path | None,
+) -> None:
+    """Play arrivals against POLICY in virtual time, by the code that decides in production.
+
+    A trace's columns model, budget, rows and tenant say what each request is; what they leave open is
+    drawn from --mix. Service times come from the artifacts' profiles. Same seed, same result.
+
+    \b
+    Examples:
+      hybrid-router simulate configs/digits.yaml --rate 200 --mix digits:50ms:9,digits:10min:1:64
+      hybrid-router simulate configs/digits.yaml --trace day.csv --scale 2 --fit 99.9%
+    """
+    try:
+        chosen = policies.read(policy)
+        requests = _requests(chosen, trace_file, rate, scale, seconds, mix, seed)
+        found = [faults.parse(text) for text in fault_texts]
+        costs = Costs()
+        seen = observed.read(observed_file) if observed_file else None
+        settings = Settings(seed, seen.costs(costs) if seen else costs, tuple(found))
+        results: dict[str, Result] = {}
+        for path in filter(None, (policy, compare)):
+            this = _with_counts(policies.read(path), replicas)
+            measured = load_variants(this, str(path))
+            variants = seen.variants(measured) if seen else measured
+            if target:
+                results |= _fitted(str(path), this, variants, requests, _share(target), settings)
+            else:
+                results[str(path)] = Simulation(this, variants, settings).run(requests)
+    except _ERRORS as error:
+        raise click.ClickException(str(error)) from None
+    _tell(results, json_file, picture)
+    if any(found.violations for found in results.values()):
+        raise SystemExit(1)
+
+
+def load_variants(policy: Policy, source: str = "policy") -> dict[str, dict[str, Variant]]:
+    """Every model's variants with the profiles of their manifests."""
+    manifests = read_manifests(policy, source)
+    return {
+        model: {name: Variant(name, m.profile, m.quality_drop) for name, m in found.items()}
+        for model, found in manifests.items()
+    }
+
+
+def _requests(
+    policy: Policy,
+    trace_file: Path | None,
+    rate: float | None,
+    scale: float,
+    seconds: float | None,
+    mix: str | None,
+    seed: int,
+) -> list[Request]:
+    shares = (
+        workload.parse_mix(mix) if mix else tuple(Share(m, policy.defaults.budget) for m in policy.models)
+    )
+    for share in shares:
+        if share.model not in policy.models:
+            raise workload.MixError(
+                f"the mix names model {share.model!r}; the policy has {', '.join(policy.models)}"
+            )
+    if trace_file is None:
+        times = trace.bursty((rate or 50.0) * scale, seconds or 60.0, seed)
+        return workload.from_trace([trace.Arrival(t, {}) for t in times], shares, seed)
+    arrivals = trace.read(trace_file)
+    span_s = arrivals[-1].at_s
+    if rate is not None and span_s > 0:
+        scale *= rate * span_s / max(1, len(arrivals) - 1)
+    requests = workload.from_trace(arrivals, shares, seed, scale=scale)
+    return [r for r in requests if seconds is None or r.at_ms <= seconds * 1_000.0]
+
+
+def _with_counts(policy: Policy, text: str | None) -> Policy:
+    counts: dict[str, int] = {}
+    for part in text.split(",") if text else ():
+        kind, _, number = part.strip().partition("=")
+        if (
+            kind not in ("online", "batch")
+            or not number.isdigit()
+            or not 1 <= int(number) <= plan.MAX_REPLICAS
+        ):
+            raise SimulationError(
+                f"--replicas {part!r}: write online=2, batch=4 or both, 1 to {plan.MAX_REPLICAS}"
+            )
+        counts[kind] = int(number)
+    return plan.with_replicas(policy, counts)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value <= 1.0:
+        raise SimulationError(f"--fit {text!r} is not a share; write 99.9% or 0.999")
+    return value
+
+
+def _fitted(
+    name: str,
+    policy: Policy,
+    variants: Variants,
+    requests: Sequence[Request],
+    target: float,
+    settings: Settings,
+) -> dict[str, Result]:
+    def tried(counts: Mapping[str, int], met: float) -> None:
+        click.echo(f"  {_counts(counts)}: {met:.3%} of deadlines met", err=True)
+
+    best = plan.fit(policy, variants, requests, target, settings, tried)
+    click.echo(f"{name}: {_counts(best.replicas)} meet {best.met:.3%} of the deadlines", err=True)
+    return {f"{name} ({_counts(best.replicas)})": best.result}
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind}={count}" for kind, count in counts.items())
+
+
+def _tell(results: Mapping[str, Result], json_file: Path | None, picture: Path | None) -> None:
+    told: dict[str, Any] = {name: found.to_json() for name, found in results.items()}
+    if json_file is not None:
+        text = orjson.dumps(told, option=orjson.OPT_INDENT_2).decode()
+        if str(json_file) == "-":
+            click.echo(text)
+        else:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(text + "\n", encoding="utf-8")
+    if str(json_file) != "-":
+        click.echo(result.table(results))
+    if picture is not None:
+        result.draw(picture, results)
+        click.echo(f"picture: {picture}", err=True)

@@ -1,0 +1,198 @@
+"""The simulation: arrivals in virtual time, through `router.decide`, into both sides of every model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from router import decide
+from router.decide import Ask, Enqueue, RunOnline
+from router.estimate import ModelLoad, Variant
+from router.policy import Policy
+from router.simulate.asked import Asked, Outcome
+from router.simulate.events import Events
+from router.simulate.faults import Fault
+from router.simulate.online import OnlineSide
+from router.simulate.queued import QueueSide
+from router.simulate.result import Result, RouteTally, Sample
+from router.simulate.timing import Costs, Timing
+from router.simulate.workload import Request
+from workers.queue import QueueSettings
+
+Variants = Mapping[str, Mapping[str, Variant]]
+_SAMPLES = 400
+
+
+class SimulationError(ValueError):
+    """What was asked for cannot be simulated; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a simulation needs beside policy and requests."""
+
+    seed: int = 7
+    costs: Costs = field(default_factory=Costs)
+    faults: tuple[Fault, ...] = ()
+
+
+class _Sides:
+    """One model."""
+
+    __slots__ = ("batch", "online")
+
+    def __init__(self, online: OnlineSide | None, batch: QueueSide | None) -> None:
+        self.online, self.batch = online, batch
+
+
+class Simulation:
+    """One run: ``Simulation(policy, variants, settings).run(requests)``. Equal input gives equal output."""
+
+    def __init__(self, policy: Policy, variants: Variants, settings: Settings | None = None) -> None:
+        self._policy, self._settings = policy, settings or Settings()
+        self._events = Events()
+        self._result = Result(self._settings.seed)
+        draw = random.Random(self._settings.seed)
+        timing = Timing(self._settings.costs, random.Random(draw.random()))
+        self._sides: dict[str, _Sides] = {}
+        for name, model in policy.models.items():
+            online = batch = None
+            if model.online:
+                online = OnlineSide(
+                    model.online,
+                    variants[name],
+                    self._events,
+                    timing,
+                    random.Random(draw.random()),
+                    self._end,
+                    self._violated,
+                )
+            if model.batch:
+                limits = policy.limits.queue
+                keep = QueueSettings(max_jobs=limits.jobs, max_bytes=limits.bytes, keep_ms=60_000)
+                batch = QueueSide(
+                    name,
+                    model.batch,
+                    variants[name],
+                    keep,
+                    self._events,
+                    timing,
+                    random.Random(draw.random()),
+                    self._end,
+                    self._violated,
+                )
+            self._sides[name] = _Sides(online, batch)
+        self._wire_ms = self._settings.costs.wire_ms
+        self._tallies: dict[str, RouteTally] = self._result.routes
+        self._open = 0
+
+    def run(self, requests: Sequence[Request]) -> Result:
+        """Let all of them arrive, and go on until the last has ended."""
+        events, costs = self._events, self._settings.costs
+        self._plan_faults()
+        span_ms = requests[-1].at_ms if requests else 0.0
+        self._sample(max(100.0, span_ms / _SAMPLES), span_ms)
+        door_ms, free_ms = costs.door_ms / costs.routers, 0.0
+        for request in requests:
+            self._known(request)
+            # The router's process takes one request at a time.
+            free_ms = max(free_ms, request.at_ms) + door_ms
+            while events.next_ms <= free_ms:
+                events.step()
+            events.now_ms = free_ms
+            self._arrive(request)
+        while self._open and events.next_ms < float("inf"):
+            events.step()
+        if self._open:
+            self._violated(f"{self._open} requests were accepted and never ended")
+        return self._finish(requests)
+
+    def _known(self, request: Request) -> None:
+        if request.model not in self._sides:
+            known = ", ".join(self._sides)
+            raise SimulationError(f"a request for model {request.model!r}; the policy has {known}")
+
+    def _plan_faults(self) -> None:
+        for fault in self._settings.faults:
+            sides = self._sides.get(fault.model)
+            side: OnlineSide | QueueSide | None = None
+            if sides is not None:
+                side = sides.online if fault.side == "online" else sides.batch
+            if side is None:
+                raise SimulationError(
+                    f"a fault of {fault.model}.{fault.side}, which the policy does not have"
+                )
+            self._events.at(fault.at_ms, side.suffer, fault, self._settings.costs.restart_ms)
+
+    def _arrive(self, request: Request) -> None:
+        sides, now_ms = self._sides[request.model], self._events.now_ms
+        load = ModelLoad(
+            sides.online.load() if sides.online else None, sides.batch.load() if sides.batch else None
+        )
+        ask = Ask(request.model, request.rows, request.budget_ms)
+        decision = decide.decide(ask, self._policy, load, now_ms)
+        asked = Asked(request, now_ms)
+        asked.route = decision.route
+        self._open += 1
+        if isinstance(decision, RunOnline) and sides.online:
+            asked.predicted_ms = decision.predicted_ms
+            sides.online.run(asked, decision)
+        elif isinstance(decision, Enqueue) and sides.batch:
+            asked.predicted_ms = decision.predicted_ms
+            sides.batch.submit(asked, decision)
+        else:
+            self._end(asked, "refused")
+
+    def _end(self, asked: Asked, outcome: Outcome) -> None:
+        if asked.ended is not None:
+            self._violated(f"a request ended twice: {asked.ended}, then {outcome}")
+            return
+        asked.ended = outcome
+        self._open -= 1
+        tally = self._tallies.get(asked.route)
+        if tally is None:
+            tally = self._result.route(asked.route)
+        request, now_ms = asked.request, self._events.now_ms
+        if outcome == "answered":
+            latency_ms = now_ms - request.at_ms + self._wire_ms
+            held = now_ms - asked.arrived_ms <= asked.predicted_ms
+            tally.answered(latency_ms, latency_ms <= request.budget_ms, asked.variant, asked.drop, held)
+        else:
+            tally.ended(outcome, now_ms - request.at_ms + self._wire_ms)
+
+    def _violated(self, what: str) -> None:
+        if len(self._result.violations) < 100:
+            self._result.violations.append(f"at {self._events.now_ms:.3f} ms: {what}")
+
+    def _sample(self, every_ms: float, span_ms: float) -> None:
+        """The system as it is now, and again until the arrivals are over."""
+        online = [s.online for s in self._sides.values() if s.online]
+        batch = [s.batch for s in self._sides.values() if s.batch]
+        self._result.samples.append(
+            Sample(
+                self._events.now_ms / 1_000.0,
+                sum(side.waiting for side in online),
+                sum(side.waiting_rows for side in batch),
+                sum(side.running for side in online),
+                sum(side.running for side in batch),
+            )
+        )
+        if self._events.now_ms < span_ms:
+            self._events.at(self._events.now_ms + every_ms, self._sample, every_ms, span_ms)
+
+    def _finish(self, requests: Iterable[Request]) -> Result:
+        result, seconds = self._result, self._events.now_ms / 1_000.0
+        result.seconds = seconds
+        for name, sides in self._sides.items():
+            model = self._policy.models[name]
+            for kind, side, count in (
+                ("online", sides.online, model.online.replicas if model.online else 0),
+                ("batch", sides.batch, model.batch.workers if model.batch else 0),
+            ):
+                if side is not None:
+                    label = f"{name} {kind}"
+                    result.busy_s[label] = side.busy_ms / 1_000.0
+                    result.capacity_s[label] = count * seconds
+                    result.batches[label], result.batch_rows[label] = side.batches, side.batch_rows
+        return result

@@ -1,0 +1,263 @@
+"""The batch side of one model in virtual time: the in-memory deadline queue, drained by simulated workers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Any, TypeVar
+
+from router.decide import Enqueue
+from router.estimate import BatchLoad, Variant, batch_load
+from router.policy import Batch
+from router.simulate.asked import Asked, Outcome
+from router.simulate.events import Events
+from router.simulate.faults import Fault
+from router.simulate.timing import Timing
+from workers.batching import BoundTable, Run, next_batch
+from workers.job import Held, JobState, Lease, NewJob
+from workers.memory_queue import MemoryQueue
+from workers.queue import Accepted, Done, Missed, QueueSettings, QueueStats
+
+T = TypeVar("T")
+
+_STATS_EVERY_MS = 500.0
+#: How long the router tries to reach a queue before it tells its caller.
+_PATIENCE_MS = 5_000.0
+#: MemoryQueue counts from 1970, and a virtual run from 0: a moment that no clock reads as "never".
+_EPOCH_MS = 1_000_000
+
+_OUTCOMES: Mapping[JobState, Outcome] = {JobState.DONE: "answered", JobState.EXPIRED: "expired"}
+
+
+def now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The value of a coroutine that waits for nothing, as all of `MemoryQueue`'s do but its waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    coroutine.close()
+    raise RuntimeError("it would have waited")
+
+
+@dataclass(slots=True)
+class _Worker:
+    name: str
+    epoch: int = 0
+    busy: bool = False
+    up_at_ms: float = 0.0
+    factor: float = 1.0
+    waiting: list[Lease] = field(default_factory=list)
+
+
+class QueueSide:
+    """Keeps what `decide` enqueues until a worker has run it. ``end`` is told once of each request."""
+
+    def __init__(
+        self,
+        model: str,
+        section: Batch,
+        variants: Mapping[str, Variant],
+        settings: QueueSettings,
+        events: Events,
+        timing: Timing,
+        draw: random.Random,
+        end: Callable[[Asked, Outcome], None],
+        violated: Callable[[str], None],
+    ) -> None:
+        self._section, self._variants = section, variants
+        self._events, self._timing, self._end, self._violated = events, timing, end, violated
+        self._queue = MemoryQueue(model, settings, now_ms=self._queue_clock, rng=draw)
+        self._workers = [_Worker(f"{model}-{n}") for n in range(section.workers)]
+        self._tables: dict[str, BoundTable] = {}
+        self._open: dict[str, Asked] = {}
+        self._due: list[tuple[float, str]] = []
+        self._numbered = 0
+        self._away_until_ms = 0.0
+        self._stats: QueueStats = now(self._queue.stats())
+        self.busy_ms = 0.0
+        self.batches = 0
+        self.batch_rows = 0
+        self._ticking = False
+
+    def _queue_clock(self) -> int:
+        return _EPOCH_MS + int(self._events.now_ms)
+
+    @property
+    def waiting_rows(self) -> int:
+        return self._stats.waiting_rows
+
+    @property
+    def running(self) -> int:
+        return sum(worker.busy for worker in self._workers)
+
+    def load(self) -> BatchLoad:
+        section, stats = self._section, self._stats
+        variant = self._variants[section.variant]
+        return batch_load(variant, section.workers, section.max_batch, stats.waiting_rows, stats.rows_per_s)
+
+    def submit(self, asked: Asked, decision: Enqueue) -> None:
+        """What the service does with an `Enqueue`; while the queue is away, it tries for a while."""
+        away_ms = self._away_until_ms - self._events.now_ms
+        if away_ms > 0:
+            if away_ms > _PATIENCE_MS:
+                self._events.at(self._events.now_ms + _PATIENCE_MS, self._end, asked, "failed")
+            else:
+                self._events.at(self._away_until_ms, self.submit, asked, decision)
+            return
+        self._numbered += 1
+        job = NewJob(
+            id=str(self._numbered),
+            payload=b"",
+            rows=asked.rows,
+            budget_ms=max(1, int(asked.request.budget_ms)),
+            tenant=asked.request.tenant,
+            variant=decision.variant,
+            max_attempts=self._section.max_attempts,
+        )
+        (submitted,) = now(self._queue.submit([job]))
+        if not isinstance(submitted, Accepted):
+            self._end(asked, "refused")
+            return
+        asked.variant = decision.variant or self._section.variant
+        asked.drop = self._variants[asked.variant].quality_drop
+        self._open[job.id] = asked
+        heappush(self._due, (float(submitted.deadline_ms), job.id))
+        self._start_ticking()
+        idle = next((w for w in self._workers if not w.busy and w.up_at_ms <= self._events.now_ms), None)
+        if idle is not None:
+            self._work(idle)
+
+    def _start_ticking(self) -> None:
+        if not self._ticking:
+            self._ticking = True
+            self._events.at(self._events.now_ms + _STATS_EVERY_MS, self._tick)
+
+    def _tick(self) -> None:
+        """What goes on in the background: statistics, the reaper, and idle workers' look for work."""
+        if self._events.now_ms >= self._away_until_ms:
+            now(self._queue.reap())
+            self._stats = now(self._queue.stats())
+            self._tell_ended()
+            for worker in self._workers:
+                self._work(worker)
+        self._ticking = False
+        if self._open:
+            self._start_ticking()
+
+    def _tell_ended(self) -> None:
+        """Those whose deadlines have passed without a result: the queue has told their callers by now."""
+        clock, still = self._queue_clock(), []
+        while self._due and self._due[0][0] <= clock:
+            deadline_ms, id = heappop(self._due)
+            if id in self._open and not self._ended(id):
+                still.append((deadline_ms, id))
+        for entry in still:
+            heappush(self._due, entry)
+
+    def _ended(self, id: str) -> bool:
+        status = now(self._queue.state(id))
+        if status is not None and not status.state.terminal:
+            return False
+        self._end(self._open.pop(id), _OUTCOMES.get(status.state, "failed") if status else "failed")
+        return True
+
+    def _work(self, worker: _Worker) -> None:
+        """The worker's loop until it runs a batch or has nothing to do; see `workers.drain`."""
+        now_ms = self._events.now_ms
+        if worker.busy or now_ms < worker.up_at_ms or now_ms < self._away_until_ms:
+            return
+        while True:
+            if not worker.waiting:
+                rows = self._table(self._section.variant).max_rows
+                lease_ms = int(self._section.lease)
+                leases = now(self._queue.claim(rows, lease_ms, worker.name, max_rows=rows))
+                worker.waiting = sorted(leases, key=lambda lease: lease.deadline_ms)
+            if not worker.waiting:
+                return
+            name = worker.waiting[0].variant or self._section.variant
+            same = [x for x in worker.waiting if (x.variant or self._section.variant) == name]
+            plan = next_batch(same, self._table(name), float(self._queue_clock()))
+            dropped = same[: plan.dropped]
+            chosen = same[plan.dropped :][: plan.count] if isinstance(plan, Run) else []
+            gone = {lease.id for lease in (*dropped, *chosen)}
+            worker.waiting = [lease for lease in worker.waiting if lease.id not in gone]
+            if dropped:
+                now(self._queue.settle([Missed(x.id, x.token, "too late") for x in dropped]))
+                for lease in dropped:
+                    self._close(lease.id)
+            if chosen:
+                self._run(worker, name, chosen)
+                return
+
+    def _run(self, worker: _Worker, name: str, chosen: list[Lease]) -> None:
+        rows = sum(lease.rows for lease in chosen)
+        limit = self._table(name).max_rows
+        if rows > limit and len(chosen) > 1:
+            self._violated(f"a batch of {rows} rows, over the limit of {limit}")
+        late = min(lease.deadline_ms for lease in chosen) - self._queue_clock()
+        if late < 0:
+            self._violated(f"a job was run {-late} ms too late")
+        worker.busy = True
+        run_ms = self._timing.run_ms(self._variants[name], rows) * worker.factor
+        self.busy_ms += run_ms
+        self.batches += 1
+        self.batch_rows += rows
+        ends_ms = self._events.now_ms + run_ms + self._timing.costs.claim_ms
+        self._events.at(ends_ms, self._done, worker, worker.epoch, name, chosen)
+        # Long before a lease runs out the worker renews it, as often as the batch needs.
+        self._renew(worker, worker.epoch, [lease.held for lease in chosen], ends_ms)
+
+    def _renew(self, worker: _Worker, epoch: int, held: list[Held], until_ms: float) -> None:
+        lease_ms = self._section.lease
+        if epoch != worker.epoch:
+            return
+        if self._events.now_ms >= self._away_until_ms:
+            now(self._queue.extend(held, int(lease_ms)))
+        if self._events.now_ms + lease_ms / 3.0 < until_ms:
+            self._events.at(self._events.now_ms + lease_ms / 3.0, self._renew, worker, epoch, held, until_ms)
+
+    def _done(self, worker: _Worker, epoch: int, name: str, chosen: list[Lease]) -> None:
+        if epoch != worker.epoch:
+            return
+        if self._events.now_ms < self._away_until_ms:
+            self._events.at(self._away_until_ms, self._done, worker, epoch, name, chosen)
+            return
+        worker.busy = False
+        now(self._queue.settle([Done(x.id, x.token, b"", name) for x in chosen]))
+        for lease in chosen:
+            self._close(lease.id)
+        self._work(worker)
+
+    def _close(self, id: str) -> None:
+        """Tell of a job's end if it has ended; a lost lease leaves it to another worker."""
+        if id in self._open:
+            self._ended(id)
+
+    def _table(self, name: str) -> BoundTable:
+        table = self._tables.get(name)
+        if table is None:
+            table = self._tables[name] = BoundTable.of(self._variants[name].profile, self._section.max_batch)
+        return table
+
+    def suffer(self, fault: Fault, restart_ms: float) -> None:
+        """Let a fault happen now."""
+        now_ms = self._events.now_ms
+        if fault.kind == "outage":
+            self._away_until_ms = max(self._away_until_ms, now_ms + fault.lasts_ms)
+            return
+        worker = self._workers[fault.index % len(self._workers)]
+        if fault.kind == "slow":
+            worker.factor *= fault.factor
+            self._events.at(now_ms + fault.lasts_ms, self._recover, worker, fault.factor)
+            return
+        worker.epoch += 1
+        worker.busy, worker.waiting = False, []
+        worker.up_at_ms = now_ms + restart_ms
+        self._events.at(worker.up_at_ms, self._work, worker)
+
+    @staticmethod
+    def _recover(worker: _Worker, factor: float) -> None:
+        worker.factor /= factor

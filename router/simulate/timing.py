@@ -1,0 +1,58 @@
+"""What takes how long in a simulation: drawn so that medians and tails are those that were measured."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from router.estimate import Variant
+
+#: The standard normal's 99th percentile: with it a drawn tail is the profile's tail.
+_Z99 = 2.326
+#: A machine is late by much more than it is ever early.
+_EARLY = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a request costs beside the model, ms. The defaults are those of one 2-core machine.
+
+    ``door_ms``: the router process's own work per request; it does one at a time. ``wire_ms``: the rest
+    of the way from the client and back. ``hop_ms``: from the router to a replica and back, per batch.
+    ``claim_ms``: what a worker spends on the queue per batch beside the model. ``restart_ms``: from the
+    death of a replica or worker until another has taken its place. ``routers``: how many router replicas
+    share the requests.
+    """
+
+    door_ms: float = 0.3
+    wire_ms: float = 0.5
+    hop_ms: float = 1.2
+    claim_ms: float = 1.0
+    restart_ms: float = 4_000.0
+    routers: int = 1
+
+
+class Timing:
+    """Random durations from one seeded generator."""
+
+    def __init__(self, costs: Costs, draw: random.Random) -> None:
+        self.costs = costs
+        self._gauss = draw.gauss
+        self._known: dict[tuple[int, int], tuple[float, float]] = {}
+
+    def run_ms(self, variant: Variant, rows: int) -> float:
+        """How long a batch of ``rows`` takes on ``variant`` this time."""
+        key = (id(variant), rows)
+        known = self._known.get(key)
+        if known is None:
+            median = variant.profile.predict_ms(rows)
+            known = self._known[key] = (median, math.log(variant.profile.bound_ms(rows) / median) / _Z99)
+        return self._spread(*known)
+
+    def half_hop_ms(self) -> float:
+        return self._spread(self.costs.hop_ms / 2.0, 0.3)
+
+    def _spread(self, median_ms: float, sigma: float) -> float:
+        z = self._gauss(0.0, 1.0)
+        return median_ms * math.exp(sigma * (z if z > 0.0 else _EARLY * z))
