@@ -86,6 +86,7 @@ class Simulation:
         self._wire_ms = self._settings.costs.wire_ms
         self._tallies: dict[str, RouteTally] = self._result.routes
         self._open = 0
+        self._busy_ms = (0.0, 0.0)
 
     def run(self, requests: Sequence[Request]) -> Result:
         """Let all of them arrive, and go on until the last has ended."""
@@ -169,30 +170,38 @@ class Simulation:
         """The system as it is now, and again until the arrivals are over."""
         online = [s.online for s in self._sides.values() if s.online]
         batch = [s.batch for s in self._sides.values() if s.batch]
+        before, self._busy_ms = (
+            self._busy_ms,
+            (
+                sum(side.busy_ms for side in online),
+                sum(side.busy_ms for side in batch),
+            ),
+        )
         self._result.samples.append(
             Sample(
                 self._events.now_ms / 1_000.0,
                 sum(side.waiting for side in online),
                 sum(side.waiting_rows for side in batch),
-                sum(side.running for side in online),
-                sum(side.running for side in batch),
+                self._share(self._busy_ms[0] - before[0], every_ms, sum(side.size for side in online)),
+                self._share(self._busy_ms[1] - before[1], every_ms, sum(side.size for side in batch)),
             )
         )
         if self._events.now_ms < span_ms:
             self._events.at(self._events.now_ms + every_ms, self._sample, every_ms, span_ms)
 
+    @staticmethod
+    def _share(busy_ms: float, every_ms: float, size: int) -> float:
+        # A batch counts when it is sent, so a long one may overfill its interval.
+        return min(1.0, busy_ms / (every_ms * size)) if size else 0.0
+
     def _finish(self, requests: Iterable[Request]) -> Result:
         result, seconds = self._result, self._events.now_ms / 1_000.0
         result.seconds = seconds
         for name, sides in self._sides.items():
-            model = self._policy.models[name]
-            for kind, side, count in (
-                ("online", sides.online, model.online.replicas if model.online else 0),
-                ("batch", sides.batch, model.batch.workers if model.batch else 0),
-            ):
+            for kind, side in (("online", sides.online), ("batch", sides.batch)):
                 if side is not None:
                     label = f"{name} {kind}"
                     result.busy_s[label] = side.busy_ms / 1_000.0
-                    result.capacity_s[label] = count * seconds
+                    result.capacity_s[label] = side.size * seconds
                     result.batches[label], result.batch_rows[label] = side.batches, side.batch_rows
         return result

@@ -65,8 +65,9 @@ class OnlineSide:
         return self._lanes.waiting
 
     @property
-    def running(self) -> int:
-        return sum(bool(replica.flights) for replica in self._replicas)
+    def size(self) -> int:
+        """How many replicas there are."""
+        return len(self._replicas)
 
     def load(self) -> OnlineLoad:
         return self._lanes.load(self._events.now_ms)

@@ -90,8 +90,9 @@ class QueueSide:
         return self._stats.waiting_rows
 
     @property
-    def running(self) -> int:
-        return sum(worker.busy for worker in self._workers)
+    def size(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
 
     def load(self) -> BatchLoad:
         section, stats = self._section, self._stats

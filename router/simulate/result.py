@@ -45,13 +45,13 @@ class RouteTally:
 
 @dataclass(slots=True)
 class Sample:
-    """The system at one moment of virtual time."""
+    """The system at one moment of virtual time; how busy (0 to 1) it was since the one before."""
 
     at_s: float
     online_waiting: int
     queue_rows: int
-    online_busy: int
-    batch_busy: int
+    online_busy: float
+    batch_busy: float
 
 
 @dataclass(slots=True)
@@ -104,7 +104,7 @@ class Result:
                 if capacity > 0
             },
             "mean_batch_rows": {
-                name: self.batch_rows[name] / count for name, count in sorted(self.batches.items())
+                name: self.batch_rows[name] / count for name, count in sorted(self.batches.items()) if count
             },
             "violations": self.violations,
         }
@@ -182,10 +182,10 @@ def draw(path: Path, results: Mapping[str, Result]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 2, figsize=(12, 7), constrained_layout=True)
-    panels: tuple[tuple[Any, str, Callable[[Sample], int]], ...] = (
+    panels: tuple[tuple[Any, str, Callable[[Sample], float]], ...] = (
         (axes[0, 0], "requests waiting online", lambda s: s.online_waiting),
         (axes[0, 1], "rows waiting in the queue", lambda s: s.queue_rows),
-        (axes[1, 0], "online replicas busy", lambda s: s.online_busy),
+        (axes[1, 0], "online replicas, share busy", lambda s: s.online_busy),
     )
     for name, result in results.items():
         times = [s.at_s for s in result.samples]

@@ -1,0 +1,102 @@
+"""Random policies, arrivals and faults for the simulator, all from one seed, so that a failure replays."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, NamedTuple
+
+from optimizers.profile import LatencyProfile, ProfilePoint
+from router.estimate import Variant
+from router.policy import Policy
+from router.simulate.engine import Settings, Simulation
+from router.simulate.faults import Fault
+from router.simulate.result import Result
+from router.simulate.timing import Costs
+from router.simulate.workload import Request
+
+SECONDS = 12.0
+
+
+class Case(NamedTuple):
+    policy: Policy
+    variants: dict[str, dict[str, Variant]]
+    requests: list[Request]
+    settings: Settings
+
+    def run(self) -> Result:
+        return Simulation(self.policy, self.variants, self.settings).run(self.requests)
+
+
+def profile(fixed_ms: float, row_ms: float, tail: float = 1.2) -> LatencyProfile:
+    """``fixed_ms + row_ms * n``, 99 of 100 within ``tail`` times that."""
+    sizes = (1, 2, 4, 8, 16, 32)
+    times = [(n, fixed_ms + row_ms * n) for n in sizes]
+    return LatencyProfile(tuple(ProfilePoint(n, ms, ms * tail) for n, ms in times))
+
+
+def random_case(seed: int) -> Case:
+    """One to two models with either side or both, up to twice their capacity, up to six faults."""
+    draw = random.Random(seed)
+    models, variants, requests, faults = {}, {}, list[Request](), list[Fault]()
+    for name in ("a", "b")[: draw.randint(1, 2)]:
+        fixed_ms, row_ms = draw.uniform(0.2, 10.0), draw.uniform(0.05, 3.0)
+        variants[name] = {
+            "best": Variant("best", profile(fixed_ms, row_ms, draw.uniform(1.0, 3.0))),
+            "quick": Variant("quick", profile(fixed_ms / 4, row_ms / 4, draw.uniform(1.0, 3.0)), 0.01),
+        }
+        sides = draw.choice((("online",), ("batch",), ("online", "batch"), ("online", "batch")))
+        models[name] = _model(draw, sides)
+        for _ in range(draw.randint(0, 3)):
+            faults.append(_fault(draw, name, draw.choice(sides)))
+        capacity = (
+            32_000.0 / (fixed_ms + 32 * row_ms) * models[name].get("online", {"replicas": 1})["replicas"]
+        )
+        requests += _requests(draw, name, min(150.0, capacity * draw.uniform(0.1, 2.0)), fixed_ms + row_ms)
+    routes = [
+        {"name": "tight", "when": {"budget": "<= 200ms"}, "to": "online"},
+        {"name": "kept", "when": {"budget": "<= 1s"}, "to": "online", "on_miss": ["degrade"]},
+        {"name": "rest", "to": draw.choice(("auto", "batch"))},
+    ]
+    requests.sort(key=lambda request: request.at_ms)
+    costs = Costs(restart_ms=draw.uniform(200.0, 5_000.0))
+    policy = Policy.model_validate({"models": models, "routes": routes})
+    return Case(policy, variants, requests, Settings(seed, costs, tuple(faults)))
+
+
+def _model(draw: random.Random, sides: tuple[str, ...]) -> dict[str, Any]:
+    model: dict[str, Any] = {"artifacts": "a"}
+    if "online" in sides:
+        model["online"] = {
+            "variants": ["best", "quick"],
+            "replicas": draw.randint(1, 4),
+            "max_batch": draw.choice((1, 8, 32)),
+            "max_waiting": draw.choice((5, 10_000)),
+        }
+    if "batch" in sides:
+        model["batch"] = {
+            "variant": draw.choice(("best", "quick")),
+            "workers": draw.randint(1, 3),
+            "max_batch": draw.choice((1, 16, 32)),
+            "lease": draw.choice(("1s", "30s")),
+        }
+    return model
+
+
+def _requests(draw: random.Random, model: str, rate_per_s: float, service_ms: float) -> list[Request]:
+    found, at_ms = [], 0.0
+    while at_ms < SECONDS * 1_000.0:
+        at_ms += draw.expovariate(rate_per_s / 1_000.0)
+        budget_ms = service_ms * draw.choice((0.5, 3.0, 10.0, 100.0, 10_000.0))
+        rows = draw.choice((1, 1, 1, 1, 7, 50))
+        found.append(Request(at_ms, model, max(1.0, budget_ms), rows, draw.choice(("", "big", "small"))))
+    return found
+
+
+def _fault(draw: random.Random, model: str, side: str) -> Fault:
+    at_ms, lasts_ms = draw.uniform(0.0, SECONDS * 1_000.0), draw.uniform(100.0, 8_000.0)
+    if side == "batch" and draw.random() < 0.3:
+        return Fault("outage", model, "queue", 0, at_ms, lasts_ms)
+    kind: Any = draw.choice(("kill", "kill", "slow"))
+    return Fault(
+        kind, model, "online" if side == "online" else "batch", draw.randint(0, 3), at_ms, lasts_ms, 4.0
+    )
