@@ -3,70 +3,161 @@
 The claim script (``lua/claim.lua``) does the same beside the data; this is the in-memory form. A tenant's
 virtual time advances by rows over weight as its jobs are taken, and the tenant that is furthest behind
 goes next. One that comes back joins at the present virtual time: idleness earns no credit.
+
+A line is a heap. A job that leaves from its middle only lets go of its entry, which is thrown away when it
+comes to the front, or with the others when they outnumber the living: so every step costs O(log n).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush, heapreplace
 
-from workers.memory_record import Record
+from workers.memory_record import Entry, Record
 from workers.queue import QueueSettings
 
-Place = tuple[int, int, str]
+_SPARE = 64
+
+
+@dataclass(slots=True)
+class _Line:
+    """One tenant's waiting jobs; ``live`` of the heap's entries still belong to a job in line."""
+
+    virtual: float
+    heap: list[Entry] = field(default_factory=list)
+    live: int = 0
+
+    def head(self) -> Record:
+        while not _stands(self.heap[0]):
+            heappop(self.heap)
+        return self.heap[0][3]
+
+    def tidy(self) -> None:
+        if len(self.heap) > 2 * self.live + _SPARE:
+            self.heap = [entry for entry in self.heap if _stands(entry)]
+            heapify(self.heap)
 
 
 class FairLines:
     """Waiting jobs in one line per tenant; a tenant without any has no line and no virtual time."""
 
     def __init__(self) -> None:
-        self.by_tenant: dict[str, list[Place]] = {}
-        self._virtual: dict[str, float] = {}
+        self._lines: dict[str, _Line] = {}
+        self._order: list[tuple[float, bytes, str]] = []
         self._now = 0.0
+        self._entered = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
 
     def add(self, record: Record) -> None:
         tenant = record.job.tenant
-        insort(self.by_tenant.setdefault(tenant, []), record.place)
-        self._virtual.setdefault(tenant, self._now)
+        line = self._lines.get(tenant)
+        if line is None:
+            line = self._lines[tenant] = _Line(self._now)
+            insort(self._order, (line.virtual, tenant.encode(), tenant))
+        self._entered += 1
+        record.entry = (record.deadline_ms, record.sequence, self._entered, record)
+        heappush(line.heap, record.entry)
+        line.live += 1
 
     def remove(self, record: Record) -> None:
+        """Take a job out of its line, if it stands in one."""
+        if record.entry is None:
+            return
+        record.entry = None
         tenant = record.job.tenant
-        line = self.by_tenant[tenant]
-        del line[bisect_left(line, record.place)]
-        if not line:
-            del self.by_tenant[tenant], self._virtual[tenant]
+        line = self._lines[tenant]
+        line.live -= 1
+        if line.live:
+            line.tidy()
+        else:
+            self._leave_order(tenant, line)
+            del self._lines[tenant]
+
+    def tenants(self) -> list[str]:
+        return list(self._lines)
 
     def next_tenants(self, n: int) -> list[str]:
         """The ``n`` that are furthest behind."""
-        return sorted(self._virtual, key=lambda t: (self._virtual[t], t.encode()))[: max(0, n)]
+        return [tenant for _, _, tenant in self._order[: max(0, n)]]
 
-    def take(
-        self, n: int, max_rows: int | None, records: Mapping[str, Record], settings: QueueSettings
-    ) -> list[Record]:
-        """Choose up to ``n`` jobs; they stay in line until they are removed.
+    def earliest_deadline_ms(self, tenant: str | None = None) -> int | None:
+        """The earliest in one tenant's line, or in all of them; ``None`` where nobody waits."""
+        lines = self._lines.values() if tenant is None else filter(None, [self._lines.get(tenant)])
+        return min((line.head().deadline_ms for line in lines), default=None)
+
+    def take_late(self, tenant: str, now_ms: int) -> list[Record]:
+        """Take out those of a tenant whose deadline has passed."""
+        late: list[Record] = []
+        while (line := self._lines.get(tenant)) is not None:
+            record = line.head()
+            if record.deadline_ms > now_ms:
+                break
+            self.remove(record)
+            late.append(record)
+        return late
+
+    def in_time(self, now_ms: int) -> Iterator[Record]:
+        """Those whose deadline has not passed, earliest first, whoever their tenant.
+
+        The heaps are walked, not popped: O(log n) for each job that is asked for.
+        """
+        heaps = [line.heap for line in self._lines.values()]
+        front = [(heap[0], number, 0) for number, heap in enumerate(heaps)]
+        heapify(front)
+        while front:
+            entry, number, at = heappop(front)
+            heap = heaps[number]
+            for child in (2 * at + 1, 2 * at + 2):
+                if child < len(heap):
+                    heappush(front, (heap[child], number, child))
+            if _stands(entry) and entry[0] > now_ms:
+                yield entry[3]
+
+    def take(self, n: int, max_rows: int | None, settings: QueueSettings) -> list[Record]:
+        """Take out up to ``n`` jobs, ``max_rows`` rows in all (always at least one job).
 
         A job that lost its workers before goes alone, so that it takes no other down with it.
         """
-        virtual = {tenant: self._virtual[tenant] for tenant in self.next_tenants(n)}
-        ahead = dict.fromkeys(virtual, 0)
+        turns = [(self._lines[t].virtual, place, t) for place, t in enumerate(self.next_tenants(n))]
+        passed: dict[str, float] = {}
         taken: list[Record] = []
         rows = 0
-        while len(taken) < n and virtual:
-            tenant = min(virtual, key=lambda t: virtual[t])
-            line = self.by_tenant[tenant]
-            if ahead[tenant] == len(line):
-                self._virtual[tenant] = virtual.pop(tenant)
-                continue
-            record = records[line[ahead[tenant]][2]]
+        while turns and len(taken) < n:
+            virtual, place, tenant = turns[0]
+            record = self._lines[tenant].head()
             suspect = record.lost >= settings.suspect_after
             if taken and (suspect or (max_rows is not None and rows + record.job.rows > max_rows)):
                 break
-            self._now = max(self._now, virtual[tenant])
+            self._now = max(self._now, virtual)
+            self.remove(record)
             taken.append(record)
             rows += record.job.rows
-            ahead[tenant] += 1
-            virtual[tenant] += record.job.rows / float(settings.weights.get(tenant, 1))
+            if tenant in self._lines:
+                passed[tenant] = virtual + record.job.rows / float(settings.weights.get(tenant, 1))
+                heapreplace(turns, (passed[tenant], place, tenant))
+            else:
+                passed.pop(tenant, None)
+                heappop(turns)
             if suspect:
                 break
-        self._virtual.update(virtual)
+        for tenant, virtual in passed.items():
+            self._advance(tenant, virtual)
         return taken
+
+    def _advance(self, tenant: str, virtual: float) -> None:
+        line = self._lines[tenant]
+        self._leave_order(tenant, line)
+        line.virtual = virtual
+        insort(self._order, (virtual, tenant.encode(), tenant))
+
+    def _leave_order(self, tenant: str, line: _Line) -> None:
+        del self._order[bisect_left(self._order, (line.virtual, tenant.encode(), tenant))]
+
+
+def _stands(entry: Entry) -> bool:
+    """Whether the entry is where its job waits, and not a place that it has left."""
+    return entry[3].entry is entry

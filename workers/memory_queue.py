@@ -1,7 +1,8 @@
 """The deadline queue in one process's memory: for tests, the simulator and trying things out.
 
 It keeps the same contract as :class:`workers.redis_queue.RedisQueue` and is held to it by the same
-tests. It survives nothing: what must not be lost belongs in the other one.
+tests. It survives nothing: what must not be lost belongs in the other one. A verb costs O(log n) for each
+job that it touches and for each tenant that waits, whatever else the queue holds.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
-from workers.fair_lines import FairLines
 from workers.job import TERMINAL, Failure, Held, JobState, JobStatus, Lease, NewJob
-from workers.memory_record import Record, applied_before, kind_of, lease_of, status_of, timed
+from workers.memory_ended import Ended
+from workers.memory_places import Places
+from workers.memory_record import Record, applied_before, kind_of, lease_of, status_of
+from workers.memory_tally import Tally
 from workers.queue import (
     Accepted,
     DeadLetter,
@@ -33,7 +37,6 @@ from workers.queue import (
 )
 from workers.retry import Decision, Expire, GiveUp, Retry, after_failure, after_lost_lease
 
-_TOTALS = ("submitted", "done", "failed", "expired", "cancelled", "dead", "retried", "lost")
 _KEPT_FAILURES = 10
 
 
@@ -54,10 +57,10 @@ class MemoryQueue:
         self._rng = rng or random.Random()
         self._records: dict[str, Record] = {}
         self._keys: dict[tuple[str, str], str] = {}
-        self._lines = FairLines()
+        self._places = Places()
+        self._ended = Ended(self.settings)
+        self._tally = Tally()
         self._sequence = 0
-        self._totals = dict.fromkeys(_TOTALS, 0)
-        self._ended_rows: list[tuple[int, int]] = []
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._idle: set[asyncio.Event] = set()
         self._closed = False
@@ -68,15 +71,16 @@ class MemoryQueue:
 
     async def submit(self, jobs: Sequence[NewJob], *, within_ms: int | None = None) -> list[Submitted]:
         now = self._tick()
-        return [self._submit(job, now) for job in jobs]
+        first_ms = self._first_deadline_ms()
+        return [self._submit(job, now, first_ms) for job in jobs]
 
     async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
         now = self._tick()
         self._sweep(now)
         for _ in range(8):  # as the claim script does: expired tenants make room for others
-            if not sum(self._expire_waiting(t, now) for t in self._lines.next_tenants(n)):
+            if not sum(self._expire_waiting(t, now) for t in self._places.lines.next_tenants(n)):
                 break
-        taken = self._lines.take(n, max_rows, self._records, self.settings)
+        taken = self._places.lines.take(n, max_rows, self.settings)
         return self._lease(taken, now, lease_ms, worker)
 
     async def promote(self, ids: Sequence[str], lease_ms: int, worker: str) -> list[Lease]:
@@ -95,7 +99,7 @@ class MemoryQueue:
             record = self._records.get(id)
             mine = record is not None and record.state is JobState.LEASED and record.token == token
             if record is not None and mine:
-                record.lease_until_ms = now + lease_ms
+                self._places.renew(record, now + lease_ms)
             answers.append(mine)
         return answers
 
@@ -138,30 +142,25 @@ class MemoryQueue:
 
     async def peek(self, n: int) -> list[Waiting]:
         now = self._tick()
-        places = sorted(p for line in self._lines.by_tenant.values() for p in line if p[0] > now)[:n]
-        records = [self._records[id] for _, _, id in places]
-        return [Waiting(r.job.id, r.deadline_ms, r.job.rows, r.job.tenant, r.job.variant) for r in records]
+        first = islice(self._places.lines.in_time(now), max(0, n))
+        return [Waiting(r.job.id, r.deadline_ms, r.job.rows, r.job.tenant, r.job.variant) for r in first]
 
     async def stats(self) -> QueueStats:
         now = self._tick()
-        live = [r for r in self._records.values() if r.state not in TERMINAL]
-        leased = sum(r.state is JobState.LEASED for r in live)
-        delayed = sum(r.not_before_ms is not None for r in live)
-        recent = [(at, rows) for at, rows in self._ended_rows if now - at < 10_000]
-        span_s = max(1.0, (now - recent[0][0]) / 1000) if recent else 1.0
+        tally, places = self._tally, self._places
         return QueueStats(
             now_ms=now,
-            jobs=len(live),
-            rows=sum(r.job.rows for r in live),
-            bytes=sum(len(r.job.payload) for r in live),
-            waiting_jobs=len(live) - leased - delayed,
-            waiting_rows=sum(r.job.rows for r in live if r.state is JobState.PENDING),
-            delayed_jobs=delayed,
-            leased_jobs=leased,
-            dead_letters=len(self._dead()),
-            earliest_deadline_ms=min((line[0][0] for line in self._lines.by_tenant.values()), default=None),
-            rows_per_s=sum(rows for _, rows in recent) / span_s if recent else None,
-            totals=dict(self._totals),
+            jobs=tally.jobs,
+            rows=tally.rows,
+            bytes=tally.bytes,
+            waiting_jobs=tally.jobs - places.leased - places.delayed,
+            waiting_rows=places.waiting_rows,
+            delayed_jobs=places.delayed,
+            leased_jobs=places.leased,
+            dead_letters=self._ended.dead_letters,
+            earliest_deadline_ms=places.lines.earliest_deadline_ms(),
+            rows_per_s=tally.rows_per_s(now),
+            totals=dict(tally.totals),
         )
 
     async def wait_for_work(self, timeout_s: float) -> bool:
@@ -170,12 +169,14 @@ class MemoryQueue:
         self._idle.add(event)
         try:
             while True:
-                now = self._tick()
-                due = [r.not_before_ms or r.lease_until_ms for r in self._records.values() if timed(r)]
-                if self._lines.by_tenant or (due and min(due) <= now):
+                # What woke this one may have been taken by another since.
+                event.clear()
+                now, due_ms = self._tick(), self._places.next_time_ms()
+                if self._places.lines or (due_ms is not None and due_ms <= now):
                     return True
-                left_s = until - time.monotonic()
-                pause_s = min([left_s] + [(at - now) / 1000 for at in due])
+                pause_s = until - time.monotonic()
+                if due_ms is not None:
+                    pause_s = min(pause_s, (due_ms - now) / 1000)
                 if not await _within(event, pause_s) and time.monotonic() >= until:
                     return False
         finally:
@@ -183,15 +184,14 @@ class MemoryQueue:
 
     async def reap(self) -> int:
         now = self._tick()
-        moved = self._sweep(now) + sum(self._expire_waiting(t, now) for t in list(self._lines.by_tenant))
-        dead = self._dead()
-        for record in dead[self.settings.max_dead_letters :]:
-            self._forget(record)
+        moved = self._sweep(now) + sum(self._expire_waiting(t, now) for t in self._places.lines.tenants())
+        for id in self._ended.take_excess():
+            self._forget(id)
         return moved
 
     async def dead_letters(self, limit: int = 100, offset: int = 0) -> list[JobStatus]:
         self._tick()
-        return [status_of(r) for r in self._dead()[offset : offset + limit]]
+        return [status_of(self._records[id]) for id in self._ended.newest_dead(limit, offset)]
 
     async def show_dead(self, id: str) -> DeadLetter | None:
         self._tick()
@@ -204,10 +204,12 @@ class MemoryQueue:
         now = self._tick()
         moved = [r for r in self._known(dict.fromkeys(ids)) if r.state is JobState.DEAD]
         for record in moved:
-            record.state, record.finished_ms, record.error = JobState.PENDING, None, None
+            self._ended.revive(record)
+            record.finished_ms = record.error = None
             record.attempts = record.lost = 0
             record.given_back = record.ended_token = record.claimed_ms = None
             record.submitted_ms, record.deadline_ms = now, now + budget_ms
+            self._tally.enter(record.job)
             self._enqueue(record)
         return [r.job.id for r in moved]
 
@@ -215,7 +217,8 @@ class MemoryQueue:
         self._tick()
         dropped = [r for r in self._known(dict.fromkeys(ids)) if r.state is JobState.DEAD]
         for record in dropped:
-            self._forget(record)
+            self._ended.revive(record)
+            self._forget(record.job.id)
         return [r.job.id for r in dropped]
 
     async def close(self) -> None:
@@ -228,18 +231,14 @@ class MemoryQueue:
         if self._closed:
             raise QueueClosed(f"the queue of model {self._model!r} was closed in this process")
         now = self._now()
-        for record in list(self._records.values()):
-            if record.finished_ms is not None:
-                dead = record.state is JobState.DEAD
-                keep_ms = self.settings.keep_dead_ms if dead else self.settings.keep_ms
-                if record.finished_ms + keep_ms <= now:
-                    self._forget(record)
+        for id in self._ended.take_old(now):
+            self._forget(id)
         return now
 
     def _known(self, ids: Iterable[str]) -> list[Record]:
         return [self._records[id] for id in ids if id in self._records]
 
-    def _submit(self, job: NewJob, now: int) -> Submitted:
+    def _submit(self, job: NewJob, now: int, first_ms: int | None) -> Submitted:
         digest = job.digest()
         scoped = None if not job.key else (job.tenant, job.key)
         first = self._records.get(self._keys.get(scoped, job.id) if scoped else job.id)
@@ -247,49 +246,36 @@ class MemoryQueue:
             if first.digest != digest:
                 return KeyConflict(job.id, first.job.id)
             return Accepted(first.job.id, first.deadline_ms, duplicate=True)
-        what = self._full(job)
-        if what:
-            return Full(job.id, what, 1000)
+        full = self._tally.full(job, self.settings)
+        if full:
+            what, over, ended = full
+            return Full(job.id, what, self._tally.room_ms(over, ended, first_ms, now))
         self._sequence += 1
         record = Record(job, digest, self._sequence, now, now + job.budget_ms)
         self._records[job.id] = record
         if scoped:
             self._keys[scoped] = job.id
-        self._totals["submitted"] += 1
+        self._tally.totals["submitted"] += 1
+        self._tally.enter(job)
         self._enqueue(record)
         return Accepted(job.id, record.deadline_ms)
 
-    def _full(self, job: NewJob) -> str | None:
-        limits = self.settings
-        live = [r.job for r in self._records.values() if r.state not in TERMINAL]
-        mine = [other for other in live if other.tenant == job.tenant]
-        size = len(job.payload)
-        if len(live) + 1 > limits.max_jobs:
-            return "jobs"
-        if sum(len(other.payload) for other in live) + size > limits.max_bytes:
-            return "bytes"
-        if limits.tenant_jobs is not None and len(mine) + 1 > limits.tenant_jobs:
-            return "tenant jobs"
-        held = sum(len(other.payload) for other in mine)
-        return (
-            "tenant bytes" if limits.tenant_bytes is not None and held + size > limits.tenant_bytes else None
-        )
+    def _first_deadline_ms(self) -> int | None:
+        """Of the tenant that is next, before anything is added: what the submit script looks at too."""
+        lines = self._places.lines
+        return next((lines.earliest_deadline_ms(t) for t in lines.next_tenants(1)), None)
 
     def _enqueue(self, record: Record) -> None:
-        self._lines.add(record)
+        self._places.wait(record)
         for event in self._idle:
             event.set()
-
-    def _leave_line(self, record: Record) -> None:
-        if record.state is JobState.PENDING and record.not_before_ms is None:
-            self._lines.remove(record)
 
     def _lease(self, taken: list[Record], now: int, lease_ms: int, worker: str) -> list[Lease]:
         token = uuid.uuid4().hex
         for record in taken:
-            self._leave_line(record)
-            record.state, record.token, record.worker = JobState.LEASED, token, worker
-            record.claimed_ms, record.lease_until_ms = now, now + lease_ms
+            self._places.leave(record)
+            self._places.lease(record, token, now + lease_ms)
+            record.worker, record.claimed_ms = worker, now
         return [lease_of(r, token) for r in taken]
 
     def _settle(self, outcome: Outcome, now: int, draw: float) -> bool:
@@ -328,7 +314,7 @@ class MemoryQueue:
             now,
             draw,
         )
-        self._totals["retried"] += isinstance(decision, Retry)
+        self._tally.totals["retried"] += isinstance(decision, Retry)
         self._carry_out(record, decision, now, outcome.error)
 
     def _carry_out(self, record: Record, decision: Decision, now: int, error: str) -> None:
@@ -338,9 +324,9 @@ class MemoryQueue:
             case GiveUp(reason):
                 self._finish(record, JobState.DEAD, now, f"{reason}; last: {error}" if error else reason)
             case Retry(not_before_ms):
-                record.state, record.token = JobState.PENDING, None
+                self._places.leave(record)
                 if not_before_ms > now:
-                    record.not_before_ms = not_before_ms
+                    self._places.delay(record, not_before_ms)
                 else:
                     self._enqueue(record)
 
@@ -349,45 +335,42 @@ class MemoryQueue:
         record.error = error
 
     def _finish(self, record: Record, state: JobState, now: int, error: str | None) -> None:
-        self._leave_line(record)
+        self._places.leave(record)
         record.state, record.finished_ms, record.error = state, now, error
-        record.token = record.not_before_ms = None
-        self._totals[state.value] += 1
-        self._ended_rows = [*self._ended_rows, (now, record.job.rows)][-1000:]
+        record.token = None
+        self._tally.end(record.job, state, now)
+        self._ended.add(record)
         for event in self._watchers.get(record.job.id, ()):
             event.set()
 
     def _sweep(self, now: int) -> int:
-        due = [r for r in self._records.values() if timed(r) and (r.not_before_ms or r.lease_until_ms) <= now]
-        for record in due:
+        moved = 0
+        while (record := self._places.take_due(now)) is not None:
+            moved += 1
             if record.not_before_ms is not None:
-                record.not_before_ms = None
+                self._places.leave(record)
                 self._enqueue(record)
                 continue
             record.lost += 1
-            self._totals["lost"] += 1
+            self._tally.totals["lost"] += 1
             limit = self.settings.max_lost_leases
             decision = after_lost_lease(record.lost, limit, record.deadline_ms, now)
             if isinstance(decision, GiveUp):
                 self._note_failure(record, now, decision.reason)
             reason = "the deadline passed while its worker was gone" if isinstance(decision, Expire) else ""
             self._carry_out(record, decision, now, reason)
-        return len(due)
+        return moved
 
     def _expire_waiting(self, tenant: str, now: int) -> int:
-        late = [place for place in self._lines.by_tenant.get(tenant, ()) if place[0] <= now]
-        for _, _, id in late:
-            self._finish(self._records[id], JobState.EXPIRED, now, "the deadline passed before it could run")
+        late = self._places.lines.take_late(tenant, now)
+        for record in late:
+            self._finish(record, JobState.EXPIRED, now, "the deadline passed before it could run")
         return len(late)
 
-    def _dead(self) -> list[Record]:
-        dead = [r for r in self._records.values() if r.state is JobState.DEAD]
-        return sorted(dead, key=lambda r: (r.finished_ms or 0, r.job.id), reverse=True)
-
-    def _forget(self, record: Record) -> None:
-        del self._records[record.job.id]
-        if record.job.key:
-            self._keys.pop((record.job.tenant, record.job.key), None)
+    def _forget(self, id: str) -> None:
+        job = self._records.pop(id).job
+        if job.key:
+            self._keys.pop((job.tenant, job.key), None)
 
 
 async def _within(event: asyncio.Event, seconds: float) -> bool:

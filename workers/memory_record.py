@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from workers.job import Failure, JobState, JobStatus, Lease, NewJob
 from workers.queue import Done, Failed, Missed, Outcome
 
+#: A place in line: deadline in ms, sequence, a number that no two have, and who stands there.
+Entry = tuple[int, int, int, "Record"]
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Record:
     job: NewJob
     digest: str
@@ -30,10 +33,7 @@ class Record:
     failures: list[Failure] = field(default_factory=list)
     ran_variant: str | None = None
     result: bytes | None = None
-
-    @property
-    def place(self) -> tuple[int, int, str]:
-        return self.deadline_ms, self.sequence, self.job.id
+    entry: Entry | None = field(default=None, repr=False)
 
 
 _MAY_END = {
@@ -63,10 +63,6 @@ def applied_before(record: Record, outcome: Outcome) -> bool:
     if record.ended_token == outcome.token:
         return record.state in _MAY_END[kind]
     return record.given_back == (outcome.token, kind)
-
-
-def timed(record: Record) -> bool:
-    return record.state is JobState.LEASED or record.not_before_ms is not None
 
 
 def status_of(r: Record) -> JobStatus:
