@@ -25,13 +25,13 @@ from ray.serve.handle import DeploymentHandle
 from optimizers.artifact import Manifest
 from router import policy as policies
 from router.dispatch import DispatchError, OnlineDispatcher, Send
-from router.estimate import Variant
+from router.estimate import Variant, drain_rows_per_s
 from router.ingress import Ingress
 from router.manifests import read_manifests
 from router.metrics import Publisher, Recorder
-from router.policy import Model, Policy, PolicyError
+from router.policy import Batch, Policy, PolicyError
 from router.service import ServedModel, Service
-from workers import batch, online, redis_client, redis_queue
+from workers import autoscale, batch, online, redis_client, redis_queue
 from workers.online import example_batch
 from workers.queue import DeadlineQueue, QueueSettings
 
@@ -53,7 +53,7 @@ def build(args: AppArgs) -> Application:
     """The bound application: router, and per model its online replicas and batch workers."""
     path = os.path.abspath(args.policy)
     policy = policies.read(path)
-    read_manifests(policy, args.policy)
+    manifests = read_manifests(policy, args.policy)
     redis_url = args.redis_url or policy.redis.url
     if redis_url is None and policy.queued_models:
         raise PolicyError(
@@ -72,7 +72,11 @@ def build(args: AppArgs) -> Application:
                 threads=model.online.threads,
             )
         if model.batch and redis_url:
-            workers[name] = _batch_deployment(name, model, folder, redis_url, policy)
+            chosen = manifests[name][model.batch.variant]
+            try:
+                workers[name] = _batch_deployment(name, model.batch, chosen, folder, redis_url, policy)
+            except autoscale.UrlNotToBeShown as error:
+                raise PolicyError([f"{args.policy}: redis.url: {error}"]) from None
     router = serve.deployment(
         name="router",
         num_replicas=args.router_replicas,
@@ -94,16 +98,29 @@ def queue_settings(policy: Policy) -> dict[str, Any]:
     return {"max_jobs": limits.jobs, "max_bytes": limits.bytes, "keep_ms": int(policy.defaults.results.keep)}
 
 
-def _batch_deployment(name: str, model: Model, folder: str, redis_url: str, policy: Policy) -> Any:
-    section = model.batch
-    assert section is not None
+def _batch_deployment(
+    name: str, section: Batch, manifest: Manifest, folder: str, redis_url: str, policy: Policy
+) -> Any:
+    count, settings, scaling = section.workers, queue_settings(policy), None
+    if not isinstance(count, int):
+        variant = Variant(section.variant, manifest.profile, manifest.quality_drop)
+        scaling = autoscale.autoscaling(
+            redis_url,
+            name,
+            drain_rows_per_s(variant, 1, section.max_batch, 0, None),
+            min_workers=count.min,
+            max_workers=count.max,
+            queue_settings=settings,
+            idle_s=count.idle / 1_000.0,
+        )
     return batch.deployment(
         name,
         folder,
         section.variant,
         redis_url,
-        workers=section.workers,
-        queue_settings=queue_settings(policy),
+        workers=section.worker_count,
+        autoscaling=scaling,
+        queue_settings=settings,
         max_batch=section.max_batch,
         lease_ms=int(section.lease),
         threads=section.threads,

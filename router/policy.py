@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from router import units
 
@@ -107,16 +116,38 @@ class Online(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
+class WorkerRange(Section):
+    """As many workers as the queue's deadlines ask for. ``min: 0``: none after ``idle`` without work."""
+
+    min: Annotated[int, Field(ge=0, le=1000)] = 0
+    max: Annotated[int, Field(ge=1, le=1000)]
+    idle: Milliseconds = 30_000.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max {self.max}; write min <= max")
+        return self
+
+
 class Batch(Section):
-    """Batch workers that drain the model's queue."""
+    """Batch workers that drain the model's queue: a number of them, or a range to scale in."""
 
     variant: Name
-    workers: Annotated[int, Field(ge=1, le=1000)] = 1
+    workers: Annotated[
+        Annotated[int, Field(ge=1, le=1000), Tag("[number]")] | Annotated[WorkerRange, Tag("[range]")],
+        Discriminator(lambda given: "[range]" if isinstance(given, dict | WorkerRange) else "[number]"),
+    ] = 1
     max_batch: Annotated[int, Field(ge=1, le=65536)] = 256
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     lease: Milliseconds = 30_000.0
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     sched_idle: bool = True
+
+    @property
+    def worker_count(self) -> int:
+        """The most workers that there can be: what predictions count on, since work calls them."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
 class Model(Section):
@@ -209,6 +240,9 @@ class Policy(Section):
 
 DEFAULT_ROUTE = Route(name="default", to="auto")
 
+#: What pydantic puts between the keys of an error's place.
+_NO_KEYS = frozenset({"[key]", "[number]", "[range]"})
+
 
 def read(path: str | Path) -> Policy:
     """The policy in a file. Raises `PolicyError` with file, line and key of each problem."""
@@ -239,7 +273,10 @@ def parse(text: str, source: str = "policy") -> Policy:
     try:
         return Policy.model_validate(document)
     except ValidationError as error:
-        errors = error.errors()
+        errors: list[dict[str, Any]] = [
+            {**found, "loc": tuple(part for part in found["loc"] if part not in _NO_KEYS)}
+            for found in error.errors()
+        ]
         misspelt = {_intended(e) for e in errors}
         # A misspelt key is one mistake: that the right one is missing follows from it.
         shown = [e for e in errors if e["type"] != "missing" or tuple(e["loc"]) not in misspelt]
@@ -275,7 +312,7 @@ def _intended(error: Any) -> tuple[Any, ...] | None:
 
 def _problem(source: str, root: yaml.Node | None, error: Any) -> str:
     """One pydantic error as ``file:line: key: what is wrong; how to mend it``."""
-    loc = [part for part in error["loc"] if part != "[key]"]
+    loc = list(error["loc"])
     line, path = _locate(root, loc)
     where = f"{source}:{line}: {'.'.join(map(str, path)) or 'policy'}"
     if error["type"] == "extra_forbidden":

@@ -60,7 +60,9 @@ class Server:
             if model.online:
                 sides.append(f"online x{model.online.replicas} ({', '.join(model.online.variants)})")
             if model.batch:
-                sides.append(f"batch x{model.batch.workers} ({model.batch.variant})")
+                count = model.batch.workers
+                shown = str(count) if isinstance(count, int) else f"{count.min} to {count.max}"
+                sides.append(f"batch x{shown} ({model.batch.variant})")
             rows.append((f"model {name}", ", ".join(sides)))
         if log:
             rows.append(("log", str(log)))

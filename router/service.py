@@ -202,7 +202,7 @@ class Service:
             return ModelLoad(online, None)
         variant, stats = self._batch_variants[served.name], served.stats
         waiting, seen = (stats.waiting_rows, stats.rows_per_s) if stats else (0, None)
-        queued = estimate.batch_load(variant, batch.workers, batch.max_batch, waiting, seen)
+        queued = estimate.batch_load(variant, batch.worker_count, batch.max_batch, waiting, seen)
         return ModelLoad(online, queued)
 
     async def _run_online(
@@ -365,6 +365,7 @@ class Service:
                 if served.queue is None:
                     continue
                 try:
+                    await served.queue.reap()  # with its workers scaled to zero there is nobody else
                     served.stats = await served.queue.stats()
                     self.recorder.queue(served.name, served.stats)
                 except QueueError:

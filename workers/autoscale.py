@@ -13,11 +13,16 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from workers.queue import DeadlineQueue, QueueError, QueueStats, settings_from
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingConfig, AutoscalingContext
+
+
+class UrlNotToBeShown(ValueError):
+    """The queue's URL holds a password, and Serve shows its autoscaling settings to whoever asks."""
 
 
 def workers_needed(
@@ -110,7 +115,15 @@ def autoscaling(
     queue_settings: Mapping[str, Any] | None = None,
     idle_s: float = 30.0,
 ) -> AutoscalingConfig:
-    """Serve's configuration of the policy; ``min_workers=0`` scales to zero after ``idle_s``."""
+    """Serve's configuration of the policy; ``min_workers=0`` scales to zero after ``idle_s``.
+
+    Raises :class:`UrlNotToBeShown` for a URL with a password in it.
+    """
+    if urlsplit(queue_url).password is not None:
+        raise UrlNotToBeShown(
+            "it holds a password, which Ray Serve would show among its autoscaling settings; "
+            "put the URL in a file of its own and write file:/path/to/it"
+        )
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
     kwargs: dict[str, Any] = {

@@ -70,7 +70,7 @@ class QueueSide:
         self._section, self._variants = section, variants
         self._events, self._timing, self._end, self._violated = events, timing, end, violated
         self._queue = MemoryQueue(model, settings, now_ms=self._queue_clock, rng=draw)
-        self._workers = [_Worker(f"{model}-{n}") for n in range(section.workers)]
+        self._workers = [_Worker(f"{model}-{n}") for n in range(section.worker_count)]
         self._tables: dict[str, BoundTable] = {}
         self._open: dict[str, Asked] = {}
         self._due: list[tuple[float, str]] = []
@@ -97,7 +97,9 @@ class QueueSide:
     def load(self) -> BatchLoad:
         section, stats = self._section, self._stats
         variant = self._variants[section.variant]
-        return batch_load(variant, section.workers, section.max_batch, stats.waiting_rows, stats.rows_per_s)
+        return batch_load(
+            variant, section.worker_count, section.max_batch, stats.waiting_rows, stats.rows_per_s
+        )
 
     def submit(self, asked: Asked, decision: Enqueue) -> None:
         """What the service does with an `Enqueue`; while the queue is away, it tries for a while."""

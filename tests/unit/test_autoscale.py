@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from workers.autoscale import workers_needed
+from workers.autoscale import UrlNotToBeShown, autoscaling, workers_needed
 from workers.queue import QueueSettings, QueueStats, settings_from
 from workers.retry import RetryPolicy
 
@@ -52,6 +52,12 @@ def test_nothing_to_do_needs_nobody() -> None:
 def test_work_that_is_only_running_keeps_who_runs_it() -> None:
     assert workers_needed(replace(STATS, waiting_rows=0), 1.0, 3) == 3
     assert workers_needed(replace(STATS, waiting_rows=0), 1.0, 0) == 1
+
+
+def test_a_password_is_not_handed_to_what_serve_shows() -> None:
+    with pytest.raises(UrlNotToBeShown, match="file:") as refused:
+        autoscaling("redis://:secret@host:6379/0", "m", 1.0, min_workers=0, max_workers=1)
+    assert "secret" not in str(refused.value)
 
 
 def test_settings_come_from_plain_values() -> None:

@@ -67,6 +67,44 @@ def test_the_first_route_whose_conditions_all_hold_is_taken(model: str, budget_m
     assert parse(GOOD).route(model, budget_ms).name == route
 
 
+BATCH = """\
+models:
+  m:
+    artifacts: a
+    batch:
+      variant: v
+      workers: {workers}
+"""
+
+
+@pytest.mark.parametrize(
+    ("workers", "count"), [("3", 3), ("{min: 0, max: 4, idle: 5s}", 4), ("{min: 2, max: 2}", 2)]
+)
+def test_workers_are_a_number_or_a_range(workers: str, count: int) -> None:
+    batch = parse(BATCH.format(workers=workers)).models["m"].batch
+    assert batch is not None
+    assert batch.worker_count == count
+    if not isinstance(batch.workers, int):
+        assert (batch.workers.min, batch.workers.idle) in ((0, 5_000.0), (2, 30_000.0))
+
+
+@pytest.mark.parametrize(
+    ("workers", "told"),
+    [
+        ("0", "p.yaml:6: models.m.batch.workers: Input should be greater than or equal to 1"),
+        ("many", "p.yaml:6: models.m.batch.workers: Input should be a valid integer"),
+        ("{min: 0}", "p.yaml:6: models.m.batch.workers.max: missing; it must be given"),
+        ("{min: 3, max: 2}", "p.yaml:6: models.m.batch.workers: min is 3 and max 2; write min <= max"),
+        ("{min: -1, max: 2}", "p.yaml:6: models.m.batch.workers.min: Input should be greater than"),
+        ("{maxx: 2}", "p.yaml:6: models.m.batch.workers.maxx: unknown key; did you mean 'max'?"),
+        ("{max: 2, idle: soon}", "p.yaml:6: models.m.batch.workers.idle: 'soon' is not a duration"),
+    ],
+)
+def test_a_wrong_range_of_workers_is_told_by_its_key(workers: str, told: str) -> None:
+    (problem,) = problems(BATCH.format(workers=workers))
+    assert problem.startswith(told)
+
+
 def test_a_request_that_no_route_takes_goes_to_auto_and_may_be_refused() -> None:
     assert parse(MODEL).route("m", 1_000.0) is DEFAULT_ROUTE
     assert (DEFAULT_ROUTE.to, DEFAULT_ROUTE.on_miss) == ("auto", ("degrade", "reject"))
