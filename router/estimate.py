@@ -67,9 +67,13 @@ def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
 
 
 def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
-    """The same with the margin on the work ahead only: what refusing can mend is that, not jitter."""
+    """The same with less of the margin the less there is ahead, and none with nothing.
+
+    What refusing can mend is the work ahead, not jitter: an idle replica refuses nobody for a margin.
+    """
     wait_ms = load.busy_ms + load.waiting_ms / load.replicas
-    return wait_ms * max(1.0, 1.0 + load.margin) + alone_ms(load, variant, rows)
+    own_ms = alone_ms(load, variant, rows)
+    return (wait_ms + own_ms) * (1.0 + max(0.0, load.margin) * min(1.0, wait_ms / own_ms))
 
 
 def alone_ms(load: OnlineLoad, variant: str, rows: int) -> float:

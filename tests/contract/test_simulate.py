@@ -73,7 +73,7 @@ def test_the_queue_is_drained_in_batches_and_what_is_too_much_for_it_expires() -
     assert calm.to_json()["mean_batch_rows"]["m batch"] > 3
     late = run(policy(to="batch", on_miss=["degrade"]), steadily(2_000.0, 5.0, budget_ms=1_000.0)).routes["r"]
     assert late.outcomes["expired"] > 1_000
-    assert late.outcomes["late"] == 0
+    assert late.outcomes["late"] < late.outcomes["expired"] / 10
 
 
 def test_requests_larger_than_a_batch_are_split_and_answered_as_one() -> None:

@@ -34,11 +34,14 @@ def test_what_runs_counts_in_full_and_what_waits_is_shared_by_the_replicas() -> 
     assert online_ms(online(busy_ms=3.0, waiting_ms=40.0, replicas=4), "v", 1) == pytest.approx(3 + 10 + 2.7)
 
 
-def test_the_margin_stretches_the_whole_prediction_and_the_likely_one_only_by_what_is_ahead() -> None:
-    load = online(busy_ms=10.0)._replace(margin=0.5)
-    assert online_ms(load, "v", 1) == pytest.approx((10.0 + 2.7) * 1.5)
-    assert likely_ms(load, "v", 1) == pytest.approx(10.0 * 1.5 + 2.7)
+@pytest.mark.parametrize(("busy_ms", "share"), [(0.0, 0.0), (1.35, 0.5), (2.7, 1.0), (10.0, 1.0)])
+def test_the_margin_stretches_a_prediction_and_the_likely_one_as_far_as_there_is_work_ahead(
+    busy_ms: float, share: float
+) -> None:
+    load = online(busy_ms=busy_ms)._replace(margin=0.5)
     assert alone_ms(load, "v", 1) == pytest.approx(2.7)
+    assert online_ms(load, "v", 1) == pytest.approx((busy_ms + 2.7) * 1.5)
+    assert likely_ms(load, "v", 1) == pytest.approx((busy_ms + 2.7) * (1.0 + 0.5 * share))
 
 
 def queue(waiting_rows: int, rows_per_s: float = 1_000.0) -> BatchLoad:
