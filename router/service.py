@@ -172,6 +172,10 @@ class Service:
                 },
                 "profiles": {v: variant.profile.to_json() for v, variant in load.variants.items()},
                 "predicted_ms": {v: estimate.online_ms(load, v, 1) for v in load.variants},
+                "predictions": {
+                    "held": self.recorder.predictions[name, True],
+                    "total": self.recorder.predictions[name, True] + self.recorder.predictions[name, False],
+                },
             }
         if served.stats:
             shown["queue"] = {**asdict(served.stats), "totals": dict(served.stats.totals)}

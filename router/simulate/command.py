@@ -139,15 +139,7 @@ def _requests(
             raise workload.MixError(
                 f"the mix names model {share.model!r}; the policy has {', '.join(policy.models)}"
             )
-    if trace_file is None:
-        times = trace.bursty((rate or 50.0) * scale, seconds or 60.0, seed)
-        return workload.from_trace([trace.Arrival(t, {}) for t in times], shares, seed)
-    arrivals = trace.read(trace_file)
-    span_s = arrivals[-1].at_s
-    if rate is not None and span_s > 0:
-        scale *= rate * span_s / max(1, len(arrivals) - 1)
-    requests = workload.from_trace(arrivals, shares, seed, scale=scale)
-    return [r for r in requests if seconds is None or r.at_ms <= seconds * 1_000.0]
+    return workload.asked(trace_file, shares, seed, rate=rate, scale=scale, seconds=seconds)
 
 
 def _with_counts(policy: Policy, text: str | None) -> Policy:

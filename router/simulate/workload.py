@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from router import trace, units
@@ -80,6 +81,31 @@ def from_trace(
 def generated(times_s: Sequence[float], shares: Sequence[Share], seed: int) -> list[Request]:
     """Requests at given times, drawn from the mix."""
     return from_trace([trace.Arrival(t, {}) for t in times_s], shares, seed)
+
+
+def asked(
+    trace_file: Path | None,
+    shares: Sequence[Share],
+    seed: int,
+    *,
+    rate: float | None = None,
+    scale: float = 1.0,
+    seconds: float | None = None,
+) -> list[Request]:
+    """What a command line asks for: a trace, or bursty arrivals from the seed where there is none.
+
+    ``rate`` is the mean in requests/s (default: the trace's own, or 50), ``scale`` multiplies it;
+    ``seconds`` is how much of it (default: all of the trace, or 60). The same arguments give the same
+    requests, to whoever simulates or replays them. Raises `trace.TraceError`.
+    """
+    if trace_file is None:
+        return generated(trace.bursty((rate or 50.0) * scale, seconds or 60.0, seed), shares, seed)
+    arrivals = trace.read(trace_file)
+    span_s = arrivals[-1].at_s
+    if rate is not None and span_s > 0:
+        scale *= rate * span_s / max(1, len(arrivals) - 1)
+    requests = from_trace(arrivals, shares, seed, scale=scale)
+    return [r for r in requests if seconds is None or r.at_ms <= seconds * 1_000.0]
 
 
 def _draw(shares: Sequence[Share], seed: int) -> Iterator[Share]:

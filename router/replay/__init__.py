@@ -1,0 +1,1 @@
+"""A trace replayed, open loop, against a live deployment: the measured twin of `router.simulate`."""

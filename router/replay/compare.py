@@ -1,0 +1,93 @@
+"""Prediction beside truth: the figures of two results, and how far apart they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+
+class PredictionError(ValueError):
+    """A file that does not hold what ``simulate --json`` writes."""
+
+
+class Difference(NamedTuple):
+    """One figure. ``apart`` is in points for a share (``unit`` is ``points``), else a share of the measured
+    value (``unit`` is ``relative``); None where one of the two has no value."""
+
+    figure: str
+    predicted: float | None
+    measured: float | None
+    apart: float | None
+    unit: str
+
+
+def read(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Results by the names under which they were simulated. Raises `PredictionError`."""
+    try:
+        told = orjson.loads(path.read_bytes())
+        for result in told.values():
+            _ = result["deadlines_met"], result["goodput_per_s"], result["routes"].items()
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise PredictionError(f"{path}: not what `hybrid-router simulate --json` writes: {error!r}") from None
+    return dict(told)
+
+
+def differences(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[Difference]:
+    """Of two results as `router.simulate.result.Result.to_json` gives them."""
+    found = [
+        _points("deadlines met", predicted["deadlines_met"], measured["deadlines_met"]),
+        _points(
+            "deadlines met of accepted",
+            predicted["deadlines_met_of_accepted"],
+            measured["deadlines_met_of_accepted"],
+        ),
+        _relative("goodput, 1/s", predicted["goodput_per_s"], measured["goodput_per_s"]),
+    ]
+    for route, real in measured["routes"].items():
+        guess = predicted["routes"].get(route, {})
+        total = max(1, real["requests"])
+        for name in ("latency_ms_p50", "latency_ms_p99"):
+            shown = f"{route}: {name.removeprefix('latency_ms_')}, ms"
+            found.append(_relative(shown, guess.get(name), real[name]))
+        share = guess["refused"] / max(1, guess["requests"]) if guess else None
+        found.append(_points(f"{route}: refused", share, real["refused"] / total))
+    return found
+
+
+def _points(figure: str, predicted: float | None, measured: float | None) -> Difference:
+    apart = None if predicted is None or measured is None else 100.0 * (predicted - measured)
+    return Difference(figure, predicted, measured, apart, "points")
+
+
+def _relative(figure: str, predicted: float | None, measured: float | None) -> Difference:
+    apart = None if predicted is None or not measured else predicted / measured - 1.0
+    return Difference(figure, predicted, measured, apart, "relative")
+
+
+def table(name: str, found: list[Difference]) -> str:
+    """For a person."""
+    rows = [(f"predicted by {name}", "predicted", "measured", "apart")]
+    rows += [(d.figure, _value(d, d.predicted), _value(d, d.measured), _apart(d)) for d in found]
+    widths = [max(len(row[at]) for row in rows) for at in range(4)]
+    lines = []
+    for first, *cells in rows:
+        rest = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join((first.ljust(widths[0]), *rest)))
+    return "\n".join(lines)
+
+
+def _value(difference: Difference, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2%}" if difference.unit == "points" else f"{value:,.1f}"
+
+
+def _apart(difference: Difference) -> str:
+    if difference.apart is None:
+        return "-"
+    if difference.unit == "points":
+        return f"{difference.apart:+.2f} points"
+    return f"{difference.apart:+.1%}"
