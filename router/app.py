@@ -92,16 +92,10 @@ def build(args: AppArgs) -> Application:
     return application
 
 
-def queue_settings(policy: Policy) -> dict[str, Any]:
-    """The fields of QueueSettings that the policy sets; all who use the queue must agree on them."""
-    limits = policy.limits.queue
-    return {"max_jobs": limits.jobs, "max_bytes": limits.bytes, "keep_ms": int(policy.defaults.results.keep)}
-
-
 def _batch_deployment(
     name: str, section: Batch, manifest: Manifest, folder: str, redis_url: str, policy: Policy
 ) -> Any:
-    count, settings, scaling = section.workers, queue_settings(policy), None
+    count, settings, scaling = section.workers, policy.queue_settings, None
     if not isinstance(count, int):
         variant = Variant(section.variant, manifest.profile, manifest.quality_drop)
         scaling = autoscale.autoscaling(
@@ -177,7 +171,7 @@ class Router:
             )
         queue: DeadlineQueue | None = None
         if policy.models[name].batch and self._redis is not None:
-            queue = redis_queue.RedisQueue(self._redis, name, QueueSettings(**queue_settings(policy)))
+            queue = redis_queue.RedisQueue(self._redis, name, QueueSettings(**policy.queue_settings))
         return ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
 
     async def _warm_up(self) -> None:

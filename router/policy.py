@@ -230,6 +230,16 @@ class Policy(Section):
     def queued_models(self) -> tuple[str, ...]:
         return tuple(name for name, model in self.models.items() if model.batch)
 
+    @property
+    def queue_settings(self) -> dict[str, Any]:
+        """Fields of `workers.queue.QueueSettings` on which all who use a queue must agree."""
+        limits = self.limits.queue
+        return {
+            "max_jobs": limits.jobs,
+            "max_bytes": limits.bytes,
+            "keep_ms": int(self.defaults.results.keep),
+        }
+
     def route(self, model: str, budget_ms: float) -> Route:
         """The first route whose conditions hold, or the implicit last one."""
         for route in self.routes:

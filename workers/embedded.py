@@ -60,6 +60,11 @@ class ServerFailed(EmbeddedServerError):
     """The server ended or did not answer while starting."""
 
 
+def url_file(data_dir: str | os.PathLike[str]) -> str:
+    """The ``file:`` URL of the server that runs (or ran last) on a folder, for processes beside its own."""
+    return (Path(data_dir).absolute() / _URL).as_uri()
+
+
 class EmbeddedServer:
     """A running server. ``url`` holds its password: it is kept out of ``repr``, logs and command lines.
 
@@ -86,7 +91,7 @@ class EmbeddedServer:
     @property
     def url_file(self) -> str:
         """The same as a ``file:`` URL, for places that log or show what they are given."""
-        return (self.data_dir / _URL).as_uri()
+        return url_file(self.data_dir)
 
     @property
     def pid(self) -> int:
