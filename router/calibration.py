@@ -7,27 +7,76 @@ nothing about how latencies are distributed, and follows them when they change.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 PROMISED_SHARE = 0.99
 _GAIN = 0.1
 _START, _LOWEST, _HIGHEST = 0.3, -0.9, 4.0
+_HALF_LIFE_MS = 1_000.0
+_LONGEST_MS = 1e12
 
 
 class Margin:
-    """A relative margin, learnt batch by batch: ``prediction = (1 + value) * estimate``.
+    """A relative margin, learnt batch by batch: ``prediction = (1 + margin) * estimate``.
 
     One step is scaled by the usual number of requests in a batch, because those of one batch are late
-    together: a single stall is one event, however many requests it held up.
+    together: a single stall is one event, however many requests it held up. A margin so wide that it
+    refuses everybody would learn nothing more: without news it narrows by itself.
     """
 
-    def __init__(self, promised: float = PROMISED_SHARE) -> None:
-        self.value = _START
+    def __init__(self, promised: float = PROMISED_SHARE, value: float = _START) -> None:
+        self._value, self._learnt_ms = value, -math.inf
         self._promised = promised
         self._usual = 1.0
 
-    def learn(self, short: int, total: int) -> None:
+    def value(self, now_ms: float) -> float:
+        silent_ms = now_ms - self._learnt_ms
+        if self._value <= _START or not _HALF_LIFE_MS < silent_ms < math.inf:
+            return self._value
+        return _START + (self._value - _START) * math.exp2(1.0 - silent_ms / _HALF_LIFE_MS)
+
+    def learn(self, short: int, total: int, now_ms: float) -> None:
         """Of ``total`` predictions that came due together, ``short`` were exceeded by the truth."""
         if total < 1:
             return
         self._usual += 0.05 * (total - self._usual)
         step = _GAIN * (short - (1.0 - self._promised) * total) / max(1.0, self._usual)
-        self.value = min(_HIGHEST, max(_LOWEST, self.value + step))
+        self._value = min(_HIGHEST, max(_LOWEST, self.value(now_ms) + step))
+        self._learnt_ms = now_ms
+
+
+class Margins:
+    """A `Margin` for each class of budgets, a factor of four wide.
+
+    Waiting work is taken by deadline, so a request with a long budget is overtaken by those that come
+    after it with short ones, and needs the wider margin; how much wider is learnt from what happens.
+    """
+
+    def __init__(self) -> None:
+        self._all = Margin()
+        self._of: dict[int, Margin] = {}
+
+    def value(self, budget_ms: float, now_ms: float) -> float:
+        """The margin for a budget; that of all requests for one whose like has not been seen."""
+        return self._of.get(_class_of(budget_ms), self._all).value(now_ms)
+
+    def learn(self, came_due: Iterable[tuple[float, bool]], now_ms: float) -> None:
+        """Predictions that came due together: each one's budget, and whether the truth exceeded it."""
+        counts: dict[int, list[int]] = {}
+        for budget_ms, exceeded in came_due:
+            count = counts.setdefault(_class_of(budget_ms), [0, 0])
+            count[0] += exceeded
+            count[1] += 1
+        if not counts:
+            return
+        self._all.learn(sum(c[0] for c in counts.values()), sum(c[1] for c in counts.values()), now_ms)
+        for key, (short, total) in counts.items():
+            margin = self._of.get(key)
+            if margin is None:
+                margin = self._of[key] = Margin(value=self._all.value(now_ms))
+            margin.learn(short, total, now_ms)
+
+
+def _class_of(budget_ms: float) -> int:
+    return int(min(budget_ms, _LONGEST_MS)).bit_length() // 2

@@ -7,6 +7,7 @@ urgent that wait. Two batches may be in flight per replica: one runs, the next i
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -103,10 +104,11 @@ class OnlineDispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._context = contextvars.Context()
 
-    def load(self) -> OnlineLoad:
-        """The online side as `decide` weighs it, now."""
-        return self._lanes.load(self._clock())
+    def load(self, deadline_ms: float = float("inf")) -> OnlineLoad:
+        """The online side as `decide` weighs it, now, for a request with this deadline."""
+        return self._lanes.load(self._clock(), deadline_ms)
 
     def stale_variant(self) -> str | None:
         """The variant that a probe should run now, if any; see `Lanes.stale_variant`."""
@@ -185,7 +187,8 @@ class OnlineDispatcher:
                 item.future.set_exception(DeadlineHopeless(f"its deadline was {when} when its turn came"))
             if step.start is None:
                 break
-            task = asyncio.get_running_loop().create_task(self._deliver(step.start))
+            # Not in the context of whichever request came last: Serve would cancel the batch with it.
+            task = asyncio.get_running_loop().create_task(self._deliver(step.start), context=self._context)
             self._tasks.add(task)
             task.add_done_callback(partial(self._landed, step.start))
         if step.wake_ms is not None:

@@ -6,50 +6,25 @@ times are milliseconds on one clock of the caller's choice.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort_right
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from operator import attrgetter
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic
 
-from optimizers.profile import OnlineFit
-from router.calibration import Margin
+from router.calibration import Margins
 from router.estimate import OnlineLoad, Variant
-from workers.batching import BoundTable, Idle, Run, Wait, next_batch
+from router.flights import Flights, Hop
+from router.lane import Lane, T
+from workers.batching import Idle, Run, Wait, next_batch
 
 #: Per replica: one batch runs, the next is already there.
 BATCHES_IN_FLIGHT = 2
-_REFIT_EVERY_MS = 250.0
 _PROBE_MS, _PROBE_DOUBTFUL_MS = 5_000.0, 250.0
+#: A batch led by a request with this many times the shortest budget asked for lately takes at most one
+#: such part of that: it cannot be interrupted, and the next urgent request must find a replica in time.
+_RELAXED, _LATELY_MS = 4.0, 2_000.0
 #: For so long after it was passed over, a variant is stepped up to with time to spare only.
 _STRAINED_MS = 1_000.0
-
-
-class Item(Protocol):
-    """One request (or a part of one) that waits. ``left``: its caller is gone, it costs no work any more.
-    ``predicted_ms``: the time to its answer that was promised on arrival; 0 where none was."""
-
-    @property
-    def deadline_ms(self) -> float: ...
-
-    @property
-    def rows(self) -> int: ...
-
-    @property
-    def droppable(self) -> bool: ...
-
-    @property
-    def left(self) -> bool: ...
-
-    @property
-    def arrived_ms(self) -> float: ...
-
-    @property
-    def predicted_ms(self) -> float: ...
-
-
-T = TypeVar("T", bound=Item)
-_by_deadline = attrgetter("deadline_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,128 +48,24 @@ class Step(Generic[T]):
     wake_ms: float | None = None
 
 
-class _Lane(Generic[T]):
-    """What waits for one variant, earliest deadline first, and the variant's live profile."""
+class _Urgency:
+    """The shortest budget that was asked for lately."""
 
-    def __init__(self, variant: Variant, max_batch: int) -> None:
-        self.variant, self._max_batch = variant, max_batch
-        self.waiting: list[T] = []
-        #: Hopeless, and to be run all the same.
-        self.late: list[T] = []
-        self.rows = 0
-        self.table = BoundTable.of(variant.profile, max_batch)
-        self._base, self._fit = variant.profile, OnlineFit(variant.profile)
-        self._refit_at_ms = 0.0
-        self.learnt_ms = float("-inf")
+    def __init__(self) -> None:
+        self._now_ms = self._before_ms = math.inf
+        self._turns_at_ms = -math.inf
 
-    def add(self, item: T) -> None:
-        insort_right(self.waiting, item, key=_by_deadline)
-        self.rows += item.rows
-
-    def take(self, count: int) -> list[T]:
-        """The first ``count``, without those whose callers have left."""
-        items = self.waiting[:count]
-        del self.waiting[:count]
-        self.rows -= sum(item.rows for item in items)
-        return [item for item in items if not item.left]
-
-    def set_aside(self, items: list[T]) -> None:
-        self.late += items
-        self.rows += sum(item.rows for item in items)
-
-    def take_late(self) -> list[T]:
-        """One batch of those set aside, longest there first."""
-        count = rows = 0
-        for item in self.late:
-            if count and rows + item.rows > self._max_batch:
-                break
-            count, rows = count + 1, rows + item.rows
-        items = self.late[:count]
-        del self.late[:count]
-        self.rows -= rows
-        return [item for item in items if not item.left]
-
-    def forget(self, item: T) -> None:
-        at = bisect_left(self.waiting, item.deadline_ms, key=_by_deadline)
-        while at < len(self.waiting) and self.waiting[at].deadline_ms == item.deadline_ms:
-            if self.waiting[at] is item:
-                del self.waiting[at]
-                self.rows -= item.rows
-                return
-            at += 1
-        if item in self.late:
-            self.late.remove(item)
-            self.rows -= item.rows
-
-    def learn(self, rows: int, ms: float, now_ms: float, hop_ms: float) -> bool:
-        """Correct the profile by a live batch; True where the tables, which count the hop, followed."""
-        self._fit.add(rows, ms)
-        self.learnt_ms = now_ms
-        if now_ms < self._refit_at_ms:
-            return False
-        self._refit_at_ms = now_ms + _REFIT_EVERY_MS
-        self.variant = replace(self.variant, profile=self._fit.profile())
-        self.table = BoundTable.of(self.variant.profile.scaled(1.0, hop_ms), self._max_batch)
-        return True
+    def note(self, budget_ms: float, now_ms: float) -> None:
+        if now_ms >= self._turns_at_ms:
+            idle = now_ms >= self._turns_at_ms + _LATELY_MS
+            self._before_ms = math.inf if idle else self._now_ms
+            self._now_ms, self._turns_at_ms = math.inf, now_ms + _LATELY_MS
+        if budget_ms < self._now_ms:
+            self._now_ms = budget_ms
 
     @property
-    def pessimism(self) -> float:
-        """How many times slower the live bound for one row is than the measured one."""
-        return self.variant.profile.bound_ms(1) / self._base.bound_ms(1)
-
-
-class _Hop:
-    """What a call costs beside the model, ms: its mean, and the mean deviation from that (RFC 6298)."""
-
-    def __init__(self) -> None:
-        self.mean_ms, self._deviation_ms = 1.0, 0.5
-
-    def learn(self, ms: float) -> None:
-        # One stall must not shut the door on the requests of the next second.
-        ms = min(ms, self.mean_ms + 8.0 * self._deviation_ms)
-        self._deviation_ms += 0.05 * (abs(ms - self.mean_ms) - self._deviation_ms)
-        self.mean_ms += 0.05 * (ms - self.mean_ms)
-
-
-class _Flights:
-    """The batches that are away, by the moment at which each is expected to end on its replica."""
-
-    def __init__(self) -> None:
-        self._ends: list[float] = []
-        self._of: dict[int, tuple[float, float]] = {}
-        self._sum = 0.0
-        self._number = 0
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def add(self, sent_ms: float, end_ms: float) -> int:
-        self._number += 1
-        self._of[self._number] = (sent_ms, end_ms)
-        insort_right(self._ends, end_ms)
-        self._sum += end_ms
-        return self._number
-
-    def remove(self, number: int) -> float | None:
-        """When it was sent; None where it is gone already."""
-        sent_ms, end_ms = self._of.pop(number, (None, 0.0))
-        if sent_ms is not None:
-            del self._ends[bisect_left(self._ends, end_ms)]
-            self._sum = self._sum - end_ms if self._ends else 0.0
-        return sent_ms
-
-    def remaining_ms(self, now_ms: float) -> float:
-        """The work that is away, added up; what is overdue counts as about to end."""
-        if not self._ends:
-            return 0.0
-        overdue = bisect_left(self._ends, now_ms)
-        rest = self._sum - sum(self._ends[:overdue]) if overdue else self._sum
-        return rest - (len(self._ends) - overdue) * now_ms
-
-    def free_at_ms(self, replicas: int) -> float:
-        """When a replica is predicted to be free; 0 where one is idle."""
-        behind = len(self._ends) - replicas
-        return self._ends[behind] if behind >= 0 else 0.0
+    def shortest_ms(self) -> float:
+        return min(self._now_ms, self._before_ms)
 
 
 class Lanes(Generic[T]):
@@ -203,14 +74,15 @@ class Lanes(Generic[T]):
     def __init__(
         self, variants: Mapping[str, Variant], *, replicas: int, max_batch: int, max_waiting: int
     ) -> None:
-        self._lanes: dict[str, _Lane[T]] = {n: _Lane(v, max_batch) for n, v in variants.items()}
+        self._lanes: dict[str, Lane[T]] = {n: Lane(v, max_batch) for n, v in variants.items()}
         self._replicas, self._max_batch, self._max_waiting = replicas, max_batch, max_waiting
         self._variants = dict(variants)
         self._slots = replicas * BATCHES_IN_FLIGHT
-        self._flights = _Flights()
-        self._hop = _Hop()
-        self._margin = Margin()
+        self._flights = Flights()
+        self._hop = Hop()
+        self._margins = Margins()
         self._strained_until_ms: dict[str, float] = {}
+        self._urgency = _Urgency()
         self._ran_late = False
 
     @property
@@ -228,12 +100,16 @@ class Lanes(Generic[T]):
     def room_for(self, items: int) -> bool:
         return self.waiting + items <= self._max_waiting
 
-    def load(self, now_ms: float) -> OnlineLoad:
-        """The online side as `decide` weighs it; its cost does not grow with what waits."""
+    def load(self, now_ms: float, deadline_ms: float = math.inf) -> OnlineLoad:
+        """The online side as `decide` weighs it for a request with this deadline, which will be taken
+        before whatever is less urgent; its cost does not grow with what waits."""
         waiting_ms = 0.0
+        self._urgency.note(deadline_ms - now_ms, now_ms)
         for lane in self._lanes.values():
             if lane.rows:
-                waiting_ms += lane.table.predict_ms(lane.rows)
+                rows = lane.rows_before(deadline_ms)
+                if rows:
+                    waiting_ms += lane.table.predict_ms(rows)
         return OnlineLoad(
             self._variants,
             self._replicas,
@@ -241,7 +117,7 @@ class Lanes(Generic[T]):
             waiting_ms,
             self._hop.mean_ms,
             self.waiting >= self._max_waiting,
-            self._margin.value,
+            self._margins.value(deadline_ms - now_ms, now_ms),
             self._strained(now_ms) if self._strained_until_ms else (),
         )
 
@@ -296,24 +172,42 @@ class Lanes(Generic[T]):
                 return Step(hopeless, self._start(lane, items, now_ms))
         return Step(hopeless, None)
 
-    def _plan(self, lane: _Lane[T], now_ms: float, hopeless: list[T]) -> Run | Wait | Idle:
+    def _plan(self, lane: Lane[T], now_ms: float, hopeless: list[T]) -> Run | Wait | Idle:
         """What the lane should do now; those of its head that are hopeless are out of it then."""
+        free_at_ms, lead_ms = self._flights.free_at_ms(self._replicas), self._hop.mean_ms / 2.0
         plan = next_batch(
             lane.waiting,
             lane.table,
             now_ms,
-            busy_until_ms=self._flights.free_at_ms(self._replicas),
-            lead_ms=self._hop.mean_ms / 2.0,
+            busy_until_ms=free_at_ms,
+            lead_ms=lead_ms,
+            most_rows=self._most_rows(lane, max(now_ms + lead_ms, free_at_ms)),
         )
         dropped = lane.take(plan.dropped)
         gone = [item for item in dropped if item.droppable]
         hopeless += gone
-        promised = sum(item.predicted_ms > 0.0 for item in gone)
-        self._margin.learn(promised, promised)
+        broken = [(x.deadline_ms - x.arrived_ms, True) for x in gone if x.predicted_ms > 0.0]
+        self._margins.learn(broken, now_ms)
         lane.set_aside([item for item in dropped if not item.droppable])
         return plan
 
-    def _start(self, lane: _Lane[T], items: list[T], now_ms: float) -> Start[T]:
+    def _most_rows(self, lane: Lane[T], starts_ms: float) -> int | None:
+        """The largest batch that keeps its leader's promise and leaves others a chance; None: any.
+
+        A batch that were filled up to the deadline would make every answer late against its prediction,
+        and the next predictions wide. And it cannot be interrupted: where others ask with much shorter
+        budgets, one led by a relaxed request must not take all of theirs.
+        """
+        leader, most = lane.waiting[0], None
+        if leader.predicted_ms > 0.0:
+            due_ms = leader.arrived_ms + leader.predicted_ms
+            most = max(1, lane.table.largest(due_ms - starts_ms))
+        if leader.deadline_ms - leader.arrived_ms >= _RELAXED * self._urgency.shortest_ms:
+            fair = max(lane.efficient_rows, lane.table.largest(self._urgency.shortest_ms / _RELAXED))
+            most = fair if most is None else min(fair, most)
+        return most
+
+    def _start(self, lane: Lane[T], items: list[T], now_ms: float) -> Start[T]:
         rows = sum(item.rows for item in items)
         begins_ms = max(now_ms + self._hop.mean_ms / 2.0, self._flights.free_at_ms(self._replicas))
         # A call keeps both processes busy for about the hop, however short the model: sending more often
@@ -328,12 +222,12 @@ class Lanes(Generic[T]):
         if sent_ms is None:
             return
         self._hop.learn(max(0.0, now_ms - sent_ms - wait_ms - run_ms))
-        promised = short = 0
-        for item in start.items:
-            if item.predicted_ms > 0.0:
-                promised += 1
-                short += now_ms - item.arrived_ms > item.predicted_ms
-        self._margin.learn(short, promised)
+        came_due = [
+            (item.deadline_ms - item.arrived_ms, now_ms - item.arrived_ms > item.predicted_ms)
+            for item in start.items
+            if item.predicted_ms > 0.0
+        ]
+        self._margins.learn(came_due, now_ms)
         lane = self._lanes[start.variant]
         if lane.learn(start.rows, run_ms, now_ms, self._hop.mean_ms):
             self._variants = {name: x.variant for name, x in self._lanes.items()}
@@ -368,7 +262,7 @@ class Lanes(Generic[T]):
         doubtful = (
             max(x.pessimism for x in self._lanes.values()) > 2.0
             or self._hop.mean_ms > 5.0
-            or self._margin.value > 1.0
+            or self._margins.value(math.inf, now_ms) > 1.0
         )
         due_ms = _PROBE_DOUBTFUL_MS if doubtful else _PROBE_MS
         return lane.variant.name if now_ms - lane.learnt_ms >= due_ms else None

@@ -177,6 +177,9 @@ class Service:
                     "total": self.recorder.predictions[name, True] + self.recorder.predictions[name, False],
                 },
             }
+        if served.online and served.queue:
+            counted = self.recorder.rescues
+            shown["rescued"] = {how: counted[name, how] for how in ("met", "late", "returned")}
         if served.stats:
             shown["queue"] = {**asdict(served.stats), "totals": dict(served.stats.totals)}
         return shown
@@ -191,7 +194,7 @@ class Service:
             )
         ask = Ask(call.model, rows, call.budget_ms, call.variant)
         started = self._clock()
-        decision = decide(ask, self.policy, self._load(served), started)
+        decision = decide(ask, self.policy, self._load(served, started + call.budget_ms), started)
         if isinstance(decision, RunOnline):
             return await self._run_online(served, call, decision, started)
         if isinstance(decision, Enqueue):
@@ -199,8 +202,8 @@ class Service:
         self.recorder.request(call.model, decision.route, "none", "", "refused")
         raise Refused(decision.reason, decision.kind, decision.retry_after_s)
 
-    def _load(self, served: ServedModel) -> ModelLoad:
-        online = served.online.load() if served.online else None
+    def _load(self, served: ServedModel, deadline_ms: float) -> ModelLoad:
+        online = served.online.load(deadline_ms) if served.online else None
         batch = self.policy.models[served.name].batch
         if batch is None:
             return ModelLoad(online, None)

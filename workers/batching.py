@@ -69,6 +69,11 @@ class BoundTable:
         """The time that ``rows`` rows usually take, run in pieces of at most ``max_rows``."""
         return _in_pieces(self.medians_ms, rows)
 
+    def efficient(self, share: float) -> int:
+        """The fewest rows that are run at ``share`` of the best rows per second, at the median."""
+        best = max(rows / ms for rows, ms in enumerate(self.medians_ms, 1))
+        return next(rows for rows, ms in enumerate(self.medians_ms, 1) if rows / ms >= share * best)
+
     def largest(self, within_ms: float) -> int:
         """The most rows whose bound is within ``within_ms``; 0 where even one row is not."""
         return bisect_right(self.bounds_ms, within_ms)
@@ -107,8 +112,11 @@ def next_batch(
     *,
     busy_until_ms: float = 0.0,
     lead_ms: float = 0.0,
+    most_rows: int | None = None,
 ) -> Run | Wait | Idle:
     """The decision for one device that is free, or is predicted to be at ``busy_until_ms``.
+
+    ``most_rows`` bounds the batch below what the table allows; a larger item still runs, alone.
 
     ``lead_ms`` is how long a batch takes to get to the device: one that frees within it counts as
     idle, so that the next batch is there when the last one ends.
@@ -130,6 +138,8 @@ def next_batch(
                 continue
             count, rows = 1, item.rows
             limit = table.largest(earliest_ms - start_ms)
+            if most_rows is not None and most_rows < limit:
+                limit = most_rows
             if rows >= limit:
                 break
             continue

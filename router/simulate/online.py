@@ -69,8 +69,8 @@ class OnlineSide:
         """How many replicas there are."""
         return len(self._replicas)
 
-    def load(self) -> OnlineLoad:
-        return self._lanes.load(self._events.now_ms)
+    def load(self, deadline_ms: float) -> OnlineLoad:
+        return self._lanes.load(self._events.now_ms, deadline_ms)
 
     def run(self, asked: Asked, decision: RunOnline) -> None:
         """What the dispatcher's ``run`` does with a decision."""

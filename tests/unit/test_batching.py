@@ -143,3 +143,16 @@ def test_a_batch_keeps_every_members_deadline_or_is_a_single_head(
             assert busy > lead
         case Idle(dropped):
             assert dropped == len(waiting)
+
+
+def test_the_caller_may_bound_the_batch_further_but_a_larger_item_still_runs_alone() -> None:
+    assert next_batch(items(*[1000.0] * 9), TABLE, 0, most_rows=3) == Run(3, 3, 0, TABLE.bound_ms(3))
+    assert next_batch(items(*[1000.0] * 9), TABLE, 0, most_rows=99) == Run(9, 9, 0, TABLE.bound_ms(9))
+    big = [Item(1000.0, rows=7), *items(1000.0)]
+    assert next_batch(big, TABLE, 0, most_rows=3) == Run(1, 7, 0, TABLE.bound_ms(7))
+
+
+def test_the_efficient_batch_is_the_smallest_one_at_that_share_of_the_best_throughput() -> None:
+    # n / (9 + n): 0.64 rows/ms at 16 rows, four fifths of that at 9 and up.
+    assert TABLE.efficient(0.8) == 10
+    assert TABLE.efficient(1.0) == 16

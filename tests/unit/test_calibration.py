@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
 import pytest
 
-from router.calibration import Margin
+from router.calibration import Margin, Margins
 
 
 def coverage(truth: Callable[[random.Random], float], batches: int, size: int) -> float:
     """The share of predictions of an estimate of 1 that held, one truth for each batch."""
     draw, margin, held = random.Random(3), Margin(), 0
-    for _ in range(batches):
-        late = truth(draw) > 1.0 + margin.value
-        margin.learn(size if late else 0, size)
+    for n in range(batches):
+        now_ms = 10.0 * n
+        late = truth(draw) > 1.0 + margin.value(now_ms)
+        margin.learn(size if late else 0, size, now_ms)
         held += not late
     return held / batches
 
@@ -38,21 +40,47 @@ def test_ninety_nine_of_a_hundred_hold(truth: Callable[[random.Random], float], 
 def test_one_stall_that_holds_up_many_is_one_event() -> None:
     margin = Margin()
     for _ in range(50):
-        margin.learn(0, 30)
-    before = margin.value
-    margin.learn(30, 30)
-    assert before < margin.value < before + 0.2
+        margin.learn(0, 30, 0.0)
+    before = margin.value(0.0)
+    margin.learn(30, 30, 0.0)
+    assert before < margin.value(0.0) < before + 0.2
 
 
 def test_nothing_that_came_due_changes_nothing() -> None:
     margin = Margin()
-    before = margin.value
-    margin.learn(0, 0)
-    assert margin.value == before
+    before = margin.value(0.0)
+    margin.learn(0, 0, 0.0)
+    assert margin.value(0.0) == before
 
 
-def test_it_stays_within_what_can_be_recovered_from() -> None:
+def widened() -> Margin:
     margin = Margin()
     for _ in range(1_000):
-        margin.learn(10, 10)
-    assert margin.value == 4.0
+        margin.learn(10, 10, 0.0)
+    return margin
+
+
+def test_it_stays_within_what_can_be_recovered_from_and_without_news_it_narrows() -> None:
+    margin = widened()
+    assert margin.value(0.0) == margin.value(900.0) == 4.0
+    assert margin.value(2_000.0) == pytest.approx(0.3 + 3.7 / 2)
+    assert margin.value(60_000.0) == pytest.approx(0.3)
+    margin.learn(0, 1, 2_000.0)
+    assert margin.value(2_000.0) < 0.3 + 3.7 / 2
+
+
+def test_a_narrow_margin_is_kept_however_long_nothing_is_heard() -> None:
+    margin = Margin(value=0.1)
+    margin.learn(0, 1, 0.0)
+    assert margin.value(1e9) == margin.value(0.0) < 0.1
+
+
+def test_long_budgets_and_short_ones_learn_apart_and_a_new_kind_begins_with_what_all_have_learnt() -> None:
+    margins = Margins()
+    for n in range(200):
+        margins.learn([(50.0, False), (5_000.0, n % 5 == 0)], float(n))
+    assert margins.value(50.0, 200.0) < margins.value(5_000.0, 200.0)
+    assert margins.value(50.0, 200.0) < margins.value(1e9, 200.0) < margins.value(5_000.0, 200.0)
+    assert margins.value(40.0, 200.0) == margins.value(50.0, 200.0)
+    margins.learn([(math.inf, True)], 201.0)
+    assert margins.value(math.inf, 201.0) > margins.value(50.0, 201.0)

@@ -535,3 +535,30 @@ async def test_a_storm_of_callers_who_come_and_leave_leaves_nothing_behind() -> 
 def test_every_error_is_a_dispatch_error() -> None:
     for kind in (DeadlineHopeless, ReplicaFailed, HeapFull):
         assert issubclass(kind, DispatchError)
+
+
+@in_virtual_time
+async def test_a_batch_is_not_filled_beyond_what_its_leader_was_promised() -> None:
+    replica = Replica()
+    target = dispatcher(replica)
+    running = await busy(target)
+    # Free in 36 ms; its deadline would leave time for a full batch, its promise for three rows.
+    call = target.run("v", batch(1.0), now_ms() + 900.0, predicted_ms=51.0)
+    leader = asyncio.create_task(call)
+    others = [ask(target, float(n), budget_ms=950.0) for n in range(2, 8)]
+    await asyncio.gather(leader, *others, *running)
+    assert replica.batches[2] == [1.0, 2.0, 3.0]
+
+
+@in_virtual_time
+async def test_where_others_ask_with_short_budgets_relaxed_requests_run_in_smaller_batches() -> None:
+    async def sizes(shortest_ms: float) -> list[int]:
+        replica = Replica()
+        target = dispatcher(replica)
+        target.load(now_ms() + shortest_ms)
+        tasks = [ask(target, float(n), budget_ms=60_000.0) for n in range(24)]
+        await asyncio.gather(*tasks)
+        return [len(values) for values in replica.batches]
+
+    assert max(await sizes(20_000.0)) == 8
+    assert max(await sizes(20.0)) < 8
