@@ -12,7 +12,8 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from typing import Any
@@ -24,12 +25,14 @@ from ray.serve.handle import DeploymentHandle
 
 from optimizers.artifact import Manifest
 from router import policy as policies
-from router.dispatch import DispatchError, OnlineDispatcher, Send
+from router.dispatch import DispatchError, OnlineDispatcher
 from router.estimate import Variant, drain_rows_per_s
 from router.ingress import Ingress
 from router.manifests import read_manifests
 from router.metrics import Publisher, Recorder
 from router.policy import Batch, Policy, PolicyError
+from router.replicas import Replicas, ServeSource
+from router.rescuer import Rescuer
 from router.service import ServedModel, Service
 from workers import autoscale, batch, online, redis_client, redis_queue
 from workers.online import example_batch
@@ -87,6 +90,7 @@ def build(args: AppArgs) -> Application:
         health_check_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=10.0,
+        logging_config=online.LOGGING,
     )(Router)
     application: Application = router.bind(path, os.getcwd(), redis_url, handles, workers)
     return application
@@ -138,6 +142,7 @@ class Router:
         policy = policies.read(policy_path)
         manifests = read_manifests(policy, policy_path)
         self._recorder = Recorder()
+        self._replicas: list[Replicas] = []
         self._redis = redis_client.connect(redis_url) if redis_url else None
         models = {
             name: self._serve_model(policy, name, manifests[name], handles.get(name))
@@ -150,6 +155,8 @@ class Router:
             asyncio.create_task(self._service.watch_queues()),
             asyncio.create_task(self._probe()),
             asyncio.create_task(Publisher(self._recorder).run()),
+            *(asyncio.create_task(rescuer.run()) for rescuer in self._rescuers()),
+            *(asyncio.create_task(replicas.watch()) for replicas in self._replicas),
         ]
         self._ingress = Ingress(self._service, self._is_ready, version("hybrid-router"))
 
@@ -161,9 +168,11 @@ class Router:
         dispatcher = None
         if section and handle is not None:
             best_first = sorted(section.variants, key=lambda v: manifests[v].quality_drop)
+            replicas = Replicas(ServeSource(handle))
+            self._replicas.append(replicas)
             dispatcher = OnlineDispatcher(
                 {v: Variant(v, manifests[v].profile, manifests[v].quality_drop) for v in best_first},
-                sender(handle),
+                replicas.send,
                 replicas=section.replicas,
                 max_batch=section.max_batch,
                 max_waiting=section.max_waiting,
@@ -173,6 +182,29 @@ class Router:
         if policy.models[name].batch and self._redis is not None:
             queue = redis_queue.RedisQueue(self._redis, name, QueueSettings(**policy.queue_settings))
         return ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
+
+    def _rescuers(self) -> Iterator[Rescuer]:
+        """For each model with both sides whose policy lends the queue some online time."""
+        for name, served in self._service.models.items():
+            section = self._service.policy.models[name]
+            online, queue, dispatcher = section.online, served.queue, served.online
+            if not (section.batch and online and online.rescue.share and queue and dispatcher):
+                continue
+            chosen = served.variants[section.batch.variant]
+            variant = Variant(section.batch.variant, chosen.profile, chosen.quality_drop)
+            yield Rescuer(
+                queue,
+                dispatcher,
+                served.inputs,
+                variant,
+                online,
+                section.batch,
+                self._recorder,
+                partial(self._may_rescue, served),
+            )
+
+    def _may_rescue(self, served: ServedModel) -> bool:
+        return self._warm and served.stats is not None and served.stats.waiting_jobs > 0
 
     async def _warm_up(self) -> None:
         """Call every variant at several sizes: connections open, and the profiles learn this machine."""
@@ -240,14 +272,3 @@ class Router:
                     await served.queue.close()
         if self._redis is not None:
             await self._redis.aclose()
-
-
-def sender(handle: Handle) -> Send:
-    """One batch, one Ray call: the packed message to whichever replica is least busy, and its answer."""
-    run: Any = handle.run
-
-    async def send(variant: str, message: bytes) -> bytes:
-        reply: bytes = await run.remote(variant, message)
-        return reply
-
-    return send

@@ -21,6 +21,8 @@ from optimizers.tensors import Tensors, TensorSpec, pack, unpack
 
 #: A batch shorter than this may run on the event loop, which Serve's health checks share.
 _INLINE_MS = 1.0
+#: At INFO, Serve makes a record of every call, and throws it away where the access log is off.
+LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
 
 class OnlineReplica:
@@ -62,6 +64,13 @@ class OnlineReplica:
         usual_ms = self._usual_ms.get(variant, ran_ms)
         self._usual_ms[variant] = max(ran_ms, 0.9 * usual_ms + 0.1 * ran_ms)
         return reply
+
+    async def identify(self) -> tuple[str, Any]:
+        """This replica's id, and its actor: whoever has that can call it without a Serve handle."""
+        import ray
+
+        actor = ray.get_runtime_context().current_actor
+        return actor._actor_id.hex(), actor
 
     async def check_health(self) -> None:
         """Serve restarts the replica when this raises or does not return."""
@@ -110,4 +119,5 @@ def deployment(model: str, artifacts: str, variants: Sequence[str], *, replicas:
         health_check_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=10.0,
+        logging_config=LOGGING,
     )(OnlineReplica).bind(model, artifacts, list(variants), threads)
