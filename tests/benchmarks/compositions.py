@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ray import serve
+from ray.serve.schema import LoggingConfig
 
 from optimizers import artifact
 from optimizers.runner import load
@@ -83,8 +84,9 @@ class ModelInIngress:
 class BatchedModel:
     """The model deployment of the composition: one Ray call per request, batched on its side."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, max_batch: int) -> None:
         self._model = _Model(folder)
+        self.infer.set_max_batch_size(max_batch)
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S, max_concurrent_batches=2)
     async def infer(self, messages: list[bytes]) -> list[bytes]:
@@ -97,8 +99,8 @@ class ComposedIngress:
     """The ingress deployment of the composition."""
 
     def __init__(self, folder: str, model: Any) -> None:
-        runner = load(artifact.read(folder))
-        self._in, self._out, self._model = runner.inputs, runner.outputs, model
+        manifest = artifact.read(folder).manifest
+        self._in, self._out, self._model = manifest.inputs, manifest.outputs, model
 
     def __serve_build_asgi_app__(self) -> Endpoint:
         async def infer(inputs: Tensors) -> Tensors:
@@ -107,18 +109,32 @@ class ComposedIngress:
         return Endpoint(self._in, self._out, infer)
 
 
-def deployments(folder: str) -> dict[str, Any]:
-    """Applications by route prefix."""
-    options: dict[str, Any] = {
-        "max_ongoing_requests": 10_000,
-        "ray_actor_options": {"num_cpus": 0},
-        "graceful_shutdown_wait_loop_s": 0.1,
-    }
-    inner = serve.deployment(BatchedModel, name="batched-model", **options).bind(folder)
-    return {
-        "/composed": serve.deployment(ComposedIngress, name="composed", **options).bind(folder, inner),
-        "/inside": serve.deployment(ModelInIngress, name="inside", **options).bind(folder),
-    }
+_OPTIONS: dict[str, Any] = {
+    "max_ongoing_requests": 10_000,
+    "ray_actor_options": {"num_cpus": 0},
+    "graceful_shutdown_wait_loop_s": 0.1,
+}
 
 
-__all__ = ["BATCH_WAIT_S", "MAX_BATCH", "deployments"]
+def composed(folder: str, max_batch: int = MAX_BATCH) -> Any:
+    """The composition with the artifact in ``folder``, as an application."""
+    inner = serve.deployment(BatchedModel, name="batched-model", **_OPTIONS).bind(folder, max_batch)
+    return serve.deployment(ComposedIngress, name="composed", **_OPTIONS).bind(folder, inner)
+
+
+def inside(folder: str) -> Any:
+    """The model in the ingress deployment, as an application."""
+    return serve.deployment(ModelInIngress, name="inside", **_OPTIONS).bind(folder)
+
+
+def run(prefix: str, application: Any) -> None:
+    """Serve an application under ``prefix``, as quiet as the router is."""
+    serve.run(
+        application,
+        name=prefix.strip("/"),
+        route_prefix=prefix,
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+
+
+__all__ = ["BATCH_WAIT_S", "MAX_BATCH", "composed", "inside", "run"]

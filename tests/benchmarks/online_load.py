@@ -1,0 +1,233 @@
+"""MiniLM under a real trace and under three times its capacity: deadlines, goodput, refusals, variants.
+
+One replica, one thread, one sentence a request, budgets of ten times the service time. Everything that is
+held against something else was offered the very same arrivals.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optimizers import artifact
+from optimizers.profile import quantile
+from router.replay.run import Replayed
+from router.simulate.workload import Request
+from tests.benchmarks import live, trace_scale
+from tests.benchmarks.live import Target
+from tests.benchmarks.report import Figure, at_least, at_most
+
+MODEL, VARIANT = "minilm", "float32"
+COMPOSED = "/composed-minilm"
+POLICY = """
+  minilm:
+    artifacts: {folder}
+    online: {{variants: [{variants}], replicas: 1, max_batch: {max_batch}, threads: 1}}
+"""
+TRACE = "azure_llm_2023_code.csv"
+_BUDGET_TIMES, _TRACE_LOAD, _BURST_LOAD = 10.0, 0.9, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long each part is, seconds."""
+
+    capacity: float = 10.0
+    trace: float = 75.0
+    level: float = 30.0
+    burst: float = 60.0
+    variants: float = 30.0
+
+    @classmethod
+    def smoke(cls) -> Lengths:
+        return cls(1.5, 3.0, 2.0, 3.0, 2.0)
+
+
+@dataclass(slots=True)
+class Bench:
+    """What the parts share, and what they found."""
+
+    target: Target
+    lengths: Lengths
+    max_batch: int
+    variants: Sequence[str]
+    budget_ms: float = 0.0
+    capacity_per_s: float = 0.0
+    runs: dict[str, Any] = field(default_factory=dict)
+    promised: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def play(
+        self, name: str, requests: Sequence[Request], variant: str | None = VARIANT, prefix: str = ""
+    ) -> Replayed:
+        before = self.target.predictions()
+        found = self.target.play(requests, variant=variant, prefix=prefix)
+        after = self.target.predictions()
+        if not prefix:
+            self.promised[name] = after[0] - before[0], after[1] - before[1]
+        self.runs[name] = live.seen(found)
+        result = found.result
+        told = f"{result.requests:,} requests, {met_per_s(found, requests):.1f}/s in time"
+        shares = ", ".join(f"{kind} {result.share(kind):.1%}" for kind in ("late", "refused", "expired"))
+        print(f"  {name:<40} {told}; {shares}", flush=True)
+        if found.sender_was_bottleneck:
+            print(f"  {name}: the sender was late by {found.lateness_ms_p99:.1f} ms (p99)", flush=True)
+        return found
+
+
+def choose_variants(folder: Path, named: str | None) -> list[str]:
+    """The original and those that are worth having beside it: no other is both as good and as fast."""
+    found = {path.parent.name: artifact.read(path.parent) for path in folder.glob("*/manifest.json")}
+    if VARIANT not in found:
+        raise SystemExit(
+            f"{folder}: no variant {VARIANT!r}; make bench NAME=variants ARGS='--examples minilm --data DIR'"
+        )
+    if named:
+        return list(dict.fromkeys([VARIANT, *named.split(",")]))
+    kept = [VARIANT]
+    per_row = {n: min(p.median_ms / p.batch for p in a.manifest.profile.points) for n, a in found.items()}
+    drops = {name: a.manifest.quality_drop for name, a in found.items()}
+    for name in sorted(found):
+        beaten = any(
+            drops[o] <= drops[name]
+            and per_row[o] <= per_row[name]
+            and (drops[o], per_row[o]) != (drops[name], per_row[name])
+            for o in found
+        )
+        if name != VARIANT and not beaten:
+            kept.append(name)
+    return kept
+
+
+def deploy(folder: Path, max_batch: int) -> None:
+    """The composition through ``@serve.batch``, with the same artifact and the same largest batch."""
+    from tests.benchmarks import compositions
+
+    compositions.run(COMPOSED, compositions.composed(str(folder / VARIANT), max_batch))
+
+
+def calibrate(bench: Bench) -> list[Figure]:
+    """Service time of one row and capacity at full batches, on this machine, now."""
+    target, lengths = bench.target, bench.lengths
+    target.closed_loop(1, lengths.capacity / 2.0, variant=VARIANT)
+    alone = sorted(target.closed_loop(1, lengths.capacity / 2.0, variant=VARIANT))
+    bench.capacity_per_s = target.capacity_per_s(bench.max_batch, lengths.capacity, VARIANT)
+    service_ms = target.profile(VARIANT).predict_ms(1)
+    bench.budget_ms = round(_BUDGET_TIMES * service_ms, 1)
+    print(
+        f"  {bench.capacity_per_s:.0f} rows/s at batches of {bench.max_batch}; one row takes "
+        f"{service_ms:.2f} ms (answered in {quantile(alone, 0.5):.2f}); budget {bench.budget_ms:g} ms",
+        flush=True,
+    )
+    return [
+        Figure("MiniLM float32, capacity", bench.capacity_per_s, "rows/s", detail=f"batch {bench.max_batch}"),
+        Figure("MiniLM float32, service time of one row", service_ms, "ms"),
+    ]
+
+
+def met_per_s(found: Replayed, requests: Sequence[Request]) -> float:
+    """Answers in time for each second of arrivals."""
+    return found.result.share("met") * found.result.requests / (requests[-1].at_ms / 1e3)
+
+
+def trace(bench: Bench, traces: Path) -> list[Figure]:
+    """A recorded trace whose busiest minute offers 90% of capacity; the composition beside it."""
+    per_minute = _TRACE_LOAD * bench.capacity_per_s * 60.0
+    recorded = live.arrivals(traces, TRACE)
+    times, speed = trace_scale.fitted(recorded, per_minute, bench.lengths.trace)
+    requests = bench.target.requests(times, bench.budget_ms)
+    ours = bench.play("trace, router", requests)
+    theirs = bench.play("trace, composition", requests, None, COMPOSED)
+    ratio = met_per_s(ours, requests) / max(1e-9, met_per_s(theirs, requests))
+    detail = {
+        "times faster than recorded": speed,
+        "seconds": bench.lengths.trace,
+        "requests": len(requests),
+        "router in time, 1/s": met_per_s(ours, requests),
+        "composition in time, 1/s": met_per_s(theirs, requests),
+    }
+    accepted = ours.result.met_of_accepted
+    shares = {"refused": ours.result.share("refused"), "met of all": ours.result.share("met")}
+    return [
+        at_least("trace at 90% of capacity: met of accepted", accepted, "", 0.999, shares),
+        at_least("the same: in time per second over @serve.batch", ratio, "ratio", 1.5, detail),
+    ]
+
+
+def poisson(rate_per_s: float, seconds: float, seed: int) -> list[float]:
+    """Arrivals without memory, from a seed."""
+    draw = random.Random(seed)
+    times = [0.0]
+    while times[-1] < seconds:
+        times.append(times[-1] + draw.expovariate(rate_per_s))
+    return times[:-1]
+
+
+def overload(bench: Bench) -> list[Figure]:
+    """Three times capacity: what is still answered in time, and how soon a refusal comes."""
+    level = bench.target.requests(poisson(bench.capacity_per_s, bench.lengths.level, 11), bench.budget_ms)
+    burst = bench.target.requests(_burst(bench, bench.lengths.burst), bench.budget_ms)
+    at_capacity, beyond = bench.play("at capacity", level), bench.play("3 times capacity", burst)
+    kept = met_per_s(beyond, burst) / max(1e-9, met_per_s(at_capacity, level))
+    refusals = sorted(ms for tally in beyond.result.routes.values() for ms in tally.refusals_ms)
+    detail = {"at capacity, 1/s": met_per_s(at_capacity, level), "at 3 times, 1/s": met_per_s(beyond, burst)}
+    return [
+        at_least("3 times capacity: goodput over that at capacity", kept, "ratio", 0.9, detail),
+        at_most(
+            "3 times capacity: p99 of a refusal",
+            quantile(refusals, 0.99) if refusals else float("nan"),
+            "ms",
+            20.0,
+            {"refusals": len(refusals), "p50_ms": quantile(refusals, 0.5) if refusals else None},
+        ),
+    ]
+
+
+def _burst(bench: Bench, seconds: float) -> list[float]:
+    return poisson(_BURST_LOAD * bench.capacity_per_s, seconds, 13)
+
+
+def variants(bench: Bench, folder: Path) -> list[Figure]:
+    """The same burst with all variants allowed, beside each of three alone.
+
+    "Best" is the one that the policy itself calls so: the most accurate. The original and the fastest are
+    told beside it, because a fast enough variant misses nothing of a burst that the original cannot carry.
+    """
+    manifests = {name: artifact.read(folder / name).manifest for name in bench.variants}
+    best = min(manifests, key=lambda name: (manifests[name].quality_drop, name != VARIANT))
+    fastest = min(
+        manifests, key=lambda name: min(p.median_ms / p.batch for p in manifests[name].profile.points)
+    )
+    requests = bench.target.requests(_burst(bench, bench.lengths.variants), bench.budget_ms)
+    bench.target.closed_loop(4, bench.lengths.capacity / 5.0)  # the pins before taught one profile only
+    missed, drops = {}, {}
+    for name in dict.fromkeys((None, VARIANT, best, fastest)):
+        found = bench.play(f"burst, {name or 'all variants'}", requests, name)
+        missed[name] = 1.0 - found.result.share("met")
+        answered = sum(len(tally.latencies_ms) for tally in found.result.routes.values())
+        drop = sum(tally.quality_drop for tally in found.result.routes.values())
+        drops[name] = drop / max(1, answered)
+    ratio = missed[None] / missed[best] if missed[best] else float("inf") if missed[None] else 0.0
+    told = {name or "all": {"missed": missed[name], "mean quality drop": drops[name]} for name in missed}
+    rows = [at_most(f"burst: misses and refusals, all variants over {best} alone", ratio, "ratio", 0.5, told)]
+    for name in dict.fromkeys((VARIANT, fastest)):
+        if name != best:
+            value = missed[None] / missed[name] if missed[name] else float("nan")
+            rows.append(Figure(f"the same over {name} alone", value, "ratio", detail=told))
+    return [
+        *rows,
+        Figure("burst: mean quality drop, all variants", drops[None]),
+        Figure(f"burst: mean quality drop, {best} alone", drops[best]),
+    ]
+
+
+def promises(bench: Bench) -> list[Figure]:
+    """How often the truth lay within the bound that was predicted, by the server's own clock."""
+    held = sum(a for a, _ in bench.promised.values())
+    total = sum(b for _, b in bench.promised.values())
+    share = held / max(1, total)
+    detail = {name: {"held": a / max(1, b), "of": b} for name, (a, b) in bench.promised.items()}
+    name = "prediction bound of 99%: truth within it"
+    return [Figure(name, share, "", "0.98 to 0.999", 0.98 <= share <= 0.999, detail)]
