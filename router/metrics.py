@@ -35,6 +35,7 @@ class Recorder:
         #: Batches and rows since the start, by model and variant.
         self.batch_totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self.queues: dict[str, QueueStats] = {}
+        self.rescues: dict[tuple[str, str], int] = defaultdict(int)
 
     def request(self, model: str, route: str, path: str, variant: str, outcome: str) -> None:
         """One request's end (or acceptance, on the batch path)."""
@@ -54,6 +55,10 @@ class Recorder:
         self.batches[model, variant].append(rows)
         self.batch_totals[model, variant][0] += 1
         self.batch_totals[model, variant][1] += rows
+
+    def rescue(self, model: str, outcome: str) -> None:
+        """A queued job was run online: it ``met`` its deadline, was ``late``, or was ``returned``."""
+        self.rescues[model, outcome] += 1
 
     def queue(self, model: str, stats: QueueStats) -> None:
         self.queues[model] = stats
@@ -84,6 +89,11 @@ class Publisher:
             "hybrid_predictions_total",
             "Online answers by whether they came within the predicted time; 99 of 100 should",
             *("model", "held"),
+        )
+        self._rescues = counter(
+            "hybrid_rescued_total",
+            "Queued jobs that were run online because the queue would have been late: met, late, returned",
+            *("model", "outcome"),
         )
         self._latency = metrics.Histogram(
             "hybrid_latency_ms",
@@ -118,6 +128,10 @@ class Publisher:
         for (model, held), total in list(recorder.predictions.items()):
             tags = {"model": model, "held": str(held).lower()}
             self._count(self._predictions, ("prediction", model, held), total, tags)
+        for (model, outcome), total in list(recorder.rescues.items()):
+            self._count(
+                self._rescues, ("rescue", model, outcome), total, {"model": model, "outcome": outcome}
+            )
         for (model, route, path), times in recorder.latencies.items():
             self._observe(self._latency, times, {"model": model, "route": route, "path": path})
         for (model, variant), sizes in recorder.batches.items():

@@ -106,6 +106,12 @@ class Route(Section):
     on_miss: tuple[Literal["degrade", "reject"], ...] = ("degrade", "reject")
 
 
+class Rescue(Section):
+    """How much of a model's online time may go to queued jobs that would be late; 0 gives them none."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
 class Online(Section):
     """Online replicas: each holds every variant listed, best first or in any order."""
 
@@ -114,6 +120,7 @@ class Online(Section):
     max_batch: Annotated[int, Field(ge=1, le=65536)] = 64
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    rescue: Rescue = Rescue()
 
 
 class WorkerRange(Section):
