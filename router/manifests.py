@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from optimizers import artifact
 from optimizers.artifact import ArtifactError, Manifest
+from router.estimate import Variant
 from router.policy import Model, Policy, PolicyError
 
 
@@ -32,6 +33,14 @@ def read_manifests(policy: Policy, source: str = "policy") -> dict[str, dict[str
     if problems:
         raise MissingArtifact(problems)
     return found
+
+
+def read_variants(policy: Policy, source: str = "policy") -> dict[str, dict[str, Variant]]:
+    """Every model's variants as the router weighs them. Raises `MissingArtifact`."""
+    return {
+        model: {name: Variant(name, m.profile, m.quality_drop) for name, m in found.items()}
+        for model, found in read_manifests(policy, source).items()
+    }
 
 
 def _mismatches(model: Model, manifests: Mapping[str, Manifest]) -> list[str]:

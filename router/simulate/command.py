@@ -11,8 +11,7 @@ import orjson
 
 from router import policy as policies
 from router import trace
-from router.estimate import Variant
-from router.manifests import read_manifests
+from router.manifests import read_variants
 from router.policy import Policy, PolicyError
 from router.simulate import faults, observed, plan, result, workload
 from router.simulate.engine import Settings, Simulation, SimulationError, Variants
@@ -100,7 +99,7 @@ def simulate(
         results: dict[str, Result] = {}
         for path in filter(None, (policy, compare)):
             this = _with_counts(policies.read(path), replicas)
-            measured = load_variants(this, str(path))
+            measured = read_variants(this, str(path))
             variants = seen.variants(measured) if seen else measured
             if target:
                 results |= _fitted(str(path), this, variants, requests, _share(target), settings)
@@ -111,15 +110,6 @@ def simulate(
     _tell(results, json_file, picture)
     if any(found.violations for found in results.values()):
         raise SystemExit(1)
-
-
-def load_variants(policy: Policy, source: str = "policy") -> dict[str, dict[str, Variant]]:
-    """Every model's variants with the profiles of their manifests."""
-    manifests = read_manifests(policy, source)
-    return {
-        model: {name: Variant(name, m.profile, m.quality_drop) for name, m in found.items()}
-        for model, found in manifests.items()
-    }
 
 
 def _requests(

@@ -140,7 +140,7 @@ def table(results: Mapping[str, Result]) -> str:
         use = ", ".join(f"{side} {share:.0%} busy" for side, share in told["utilisation"].items())
         beneath.append(
             f"{name}: {told['deadlines_met']:.2%} of deadlines met, "
-            f"{told['goodput_per_s']:,.1f}/s in time; {use}"
+            f"{told['goodput_per_s']:,.1f}/s in time{'; ' if use else ''}{use}"
         )
         beneath += [f"{name}: BROKEN: {text}" for text in result.violations]
     widths = [max(len(row[at]) for row in rows) for at in range(len(header))]

@@ -226,7 +226,7 @@ def test_a_traces_columns_say_what_a_request_is_and_the_mix_says_the_rest() -> N
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(command, "load_variants", lambda chosen, source: VARIANTS)
+    monkeypatch.setattr(command, "read_variants", lambda chosen, source: VARIANTS)
     monkeypatch.chdir(tmp_path)
     text = (
         "models:\n  m:\n    artifacts: a\n    online: {variants: [%s], max_batch: 32}\n"

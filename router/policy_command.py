@@ -1,0 +1,115 @@
+"""``hybrid-router policy check`` and ``policy explain``: read a policy before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import orjson
+
+from router import policy as policies
+from router import policy_check, policy_explain, units
+from router.decide import Ask
+from router.manifests import read_variants
+from router.policy import Policy, PolicyError
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": None}
+#: What is wrong with the policy file itself; a finding in a readable one is 1.
+_UNREADABLE = 2
+
+
+@click.group()
+def policy() -> None:
+    """Read a policy before it runs: what is wrong with it, and where a request would go."""
+
+
+@policy.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--strict", is_flag=True, help="Warnings count as errors.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON array on standard output.")
+def check(file: Path, strict: bool, as_json: bool) -> None:
+    """Find routes that can never match, gaps, and budgets that no variant can meet.
+
+    Exit status: 0 nothing wrong, 1 something found, 2 the file cannot be used.
+
+    \b
+    Example:
+      hybrid-router policy check configs/digits.yaml --strict
+    """
+    chosen = _read(file)
+    found = policy_check.check(chosen, _variants(chosen, file))
+    if as_json:
+        click.echo(orjson.dumps([asdict(f) for f in found], option=orjson.OPT_INDENT_2).decode())
+    else:
+        for finding in found:
+            level = click.style(finding.level, fg=_COLOURS[finding.level])
+            click.echo(f"{file}: {level}: route {finding.where!r}: {finding.text}")
+        if not found:
+            click.echo(f"{file}: nothing found")
+    bad = ("error", "warning") if strict else ("error",)
+    if any(finding.level in bad for finding in found):
+        raise SystemExit(1)
+
+
+@policy.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--model", help="Which one, where the policy has several.")
+@click.option("--budget", help="The latency budget, such as 80ms (default: the policy's).")
+@click.option("--rows", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--variant", help="One that the caller pins.")
+@click.option("--online-rows", default=0, type=click.IntRange(0), help="Rows that wait for a replica.")
+@click.option("--queued-rows", default=0, type=click.IntRange(0), help="Rows that wait in the queue.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def explain(
+    file: Path,
+    model: str | None,
+    budget: str | None,
+    rows: int,
+    variant: str | None,
+    online_rows: int,
+    queued_rows: int,
+    as_json: bool,
+) -> None:
+    """Say which route, path and variant a request would take, and why. Exit status 1 where it is refused.
+
+    \b
+    Example:
+      hybrid-router policy explain configs/digits.yaml --budget 80ms --online-rows 500
+    """
+    chosen = _read(file)
+    if model is None and len(chosen.models) == 1:
+        model = next(iter(chosen.models))
+    if model is None or model not in chosen.models:
+        raise click.UsageError(f"--model: the policy has {', '.join(chosen.models)}")
+    try:
+        budget_ms = units.budget_ms(budget) if budget is not None else chosen.defaults.budget
+    except ValueError as error:
+        raise click.UsageError(f"--budget: {error}") from None
+    variants = _variants(chosen, file)[model]
+    if variant is not None and variant not in variants:
+        raise click.UsageError(f"--variant: model {model!r} has {', '.join(variants)}")
+    ask = Ask(model, rows, budget_ms, variant)
+    told = policy_explain.explain(chosen, variants, ask, online_rows=online_rows, queued_rows=queued_rows)
+    if as_json:
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
+    else:
+        click.echo(policy_explain.sentence(told))
+    if told["goes"] == "refused":
+        raise SystemExit(1)
+
+
+def _read(file: Path) -> Policy:
+    try:
+        return policies.read(file)
+    except PolicyError as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(_UNREADABLE) from None
+
+
+def _variants(chosen: Policy, file: Path) -> policy_check.Variants:
+    try:
+        return read_variants(chosen, str(file))
+    except PolicyError as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(_UNREADABLE) from None
