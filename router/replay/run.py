@@ -23,7 +23,10 @@ from router.simulate.workload import Request
 #: How long after its deadline an answer is still waited for: a late answer is told apart from none.
 GRACE_S = 30.0
 _POLL_S = 20
-_WARM = 64
+#: Connections that are there before the first request: as many as may go in so many milliseconds.
+_WARM_MS, _WARM_LEAST, _WARM_MOST = 100.0, 16, 512
+#: A sender that is behind lets answers in after so many requests.
+_YIELD_EVERY = 8
 #: A sender this late, beside the answers' median, has measured itself.
 _BLAME_SHARE, _BLAME_MS = 0.1, 2.0
 
@@ -65,12 +68,22 @@ async def replay(
     beside the latencies. Nothing is raised for a request that fails: it is counted.
     """
     sender = _Sender(wire, bodies, variant)
-    await wire.warm(_WARM)
+    await wire.warm(min(_WARM_MOST, max(_WARM_LEAST, _densest(requests))))
     with _collected():
         await sender.send(requests, progress)
     result = tallied(sender.records, seed, drops or {})
     result.seconds = max(sender.ended_s - sender.began_s, 1e-9)
     return Replayed(result, sender.lateness_ms, sender.failures)
+
+
+def _densest(requests: Sequence[Request]) -> int:
+    """The most requests within ``_WARM_MS``."""
+    most = first = 0
+    for last, request in enumerate(requests):
+        while request.at_ms - requests[first].at_ms > _WARM_MS:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
 
 
 @contextmanager
@@ -100,6 +113,8 @@ class _Sender:
             delay_s = self.began_s + request.at_ms / 1e3 - time.perf_counter()
             if delay_s > 0:
                 await asyncio.sleep(delay_s)
+            elif number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
             task = asyncio.create_task(self._one(request, number))
             running.add(task)
             task.add_done_callback(running.discard)

@@ -201,7 +201,8 @@ def variants(bench: Bench, folder: Path) -> list[Figure]:
         manifests, key=lambda name: min(p.median_ms / p.batch for p in manifests[name].profile.points)
     )
     requests = bench.target.requests(_burst(bench, bench.lengths.variants), bench.budget_ms)
-    bench.target.closed_loop(4, bench.lengths.capacity / 5.0)  # the pins before taught one profile only
+    for name in bench.variants:  # what ran so far taught the server one variant's times only
+        bench.target.closed_loop(2 * bench.max_batch, bench.lengths.capacity / 5.0, variant=name)
     missed, drops = {}, {}
     for name in dict.fromkeys((None, VARIANT, best, fastest)):
         found = bench.play(f"burst, {name or 'all variants'}", requests, name)

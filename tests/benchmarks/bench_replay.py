@@ -1,0 +1,122 @@
+"""Simulated against measured: the same arrivals replayed on a live server and played in virtual time.
+
+``make bench NAME=replay ARGS="--traces DIR --data DIR"``: the first folder holds azure_llm_2023_code.csv and
+mooncake_conversation.jsonl, the second banking77_test.csv. Each trace is made so fast that its busiest
+minute offers 90% of the machine's capacity; the simulation knows what ``status --json`` tells after the
+replay, and nothing else of it. ``--smoke`` is a miniature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optimizers import artifact
+from router import policy as policies
+from router.replay import compare
+from router.simulate import observed
+from router.simulate.command import load_variants
+from router.simulate.engine import Settings, Simulation
+from router.simulate.result import Result, table
+from router.simulate.timing import Costs
+from router.simulate.workload import Request
+from tests.benchmarks import live, online_load, trace_scale
+from tests.benchmarks.live import Target
+from tests.benchmarks.online_load import MODEL, VARIANT, Bench, Lengths
+from tests.benchmarks.report import Figure, at_most, write
+
+TRACES = ("azure_llm_2023_code.csv", "mooncake_conversation.jsonl")
+_ROUTES = """
+routes:
+  - {name: any, to: online}
+"""
+_STATUS = Path("build/bench/replay")
+_SEED = 7
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--traces", type=Path, required=True, help="folder with the recorded traces")
+    parser.add_argument("--data", type=Path, required=True, help="folder with banking77_test.csv")
+    parser.add_argument("--artifacts", type=Path, default=Path("build/bench/variants/minilm"))
+    parser.add_argument("--load", type=float, default=0.9, help="of capacity, in the busiest minute")
+    parser.add_argument("--window", type=float, default=90.0, help="seconds of each trace")
+    parser.add_argument("--port", type=int, default=8321)
+    parser.add_argument("--smoke", action="store_true", help="seconds only: does it run?")
+    chosen = parser.parse_args()
+    rows, tables = run(chosen)
+    write("replay-smoke" if chosen.smoke else "replay", rows, comparisons=tables)
+
+
+def run(chosen: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
+    from router import server
+
+    minilm = chosen.artifacts.absolute()
+    max_batch = live.best_batch(artifact.read(minilm / VARIANT).manifest.profile)
+    window_s = 5.0 if chosen.smoke else chosen.window
+    rows: list[Figure] = []
+    tables: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        policy = Path(temporary) / "policy.yaml"
+        model = online_load.POLICY.format(folder=minilm, variants=VARIANT, max_batch=max_batch)
+        policy.write_text("models:" + model + _ROUTES)
+        data = live.sentences(chosen.data, Path(temporary) / "sentences.jsonl")
+        with server.running(policy, port=chosen.port) as running:
+            target = Target(running.url, MODEL, data)
+            bench = Bench(target, Lengths.smoke() if chosen.smoke else Lengths(), max_batch, [VARIANT])
+            rows += online_load.calibrate(bench)
+            for name in TRACES:
+                recorded = live.arrivals(chosen.traces, name)
+                per_minute = chosen.load * bench.capacity_per_s * 60.0
+                times, speed = trace_scale.fitted(recorded, per_minute, window_s)
+                requests = target.requests(times, bench.budget_ms, _SEED)
+                print(
+                    f"{name}: {len(requests):,} requests, {speed:.1f} times as fast as recorded", flush=True
+                )
+                measured = bench.play(name, requests, variant=None)
+                status = target.save_status(_STATUS / f"{name}.status.json")
+                simulated = simulate(policy, status, requests)
+                print(table({"measured": measured.result, "simulated": simulated}), flush=True)
+                told = simulated.to_json()
+                found = compare.differences(told, measured.result.to_json())
+                print(compare.table("the simulator", found), flush=True)
+                rows += figures(name, told, measured.result.to_json())
+                tables[name] = {
+                    "measured": live.seen(measured),
+                    "simulated": told,
+                    "differences": [difference._asdict() for difference in found],
+                }
+    return rows, tables
+
+
+def simulate(policy: Path, status: Path, requests: list[Request]) -> Result:
+    """What `hybrid-router simulate POLICY --observed STATUS` plays for the same requests."""
+    rules, seen = policies.read(policy), observed.read(status)
+    settings = Settings(_SEED, seen.costs(Costs()))
+    return Simulation(rules, seen.variants(load_variants(rules, str(policy))), settings).run(requests)
+
+
+def figures(trace: str, predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[Figure]:
+    """The four differences that are held to a bar, for one trace."""
+    found = {d.figure: d for d in compare.differences(predicted, measured)}
+    wanted = (
+        ("deadlines met", "deadlines met", "points", 2.0, 1.0),
+        ("any: p50, ms", "p50", "%", 15.0, 100.0),
+        ("any: p99, ms", "p99", "%", 25.0, 100.0),
+        ("goodput, 1/s", "goodput", "%", 5.0, 100.0),
+    )
+    rows = []
+    for key, shown, unit, bar, times in wanted:
+        difference = found.get(key)
+        apart = None if difference is None else difference.apart
+        value = float("nan") if apart is None else abs(apart) * times
+        detail = None if difference is None else difference._asdict()
+        rows.append(at_most(f"{trace}: {shown}, simulated against measured", value, unit, bar, detail))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
