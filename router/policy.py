@@ -20,14 +20,24 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
 from router import units
 
-Milliseconds = Annotated[float, BeforeValidator(units.duration_ms)]
-BudgetMs = Annotated[float, BeforeValidator(units.budget_ms)]
-Bytes = Annotated[int, BeforeValidator(units.size_bytes)]
+
+def _written(what: str, pattern: str) -> WithJsonSchema:
+    """How an editor shows a quantity: as people write it, not as it is kept."""
+    text = {"type": "string", "pattern": pattern}
+    return WithJsonSchema({"anyOf": [text, {"type": "number", "minimum": 0}], "description": what})
+
+
+_DURATION = _written("50ms, 2s, 10min, 2h; a number is seconds", r"^\s*[0-9.]+\s*(us|ms|s|sec|m|min|h|d)\s*$")
+_SIZE = _written("512KiB, 16MiB, 4GB; a number is bytes", r"^\s*[0-9.]+\s*([kKmMgG]i?)?[bB]?\s*$")
+Milliseconds = Annotated[float, BeforeValidator(units.duration_ms), _DURATION]
+BudgetMs = Annotated[float, BeforeValidator(units.budget_ms), _DURATION]
+Bytes = Annotated[int, BeforeValidator(units.size_bytes), _SIZE]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 _COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*([^<>=,]+?)\s*")

@@ -9,7 +9,7 @@ import click
 import orjson
 
 from router import policy as policies
-from router import policy_check, policy_explain, units
+from router import policy_check, policy_explain, policy_schema, units
 from router.decide import Ask
 from router.manifests import read_variants
 from router.policy import Policy, PolicyError
@@ -97,6 +97,17 @@ def explain(
         click.echo(policy_explain.sentence(told))
     if told["goes"] == "refused":
         raise SystemExit(1)
+
+
+@policy.command()
+def schema() -> None:
+    """Print the policy's JSON Schema, for editors.
+
+    \b
+    At the top of a policy file, for those that use the YAML language server:
+      # yaml-language-server: $schema=policy.schema.json
+    """
+    click.echo(orjson.dumps(policy_schema.schema(), option=orjson.OPT_INDENT_2).decode())
 
 
 def _read(file: Path) -> Policy:

@@ -1,0 +1,69 @@
+"""The schema for editors is the policy's own, and accepts what the policy accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+import yaml
+
+from router import policy
+from router.policy_schema import schema
+
+ROOT = Path(__file__).parents[2]
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+
+
+def test_the_file_that_editors_read_is_the_schema_of_this_version() -> None:
+    written = orjson.loads((ROOT / "configs/policy.schema.json").read_bytes())
+    assert written == schema(), "run: hybrid-router policy schema > configs/policy.schema.json"
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p.name for p in ROOT.glob("configs/*.yaml") if p.name != "serve.yaml")
+)
+def test_every_policy_in_configs_fits_it(path: str) -> None:
+    text = (ROOT / "configs" / path).read_text()
+    VALIDATOR.validate(yaml.safe_load(text))
+    policy.parse(text)
+
+
+BASE: dict[str, Any] = {"models": {"m": {"artifacts": "a", "online": {"variants": ["v"]}}}}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"defaults": {"budget": "1.5s", "results": {"keep": 60}}},
+        {"limits": {"body": "16MiB", "queue": {"bytes": 1024}}},
+        {"routes": [{"name": "r", "to": "online", "when": {"model": "m", "budget": "> 250ms, <= 30s"}}]},
+        {"routes": [{"name": "r", "to": "auto", "when": {"model": ["m"]}, "on_miss": ["reject"]}]},
+        {"models": {"m": {"artifacts": "a", "batch": {"variant": "v", "workers": {"min": 0, "max": 2}}}}},
+    ],
+)
+def test_what_the_policy_takes_the_schema_takes(more: dict[str, Any]) -> None:
+    policy.Policy.model_validate(BASE | more)
+    VALIDATOR.validate(BASE | more)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"defaults": {"budget": "soon"}},
+        {"defaults": {"budgets": "1s"}},
+        {"routes": [{"name": "r", "to": "somewhere"}]},
+        {"routes": [{"name": "r", "to": "online", "when": {"budget": "250ms"}}]},
+        {"models": {}},
+    ],
+)
+def test_what_an_editor_should_underline_it_does(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        policy.Policy.model_validate(BASE | more)
+    assert not VALIDATOR.is_valid(BASE | more)
