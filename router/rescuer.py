@@ -51,6 +51,7 @@ class Rescuer:
         self._worker = f"{socket.gethostname()}:{os.getpid()}:rescue"
         self._tried: dict[str, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._taking: asyncio.Task[int] | None = None
 
     async def run(self) -> None:
         """Look every `LOOK_MS` while anything waits, until cancelled; what was taken is then given back."""
@@ -64,6 +65,8 @@ class Rescuer:
                 except QueueError as error:
                     _log.warning("model %s: nothing can be rescued now: %s", self._queue.model, error)
         finally:
+            if self._taking is not None:
+                await asyncio.gather(self._taking, return_exceptions=True)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -91,22 +94,24 @@ class Rescuer:
         chosen = choose(Queued(heads, held, stats.now_ms), batch, self._online.load(), room, self._tried)
         if not chosen:
             return 0
-        return await self._take(chosen, {job.id: job.deadline_ms - stats.now_ms for job in heads}, seen_ms)
+        slack_ms = {job.id: job.deadline_ms - stats.now_ms for job in heads}
+        # Not cut off by a shutdown: what is leased by then would be leased to nobody.
+        self._taking = asyncio.create_task(self._take(chosen, slack_ms, seen_ms))
+        return await asyncio.shield(self._taking)
 
     async def _take(self, chosen: Sequence[Promotion], slack_ms: dict[str, int], seen_ms: float) -> int:
-        for promotion in chosen:
-            self._tried[promotion.id] = None
-        while len(self._tried) > _REMEMBERED:
-            del self._tried[next(iter(self._tried))]
         lease_ms = max(slack_ms[promotion.id] for promotion in chosen) + _LEASE_BEYOND_MS
         leases = await self._queue.promote([promotion.id for promotion in chosen], lease_ms, self._worker)
         by_id = {promotion.id: promotion for promotion in chosen}
         for lease in leases:
+            self._tried[lease.id] = None
             self._quota.spend(by_id[lease.id])
             deadline_ms = seen_ms + slack_ms[lease.id]
             task = asyncio.create_task(self._rescue(lease, by_id[lease.id], deadline_ms))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        while len(self._tried) > _REMEMBERED:
+            del self._tried[next(iter(self._tried))]
         return len(leases)
 
     async def _rescue(self, lease: Lease, promotion: Promotion, deadline_ms: float) -> None:
@@ -115,7 +120,9 @@ class Rescuer:
         told = "returned"
         try:
             inputs, _ = unpack(lease.payload)
-            check(inputs, self._inputs)
+            rows = check(inputs, self._inputs)
+            if rows != lease.rows:
+                raise TensorError(f"the payload has {rows} rows where the job says {lease.rows}")
             answer = await self._online.run(promotion.variant, inputs, deadline_ms, droppable=True)
             outcome = Done(lease.id, lease.token, pack(answer.outputs), answer.variant)
             told = "met" if self._clock() <= deadline_ms else "late"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.queue_harness import job, memory
+import asyncio
+
+from tests.queue_harness import START_MS, job, memory
+from workers.memory_queue import MemoryQueue
 from workers.queue import Done, Failed, QueueSettings, Release
 from workers.retry import RetryPolicy
 
@@ -49,3 +52,20 @@ async def test_full_tells_when_there_is_room_by_the_recent_rate() -> None:
         await h.queue.submit([job(f"next of {lease.id}".replace(" ", "-"))])
     (full,) = await h.queue.submit([job("one-too-many")])
     assert 90 <= full.retry_after_ms <= 130  # type: ignore[union-attr]
+
+
+async def test_an_idle_worker_that_was_beaten_to_its_work_sleeps_on() -> None:
+    looks = 0
+
+    def now_ms() -> int:
+        nonlocal looks
+        looks += 1
+        return START_MS
+
+    queue = MemoryQueue("m", now_ms=now_ms)
+    idle = asyncio.create_task(queue.wait_for_work(0.05))
+    await asyncio.sleep(0)
+    await queue.submit([job("a")])
+    assert [lease.id for lease in await queue.claim(1, 60_000, "other")] == ["a"]
+    assert await idle is False
+    assert looks < 8

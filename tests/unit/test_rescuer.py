@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,11 +15,15 @@ from router.policy import Batch, Online
 from router.rescuer import Rescuer
 from tests.support.replica import Replica, batch, variant
 from tests.support.virtual_time import in_virtual_time, now_ms
-from workers.job import JobState, JobStatus, NewJob
+from workers.job import JobState, JobStatus, Lease, NewJob
 from workers.memory_queue import MemoryQueue
 from workers.queue import Done
 
 EPOCH_MS = 1_800_000_000_000
+
+
+def queue_clock() -> int:
+    return EPOCH_MS + int(now_ms())
 
 
 @dataclass
@@ -40,9 +44,11 @@ class Side:
 
 
 @asynccontextmanager
-async def rescuing(replica: Replica | None = None, waits: bool = True) -> AsyncIterator[Side]:
+async def rescuing(
+    replica: Replica | None = None, waits: bool = True, queue: MemoryQueue | None = None
+) -> AsyncIterator[Side]:
     replica, recorder, sent = replica or Replica(), Recorder(), asyncio.Event()
-    queue = MemoryQueue("m", now_ms=lambda: EPOCH_MS + int(now_ms()))
+    queue = queue or MemoryQueue("m", now_ms=queue_clock)
 
     async def send(name: str, message: bytes) -> bytes:
         sent.set()
@@ -128,6 +134,25 @@ async def test_what_is_in_flight_when_the_router_leaves_is_given_back() -> None:
 
 
 @in_virtual_time
+async def test_what_is_leased_while_the_router_leaves_is_given_back_too() -> None:
+    class SlowQueue(MemoryQueue):
+        promoting = asyncio.Event()
+
+        async def promote(self, ids: Sequence[str], lease_ms: int, worker: str) -> list[Lease]:
+            leases = await super().promote(ids, lease_ms, worker)
+            self.promoting.set()
+            await asyncio.sleep(0.05)  # the answer is still on its way
+            return leases
+
+    async with rescuing(queue=SlowQueue("m", now_ms=queue_clock)) as side:
+        await side.submit("a", 2_000, 1.0)
+        await SlowQueue.promoting.wait()
+        side.task.cancel()
+        await asyncio.gather(side.task, return_exceptions=True)
+        assert [lease.id for lease in await side.queue.claim(1, 60_000, "worker")] == ["a"]
+
+
+@in_virtual_time
 async def test_a_job_that_was_cancelled_meanwhile_stays_cancelled() -> None:
     async with rescuing() as side:
         await side.submit("a", 2_000, 1.0)
@@ -143,10 +168,12 @@ async def test_a_job_that_was_cancelled_meanwhile_stays_cancelled() -> None:
 async def test_inputs_that_do_not_fit_fail_alone() -> None:
     async with rescuing() as side:
         await side.queue.submit([NewJob("bad", b"not a message", 1, 2_000)])
+        await side.queue.submit([NewJob("more", pack(batch(1.0, 2.0)), 1, 2_000)])
         await side.submit("good", 2_000, 3.0)
         bad, good = await side.end_of("bad"), await side.end_of("good")
         assert (bad.state, good.state) == (JobState.FAILED, JobState.DONE)
         assert "not a tensor message" in (bad.error or "")
+        assert "2 rows where the job says 1" in ((await side.end_of("more")).error or "")
 
 
 @in_virtual_time
