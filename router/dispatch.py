@@ -31,6 +31,7 @@ class DispatchError(Exception):
         DispatchError
         |- DeadlineHopeless    the deadline can no longer be met; the request was dropped before it ran
         |- ReplicaFailed       the replica died or failed, and a second try failed or came too late
+        |- BadRows             the model fails on this request's rows; the rest of its batch was answered
         |- HeapFull            no room; nothing was queued
     """
 
@@ -41,6 +42,10 @@ class DeadlineHopeless(DispatchError):
 
 class ReplicaFailed(DispatchError):
     """The batch could not be run. The message carries the reason; nothing of it was answered."""
+
+
+class BadRows(DispatchError):
+    """The model fails on rows of this request, alone too. The message is the model's own reason."""
 
 
 class HeapFull(DispatchError):
@@ -151,10 +156,12 @@ class OnlineDispatcher:
             if len(items) == 1:
                 return await items[0].future
             answers = await asyncio.gather(*(item.future for item in items))
-        except BaseException:
+        except BaseException as error:
             for item in items:
                 item.future.cancel()
                 self._lanes.forget(variant, item)
+            if isinstance(error, BadRows) and len(items) > 1:
+                raise self._in_part(error, items) from None
             raise
         return OnlineAnswer(
             concat([a.outputs for a in answers]),
@@ -163,6 +170,12 @@ class OnlineDispatcher:
             sum(a.run_ms for a in answers),
             max(a.batch_rows for a in answers),
         )
+
+    def _in_part(self, error: BadRows, items: list[_Waiting]) -> BadRows:
+        """The error of one part, said of the whole request."""
+        ended = (not item.future.cancelled() and item.future.exception() is error for item in items)
+        first = self._max_batch * next(place for place, its in enumerate(ended) if its)
+        return BadRows(f"in the part that begins with row {first}: {error}")
 
     def pass_over(self, variant: str) -> None:
         """A lesser variant was chosen because the work ahead left this one no time."""
@@ -199,14 +212,23 @@ class OnlineDispatcher:
         """Run one batch, once more if its replica fails, and settle each caller by itself."""
         batch, sent = start.items, self._clock()
         try:
-            message = pack(concat([item.inputs for item in batch]))
-            outputs, timing = unpack(await self._call(start, message))
-            parts = split(outputs, [item.rows for item in batch])
-            run_ms, wait_ms = float(timing["run_ms"]), float(timing["wait_ms"])
+            rows = [item.rows for item in batch]
+            message = pack(concat([item.inputs for item in batch]), {"rows": rows})
+            outputs, told = unpack(await self._call(start, message))
+            run_ms, wait_ms = float(told["run_ms"]), float(told["wait_ms"])
+            bad = {int(place): str(reason) for place, reason in told.get("bad", ())}
+            if bad:
+                rows = [count for place, count in enumerate(rows) if place not in bad]
+            parts = split(outputs, rows)
         except Exception as error:  # whatever it is, no caller may be left waiting
             self._fail(batch, error if isinstance(error, DispatchError) else ReplicaFailed(str(error)))
             return
-        self._lanes.landed(start, self._clock(), run_ms, wait_ms)
+        if bad:
+            for place, reason in bad.items():
+                self._fail([batch[place]], BadRows(reason))
+            batch = [item for place, item in enumerate(batch) if place not in bad]
+        else:  # how long it took to find the rows at fault says nothing of the batches to come
+            self._lanes.landed(start, self._clock(), run_ms, wait_ms)
         for item, part in zip(batch, parts, strict=True):
             if not item.future.done():
                 answer = OnlineAnswer(part, start.variant, sent - item.arrived_ms, run_ms, start.rows)

@@ -14,16 +14,13 @@ from optimizers.tensors import TensorError, TensorSpec
 from router import http, protocol
 from router.http import ClientLeft, Headers, HttpError, Receive, Response, Send, json_answer, problem
 from router.protocol import HEADER_LENGTH, InferRequest, ProtocolError
-from router.service import (
-    Answer,
-    Call,
+from router.service import Answer, Call, Pending, ServedModel, Service
+from router.service_errors import (
     Conflict,
     DeadlinePassed,
     JobEnded,
-    Pending,
     Refused,
-    ServedModel,
-    Service,
+    RowsFailed,
     ServiceError,
     TooManyRows,
     Unavailable,
@@ -52,6 +49,7 @@ def _http_error(error: Exception) -> HttpError:
     known: dict[type[Exception], int] = {
         ProtocolError: 400,
         TensorError: 422,
+        RowsFailed: 422,
         TooManyRows: 413,
         UnknownModel: 404,
         UnknownVariant: 404,

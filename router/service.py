@@ -17,61 +17,24 @@ from optimizers.artifact import Manifest
 from optimizers.tensors import Tensors, TensorSpec, check, pack, unpack
 from router import estimate
 from router.decide import Ask, Enqueue, RunOnline, decide
-from router.dispatch import DeadlineHopeless, HeapFull, OnlineDispatcher, ReplicaFailed
+from router.dispatch import BadRows, DeadlineHopeless, HeapFull, OnlineDispatcher, ReplicaFailed
 from router.estimate import ModelLoad, Variant
 from router.metrics import Recorder
 from router.policy import Policy
+from router.service_errors import (
+    Conflict,
+    DeadlinePassed,
+    JobEnded,
+    Refused,
+    RowsFailed,
+    TooManyRows,
+    Unavailable,
+    UnknownModel,
+    UnknownRequest,
+    UnknownVariant,
+)
 from workers.job import JobState, JobStatus, NewJob
 from workers.queue import Accepted, DeadlineQueue, Full, KeyConflict, QueueError, QueueStats
-
-
-class ServiceError(Exception):
-    """Root of what the service raises; each carries a sentence for the caller.
-
-    ::
-
-        ServiceError
-        |- UnknownModel, UnknownVariant, UnknownRequest
-        |- TooManyRows
-        |- Refused           not admitted; ``retry_after_s`` says when it may be, None that it never will
-        |- Conflict          the idempotency key was used for other content
-        |- DeadlinePassed    accepted, and dropped because its deadline could not be met any more
-        |- Unavailable       the path's replicas or the queue's server cannot be reached
-    """
-
-
-class UnknownModel(ServiceError):
-    pass
-
-
-class UnknownVariant(ServiceError):
-    pass
-
-
-class UnknownRequest(ServiceError):
-    pass
-
-
-class TooManyRows(ServiceError):
-    pass
-
-
-class Refused(ServiceError):
-    def __init__(self, reason: str, kind: str, retry_after_s: float | None) -> None:
-        super().__init__(reason)
-        self.kind, self.retry_after_s = kind, retry_after_s
-
-
-class Conflict(ServiceError):
-    pass
-
-
-class DeadlinePassed(ServiceError):
-    pass
-
-
-class Unavailable(ServiceError):
-    pass
 
 
 class Call(NamedTuple):
@@ -234,6 +197,9 @@ class Service:
         except HeapFull as error:
             outcome = "refused"
             raise Refused(str(error), "full", None) from None
+        except BadRows as error:
+            outcome = "invalid"
+            raise RowsFailed(f"the model fails on this request: {error}") from None
         except ReplicaFailed as error:
             raise Unavailable(str(error)) from None
         except asyncio.CancelledError:
@@ -378,20 +344,6 @@ class Service:
                 except QueueError:
                     served.stats = None
             await asyncio.sleep(every_s)
-
-
-class JobEnded(ServiceError):
-    """A queued request ended without a result: failed, expired, cancelled or given up on."""
-
-    def __init__(self, status: JobStatus) -> None:
-        reasons: dict[Any, str] = {
-            JobState.EXPIRED: "its deadline passed before it could run",
-            JobState.CANCELLED: "it was cancelled",
-        }
-        # One line, whatever a runtime wrote.
-        reason = " ".join((status.error or reasons.get(status.state, "it failed")).split())
-        super().__init__(f"request {status.id} {status.state.value}: {reason}")
-        self.status = status
 
 
 def _variant(name: str, manifests: Mapping[str, Manifest]) -> Variant:

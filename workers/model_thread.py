@@ -34,7 +34,19 @@ class RowsAtFault(ValueError):
     """Some rows of a job make the model fail; the message begins ``rows 3, 17 of 256:``."""
 
 
-class Model(Protocol):
+class Runs(Protocol):
+    """What `run_jobs` needs of a model."""
+
+    def run(self, variant: str, batch: Tensors) -> Tensors:
+        """The outputs of a batch."""
+        ...
+
+    def probe(self, variant: str) -> None:
+        """Run rows that the variant surely takes; raises whatever is wrong with the model."""
+        ...
+
+
+class Model(Runs, Protocol):
     """What the drain loop runs. ``load``, ``run`` and ``probe`` are called in the model's thread only."""
 
     def load(self, variant: str) -> LatencyProfile:
@@ -43,14 +55,6 @@ class Model(Protocol):
 
     def check(self, variant: str, batch: Tensors) -> int:
         """The rows of a loaded variant's input; raises :class:`optimizers.tensors.TensorError`."""
-        ...
-
-    def run(self, variant: str, batch: Tensors) -> Tensors:
-        """The outputs of a batch."""
-        ...
-
-    def probe(self, variant: str) -> None:
-        """Run rows that the variant surely takes; raises whatever is wrong with the model."""
         ...
 
     def close(self) -> None: ...
@@ -78,7 +82,7 @@ def _yield_processor() -> None:
         logger.warning("batch work cannot yield the processor by SCHED_IDLE here: %s", error)
 
 
-def run_jobs(model: Model, variant: str, max_rows: int, jobs: list[Tensors]) -> list[Tensors | Exception]:
+def run_jobs(model: Runs, variant: str, max_rows: int, jobs: list[Tensors]) -> list[Tensors | Exception]:
     """Run jobs as one batch; one answer each: its outputs, or the error that its rows cause.
 
     A failing batch is bisected until the jobs at fault are alone. Raises :class:`ModelFault` when the
@@ -108,7 +112,7 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:1000]
 
 
-def _run_in_pieces(model: Model, variant: str, max_rows: int, batch: Tensors, rows: int) -> Tensors:
+def _run_in_pieces(model: Runs, variant: str, max_rows: int, batch: Tensors, rows: int) -> Tensors:
     if rows <= max_rows:
         return model.run(variant, batch)
     return tensors.concat(
@@ -120,7 +124,7 @@ def _rows(batch: Tensors, start: int, stop: int) -> Tensors:
     return {name: array[start:stop] for name, array in batch.items()}
 
 
-def _blame(model: Model, variant: str, max_rows: int, job: Tensors, error: Exception) -> Exception:
+def _blame(model: Runs, variant: str, max_rows: int, job: Tensors, error: Exception) -> Exception:
     """Which rows of a failing job are at fault, by bisection."""
     total = tensors.rows_of(job)
     if total == 1:

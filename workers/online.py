@@ -9,20 +9,25 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from optimizers import artifact
 from optimizers.runner import Runner, load
-from optimizers.tensors import Tensors, TensorSpec, pack, unpack
+from optimizers.tensors import Tensors, TensorSpec, concat, pack, split, unpack
+from workers.model_thread import describe, run_jobs
 
 #: A batch shorter than this may run on the event loop, which Serve's health checks share.
 _INLINE_MS = 1.0
+#: All reasons of a batch must fit the header of one message.
+_REASON_CHARS = 300
 #: At INFO, Serve makes a record of every call, and throws it away where the access log is off.
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+
+T = TypeVar("T")
 
 
 class OnlineReplica:
@@ -45,25 +50,35 @@ class OnlineReplica:
     async def run(self, variant: str, message: bytes) -> bytes:
         """Run one batch: an `optimizers.tensors.pack` message in, another out.
 
-        The answer's parameters tell ``wait_ms``, how long the batch waited here for the one before it,
-        and ``run_ms``, how long it ran. Raises KeyError for a variant this replica does not hold.
+        The message's parameter ``rows`` lists the rows of each request in it. The answer's parameters
+        tell ``wait_ms``, how long the batch waited here for the one before it, and ``run_ms``, how long it
+        ran; and where some requests make the model fail, ``bad``: pairs of a request's place in the
+        batch and the reason. The outputs are then those of the others.
+
+        Raises KeyError for a variant this replica does not hold, `workers.model_thread.ModelFault` where
+        no request is to blame.
         """
         runner = self._runners[variant]
         arrived = time.perf_counter()
-        if not self._running and self._usual_ms.get(variant, math.inf) < _INLINE_MS:
-            # Handing so short a batch to the thread and back would cost more than running it.
-            reply, ran_ms = _run(runner, message, arrived)
-        else:
-            self._running += 1
-            try:
-                reply, ran_ms = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, _run, runner, message, arrived
-                )
-            finally:
-                self._running -= 1
+        try:
+            if not self._running and self._usual_ms.get(variant, math.inf) < _INLINE_MS:
+                # Handing so short a batch to the thread and back would cost more than running it.
+                reply, ran_ms = _run(runner, message, arrived)
+            else:
+                reply, ran_ms = await self._apart(_run, runner, message, arrived)
+        except Exception as error:
+            return await self._apart(_run_apart, runner, message, arrived, error)
         usual_ms = self._usual_ms.get(variant, ran_ms)
         self._usual_ms[variant] = max(ran_ms, 0.9 * usual_ms + 0.1 * ran_ms)
         return reply
+
+    async def _apart(self, function: Callable[..., T], *args: object) -> T:
+        """In the model's thread, behind what runs there."""
+        self._running += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        finally:
+            self._running -= 1
 
     async def identify(self) -> tuple[str, Any]:
         """This replica's id, and its actor: whoever has that can call it without a Serve handle."""
@@ -89,6 +104,33 @@ def _run(runner: Runner, message: bytes, arrived: float) -> tuple[bytes, float]:
     ended = time.perf_counter()
     wait_ms, run_ms = (started - arrived) * 1e3, (ended - started) * 1e3
     return pack(outputs, {"wait_ms": wait_ms, "run_ms": run_ms}), run_ms
+
+
+def _run_apart(runner: Runner, message: bytes, arrived: float, error: Exception) -> bytes:
+    """Run a batch that failed by bisection; the requests at fault are told why, the others answered."""
+    started = time.perf_counter()
+    inputs, parameters = unpack(message)
+    rows = parameters.get("rows")
+    if not rows:
+        raise error
+    answers = run_jobs(_Bare(runner), "", sum(rows), split(inputs, rows))
+    bad = [(n, describe(a)[:_REASON_CHARS]) for n, a in enumerate(answers) if isinstance(a, Exception)]
+    good = [answer for answer in answers if not isinstance(answer, Exception)]
+    wait_ms, run_ms = (started - arrived) * 1e3, (time.perf_counter() - started) * 1e3
+    return pack(concat(good) if good else {}, {"wait_ms": wait_ms, "run_ms": run_ms, "bad": bad})
+
+
+class _Bare:
+    """A runner as `workers.model_thread.run_jobs` takes a model."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def run(self, variant: str, batch: Tensors) -> Tensors:
+        return self._runner.run(batch)
+
+    def probe(self, variant: str) -> None:
+        self._runner.run(example_batch(self._runner.inputs))
 
 
 def _nothing() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from optimizers.profile import LatencyProfile, ProfilePoint
-from optimizers.tensors import Tensors, pack, rows_of, unpack
+from optimizers.tensors import Tensors, concat, pack, rows_of, split, unpack
 from router.estimate import Variant
 from tests.support.virtual_time import now_ms
 
@@ -45,28 +45,31 @@ class Sent:
 class Replica:
     """Doubles what it is given. ``faults`` are raised by the first calls, None for a call that works.
 
-    ``hop_ms`` is the way there and back; ``hangs`` makes every call wait for ever.
+    ``hop_ms`` is the way there and back; ``hangs`` makes every call wait for ever; ``bad`` are values
+    that make the model fail, and finding whose they are takes ``search_ms``.
     """
 
     faults: deque[BaseException | None] = field(default_factory=deque)
     hop_ms: float = 0.0
     hangs: bool = False
+    bad: set[float] = field(default_factory=set)
+    search_ms: float = 500.0
     calls: list[Sent] = field(default_factory=list)
     open_calls: int = 0
     most_open_calls: int = 0
     _free: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def send(self, name: str, message: bytes) -> bytes:
-        inputs, _ = unpack(message)
+        inputs, told = unpack(message)
         self.calls.append(Sent(name, inputs["x"].ravel().tolist(), now_ms()))
         self.open_calls += 1
         self.most_open_calls = max(self.most_open_calls, self.open_calls)
         try:
-            return await self._run(inputs)
+            return await self._run(inputs, told["rows"])
         finally:
             self.open_calls -= 1
 
-    async def _run(self, inputs: Tensors) -> bytes:
+    async def _run(self, inputs: Tensors, rows: list[int]) -> bytes:
         await asyncio.sleep(self.hop_ms / 2_000.0)
         fault = self.faults.popleft() if self.faults else None
         if fault is not None:
@@ -79,7 +82,15 @@ class Replica:
             took_ms = run_ms(rows_of(inputs))
             await asyncio.sleep(took_ms / 1_000.0)
         await asyncio.sleep(self.hop_ms / 2_000.0)
-        return pack({"y": inputs["x"] * 2}, {"wait_ms": started - arrived, "run_ms": took_ms})
+        requests = split(inputs, rows)
+        bad = [n for n, each in enumerate(requests) if self.bad & set(each["x"].ravel().tolist())]
+        told = {"wait_ms": started - arrived, "run_ms": took_ms}
+        if not bad:
+            return pack({"y": inputs["x"] * 2}, told)
+        await asyncio.sleep(self.search_ms / 1_000.0)
+        good = [each for n, each in enumerate(requests) if n not in bad]
+        outputs = {"y": concat(good)["x"] * 2} if good else {}
+        return pack(outputs, {**told, "bad": [(n, "ValueError: a bad value") for n in bad]})
 
     @property
     def batches(self) -> list[list[float]]:

@@ -12,6 +12,7 @@ import pytest
 from optimizers.tensors import pack
 from router import estimate
 from router.dispatch import (
+    BadRows,
     DeadlineHopeless,
     DispatchError,
     HeapFull,
@@ -293,6 +294,51 @@ async def test_a_replica_that_hangs_is_given_up_on() -> None:
     with pytest.raises(ReplicaFailed, match="TimeoutError"):
         await ask(dispatcher(replica), 1.0, budget_ms=60_000.0)
     assert now_ms() - began == pytest.approx(2 * (5_000.0 + 20 * run_ms(1)))
+
+
+@in_virtual_time
+async def test_a_bad_request_fails_alone_and_is_not_tried_again() -> None:
+    replica = Replica(bad={2.0, 4.0})
+    target = dispatcher(replica)
+    running = await busy(target)
+    tasks = [ask(target, *values) for values in ([1.0], [2.0], [3.0, 5.0], [6.0, 4.0])]
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*running)
+    assert [type(a) for a in answers] == [OnlineAnswer, BadRows, OnlineAnswer, BadRows]
+    assert [doubled(a) for a in answers if isinstance(a, OnlineAnswer)] == [[2.0], [6.0, 10.0]]
+    assert str(answers[1]) == "ValueError: a bad value"
+    assert replica.batches[BATCHES_IN_FLIGHT:] == [[1.0, 2.0, 3.0, 5.0, 6.0, 4.0]]
+
+
+@in_virtual_time
+async def test_a_batch_of_bad_requests_only_fails_them_all_and_the_slots_are_free_again() -> None:
+    replica = Replica(bad={2.0})
+    target = dispatcher(replica)
+    for _ in range(2 * BATCHES_IN_FLIGHT):
+        with pytest.raises(BadRows):
+            await ask(target, 2.0)
+    assert doubled(await ask(target, 1.0)) == [2.0]
+
+
+@in_virtual_time
+async def test_a_bad_part_of_a_large_request_says_where_it_begins() -> None:
+    replica = Replica(bad={13.0})
+    target = dispatcher(replica)
+    with pytest.raises(BadRows, match=r"^in the part that begins with row 8: ValueError: a bad value$"):
+        await ask(target, *(float(n) for n in range(20)))
+
+
+@in_virtual_time
+async def test_nothing_is_learnt_from_the_time_that_finding_bad_rows_took() -> None:
+    replica = Replica(bad={2.0}, search_ms=3_000.0)
+    target = dispatcher(replica)
+    await ask(target, 1.0)
+    before = target.load()
+    for _ in range(20):
+        with pytest.raises(BadRows):
+            await ask(target, 2.0, budget_ms=1e6)
+    after = target.load()
+    assert (after.hop_ms, after.variants) == (before.hop_ms, before.variants)
 
 
 def answering(reply: bytes) -> Callable[[str, bytes], Any]:

@@ -15,7 +15,8 @@ import pytest
 
 from router.http import read_body
 from router.protocol import HEADER_LENGTH
-from router.service import Call, Unavailable
+from router.service import Call
+from router.service_errors import Unavailable
 from tests.support.replica import Replica, run_ms
 from tests.support.served import Served, serving
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
@@ -651,3 +652,16 @@ async def test_a_length_that_no_machine_has_is_refused_before_anything_is_read()
 
     with pytest.raises(Exception, match=r"limits\.body is 10"):
         await read_body(receive, {b"content-length": b"9" * 5_000}, 10)
+
+
+@in_virtual_time
+async def test_rows_that_make_the_model_fail_are_422_for_their_caller_only() -> None:
+    async with serving(Replica(bad={2.0}, search_ms=1.0)) as served:
+        replies = await asyncio.gather(*(served.infer(value) for value in (1.0, 2.0, 3.0)))
+        bad = replies.pop(1)
+        assert [reply.status_code for reply in replies] == [200, 200]
+        assert bad.status_code == 422
+        assert bad.headers["content-type"] == "application/problem+json"
+        assert bad.json()["detail"] == "the model fails on this request: ValueError: a bad value"
+        assert served.recorder.requests["m", "fast", "online", "v", "invalid"] == 1
+        assert served.recorder.deadlines["m", "fast", False] == 0
