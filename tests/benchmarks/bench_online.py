@@ -52,7 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--variants", help="of MiniLM, comma separated (default: the original and the best)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run of wrk")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=8321)
     parser.add_argument("--smoke", action="store_true", help="seconds only: does it run?")
     chosen = parser.parse_args()
@@ -121,7 +121,7 @@ def _loads(bench: Bench, chosen: argparse.Namespace, minilm: Path) -> list[Figur
     if not bench.budget_ms:
         return rows  # nothing of the rest can be scaled
     if "trace" in wanted:
-        rows += _attempt("composition", lambda: online_load.deploy(minilm, bench.max_batch) or [])
+        rows += _attempt("composition", lambda: online_load.deploy(minilm, bench.max_batch))
         rows += _attempt("trace", lambda: online_load.trace(bench, chosen.traces))
     if "overload" in wanted:
         rows += _attempt("overload", lambda: online_load.overload(bench))

@@ -16,9 +16,9 @@ from typing import Any
 
 from optimizers import artifact
 from router import policy as policies
+from router.manifests import read_variants
 from router.replay import compare
 from router.simulate import observed
-from router.simulate.command import load_variants
 from router.simulate.engine import Settings, Simulation
 from router.simulate.result import Result, table
 from router.simulate.timing import Costs
@@ -96,7 +96,7 @@ def simulate(policy: Path, status: Path, requests: list[Request]) -> Result:
     """What `hybrid-router simulate POLICY --observed STATUS` plays for the same requests."""
     rules, seen = policies.read(policy), observed.read(status)
     settings = Settings(_SEED, seen.costs(Costs()))
-    return Simulation(rules, seen.variants(load_variants(rules, str(policy))), settings).run(requests)
+    return Simulation(rules, seen.variants(read_variants(rules, str(policy))), settings).run(requests)
 
 
 def figures(trace: str, predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[Figure]:

@@ -48,14 +48,14 @@ class Target:
         with Client(self.url) as client:
             return client.stats(self.model)
 
-    def predictions(self) -> tuple[int, int]:
-        """How many predictions held so far, and how many there were."""
-        told = self.stats()["online"]["predictions"]
-        return told["held"], told["total"]
+    def online(self) -> dict[str, Any]:
+        """Its online side: load, profiles, how many predictions held of how many."""
+        told: dict[str, Any] = self.stats()["online"]
+        return told
 
     def profile(self, variant: str) -> LatencyProfile:
         """As the server has corrected it."""
-        return LatencyProfile.from_json(self.stats()["online"]["profiles"][variant])
+        return LatencyProfile.from_json(self.online()["profiles"][variant])
 
     def save_status(self, path: Path) -> Path:
         """What `hybrid-router simulate --observed` reads."""

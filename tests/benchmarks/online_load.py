@@ -28,7 +28,7 @@ POLICY = """
     online: {{variants: [{variants}], replicas: 1, max_batch: {max_batch}, threads: 1}}
 """
 TRACE = "azure_llm_2023_code.csv"
-_BUDGET_TIMES, _TRACE_LOAD, _BURST_LOAD = 10.0, 0.9, 3.0
+_BUDGET_TIMES, _TRACE_LOAD, _BURST_LOAD, _CALM_LOAD = 10.0, 0.9, 3.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,15 @@ class Lengths:
     """How long each part is, seconds."""
 
     capacity: float = 10.0
-    trace: float = 75.0
-    level: float = 30.0
+    trace: float = 70.0
+    level: float = 25.0
     burst: float = 60.0
-    variants: float = 30.0
+    variants: float = 24.0
+    calm: float = 6.0
 
     @classmethod
     def smoke(cls) -> Lengths:
-        return cls(1.5, 3.0, 2.0, 3.0, 2.0)
+        return cls(1.5, 3.0, 2.0, 3.0, 2.0, 1.0)
 
 
 @dataclass(slots=True)
@@ -62,16 +63,23 @@ class Bench:
     def play(
         self, name: str, requests: Sequence[Request], variant: str | None = VARIANT, prefix: str = ""
     ) -> Replayed:
-        before = self.target.predictions()
+        """Half of capacity for a while, so that each run finds the server in the same state, then the run."""
+        calm = poisson(_CALM_LOAD * self.capacity_per_s, self.lengths.calm, 17)
+        self.target.play(self.target.requests(calm, self.budget_ms), variant=variant, prefix=prefix)
+        before = self.target.online()
         found = self.target.play(requests, variant=variant, prefix=prefix)
-        after = self.target.predictions()
+        after = self.target.online()
+        told = after["predictions"], before["predictions"]
         if not prefix:
-            self.promised[name] = after[0] - before[0], after[1] - before[1]
-        self.runs[name] = live.seen(found)
+            self.promised[name] = told[0]["held"] - told[1]["held"], told[0]["total"] - told[1]["total"]
+        states = {
+            at: {k: x[k] for k in ("margin", "hop_ms")} for at, x in (("before", before), ("after", after))
+        }
+        self.runs[name] = {**live.seen(found), "server": states}
         result = found.result
-        told = f"{result.requests:,} requests, {met_per_s(found, requests):.1f}/s in time"
+        counts = f"{result.requests:,} requests, {met_per_s(found, requests):.1f}/s in time"
         shares = ", ".join(f"{kind} {result.share(kind):.1%}" for kind in ("late", "refused", "expired"))
-        print(f"  {name:<40} {told}; {shares}", flush=True)
+        print(f"  {name:<40} {counts}; {shares}", flush=True)
         if found.sender_was_bottleneck:
             print(f"  {name}: the sender was late by {found.lateness_ms_p99:.1f} ms (p99)", flush=True)
         return found
@@ -101,11 +109,12 @@ def choose_variants(folder: Path, named: str | None) -> list[str]:
     return kept
 
 
-def deploy(folder: Path, max_batch: int) -> None:
+def deploy(folder: Path, max_batch: int) -> list[Figure]:
     """The composition through ``@serve.batch``, with the same artifact and the same largest batch."""
     from tests.benchmarks import compositions
 
     compositions.run(COMPOSED, compositions.composed(str(folder / VARIANT), max_batch))
+    return []
 
 
 def calibrate(bench: Bench) -> list[Figure]:
@@ -203,15 +212,15 @@ def variants(bench: Bench, folder: Path) -> list[Figure]:
     requests = bench.target.requests(_burst(bench, bench.lengths.variants), bench.budget_ms)
     for name in bench.variants:  # what ran so far taught the server one variant's times only
         bench.target.closed_loop(2 * bench.max_batch, bench.lengths.capacity / 5.0, variant=name)
-    missed, drops = {}, {}
-    for name in dict.fromkeys((None, VARIANT, best, fastest)):
-        found = bench.play(f"burst, {name or 'all variants'}", requests, name)
-        missed[name] = 1.0 - found.result.share("met")
+    missed, drops = dict[str | None, float](), dict[str | None, float]()
+    for pin in dict.fromkeys((None, VARIANT, best, fastest)):
+        found = bench.play(f"burst, {pin or 'all variants'}", requests, pin)
+        missed[pin] = 1.0 - found.result.share("met")
         answered = sum(len(tally.latencies_ms) for tally in found.result.routes.values())
         drop = sum(tally.quality_drop for tally in found.result.routes.values())
-        drops[name] = drop / max(1, answered)
+        drops[pin] = drop / max(1, answered)
     ratio = missed[None] / missed[best] if missed[best] else float("inf") if missed[None] else 0.0
-    told = {name or "all": {"missed": missed[name], "mean quality drop": drops[name]} for name in missed}
+    told = {pin or "all": {"missed": missed[pin], "mean quality drop": drops[pin]} for pin in missed}
     rows = [at_most(f"burst: misses and refusals, all variants over {best} alone", ratio, "ratio", 0.5, told)]
     for name in dict.fromkeys((VARIANT, fastest)):
         if name != best:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import orjson
 
+from optimizers.examples import digits
 from optimizers.tensors import Array
-from tests.benchmarks import mlp, peers, wrk
+from tests.benchmarks import peers, wrk
 from tests.benchmarks.report import Figure, at_least, at_most
 
 OURS, OURS_JSON = "router", "router, JSON"
@@ -84,8 +85,9 @@ def running_peers(folder: Path) -> Sequence[Callable[[], AbstractContextManager[
 
 
 def _row() -> Array:
-    image, _ = mlp.digits.test_split()
-    return image[0].reshape(1, 64)
+    images, _ = digits.test_split()
+    row: Array = images[0].reshape(1, 64)
+    return row
 
 
 def _json_body() -> bytes:
