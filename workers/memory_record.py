@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from workers.job import Failure, JobState, JobStatus, Lease, NewJob
@@ -30,7 +31,7 @@ class Record:
     worker: str | None = None
     finished_ms: int | None = None
     error: str | None = None
-    failures: list[Failure] = field(default_factory=list)
+    failures: Sequence[Failure] = ()
     ran_variant: str | None = None
     result: bytes | None = None
     entry: Entry | None = field(default=None, repr=False)
