@@ -15,6 +15,7 @@ from router.bulk.errors import InputError
 from router.client_codec import ModelInfo
 from router.commands.common import EXIT_CODES, UNREACHABLE, connect, connection, exit_codes, fail
 from router.replay import bodies, compare
+from router.replay.picture import PictureError, draw
 from router.replay.run import Replayed, replay
 from router.replay.wire import Wire, WireError
 from router.simulate import result, workload
@@ -173,7 +174,10 @@ def _tell(
             click.echo("\n" + compare.table(name, differences))
     _warn(replayed)
     if picture is not None:
-        result.draw(picture, {url: replayed.result})
+        try:
+            draw(picture, replayed.result, replayed.records, predicted)
+        except PictureError as error:
+            raise click.ClickException(str(error)) from None
         click.echo(f"picture: {picture}", err=True)
 
 

@@ -33,9 +33,10 @@ _BLAME_SHARE, _BLAME_MS = 0.1, 2.0
 
 @dataclass(slots=True)
 class Replayed:
-    """What came of it: the same `Result` as a simulation's, and how late the sender was, ms."""
+    """What came of it: the same `Result` as a simulation's, each request's end, and the sender's lateness."""
 
     result: Result
+    records: Sequence[Record] = ()
     lateness_ms: array[float] = field(default_factory=lambda: array("d"))
     failures: dict[str, int] = field(default_factory=dict)
 
@@ -73,7 +74,7 @@ async def replay(
         await sender.send(requests, progress)
     result = tallied(sender.records, seed, drops or {})
     result.seconds = max(sender.ended_s - sender.began_s, 1e-9)
-    return Replayed(result, sender.lateness_ms, sender.failures)
+    return Replayed(result, sender.records, sender.lateness_ms, sender.failures)
 
 
 def _densest(requests: Sequence[Request]) -> int:

@@ -19,7 +19,7 @@ _NO_ROUTE = "(none)"
 
 
 class Record(NamedTuple):
-    """One request's end. ``outcome`` is ``answered`` or one of `router.simulate.result.OUTCOMES`."""
+    """One request's end. ``outcome`` is ``answered``, ``refused``, ``expired`` or ``failed``."""
 
     request: Request
     outcome: str
@@ -45,6 +45,13 @@ class Record(NamedTuple):
         return cls(request, "failed", after_ms)
 
 
+def ended(record: Record) -> str:
+    """Its outcome as one of `router.simulate.result.OUTCOMES`."""
+    if record.outcome != "answered":
+        return record.outcome
+    return "met" if record.latency_ms <= record.request.budget_ms else "late"
+
+
 def tallied(records: Iterable[Record], seed: int, drops: Mapping[tuple[str, str], float]) -> Result:
     """The records by route. Refusals tell no route: theirs is that of the answers with the nearest budget."""
     found, result = list(records), Result(seed)
@@ -54,7 +61,7 @@ def tallied(records: Iterable[Record], seed: int, drops: Mapping[tuple[str, str]
         if record.outcome == "answered":
             drop = drops.get((record.request.model, record.variant), 0.0)
             held = record.predicted_ms is not None and record.latency_ms <= record.predicted_ms
-            met = record.latency_ms <= record.request.budget_ms
+            met = ended(record) == "met"
             tally.answered(record.latency_ms, met, record.variant, drop, held)
         else:
             tally.ended(record.outcome, record.latency_ms)

@@ -20,9 +20,11 @@ def test_the_same_arrivals_are_simulated_and_replayed_and_stand_side_by_side(
     predicted, measured = tmp_path / "predicted.json", tmp_path / "measured.json"
     simulated = CliRunner().invoke(main, ["simulate", str(policy), *load, "--json", str(predicted)])
     assert simulated.exit_code == 0, simulated.output
-    compared = ["--predicted", str(predicted), "--json", str(measured)]
+    picture = tmp_path / "replay.png"
+    compared = ["--predicted", str(predicted), "--json", str(measured), "--picture", str(picture)]
     replayed = CliRunner().invoke(main, ["bench", "--url", served.url, *load, *compared])
     assert replayed.exit_code == 0, replayed.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
     (guess,) = json.loads(predicted.read_text()).values()
     truth = json.loads(measured.read_text())[served.url]
     assert truth["requests"] == guess["requests"] > 150
