@@ -106,7 +106,7 @@ def to_bytes(array: Array, datatype: str) -> Buffer:
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
         # Rounding would carry the all-ones mantissa of a NaN into the sign: keep it a quiet NaN.
         return np.where(np.isnan(array), np.uint16(0x7FC0), rounded).astype("<u2").tobytes()
-    return np.ascontiguousarray(array, dtype=DTYPES[datatype]).tobytes()
+    return np.asarray(array, dtype=DTYPES[datatype]).tobytes()
 
 
 def from_bytes(buffer: Buffer, datatype: str, shape: Sequence[int], name: str = "tensor") -> Array:
@@ -135,10 +135,11 @@ def element_count(shape: Sequence[int], name: str = "tensor") -> int:
     for size in shape:
         if type(size) is not int or size < 0:
             raise TensorError(f"{name!r}: shape {list(shape)} must be whole numbers of 0 or more")
+    count = math.prod(shape)
     # numpy bounds the product also where a size of 0 leaves nothing to hold.
-    if math.prod(size for size in shape if size) > _MAX_ELEMENTS:
+    if (count or math.prod(size for size in shape if size)) > _MAX_ELEMENTS:
         raise TensorError(f"{name!r}: shape {list(shape)} is larger than any array can be")
-    return math.prod(shape)
+    return count
 
 
 def _split_bytes(buffer: Buffer, count: int, name: str) -> Array:
@@ -246,8 +247,10 @@ def check(tensors: Mapping[str, Array], specs: Sequence[TensorSpec], what: str =
             raise TensorError(
                 f"{what} {spec.name!r}: the model takes {spec.datatype}, got {datatype_of(array)}"
             )
-        if array.ndim != len(spec.shape) or any(
-            want not in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True)
+        shape, wanted = array.shape, spec.shape
+        if len(shape) != len(wanted) or (
+            shape[1:] != wanted[1:]  # nearly always equal, and then told at once
+            and any(want not in (-1, got) for want, got in zip(wanted, shape, strict=True))
         ):
             raise TensorError(
                 f"{what} {spec.name!r}: the model takes shape {list(spec.shape)} "

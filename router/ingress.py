@@ -7,7 +7,8 @@ validation would cost more than the decision.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from optimizers.tensors import TensorError, TensorSpec
@@ -64,6 +65,7 @@ def _http_error(error: Exception) -> HttpError:
 
 
 _HEADER_LENGTH = HEADER_LENGTH.encode()
+_MAX_PATHS = 1_000
 
 
 class Ingress:
@@ -71,6 +73,8 @@ class Ingress:
 
     def __init__(self, service: Service, ready: Callable[[], bool], version: str) -> None:
         self._service, self._ready, self._version = service, ready, version
+        #: Model and variant of the paths that were asked for, which are few and come often.
+        self._infer_paths: dict[str, tuple[str, str | None]] = {}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -94,14 +98,20 @@ class Ingress:
         await send({"type": "http.response.body", "body": body})
 
     async def _respond(self, scope: Mapping[str, Any], receive: Receive) -> Response:
+        method = scope["method"]
+        target = self._infer_paths.get(scope["path"])
+        if target is not None and method == "POST":
+            return await self._infer(*target, scope, receive)
         path = scope["path"].removeprefix(_prefix(scope))
         parts = path.strip("/").split("/")
-        method = scope["method"]
         if parts[0] != "v2":
             raise HttpError(404, f"no such path {scope['path']!r}; the protocol's paths begin with /v2")
         if parts[-1] == "infer" and len(parts) in (4, 6):
             http.allow(method, "POST")
             name, variant = _model_path(parts[:-1], scope["path"])
+            self._service.model(name, variant)
+            if len(self._infer_paths) < _MAX_PATHS:  # a path with more slashes than it needs is one more
+                self._infer_paths[scope["path"]] = (name, variant)
             return await self._infer(name, variant, scope, receive)
         if len(parts) == 3 and parts[1] == "requests":
             http.allow(method, "GET", "DELETE")
@@ -231,6 +241,12 @@ def _accepted(pending: Pending, scope: Mapping[str, Any], more: Headers) -> Resp
     return json_answer(202, body, headers)
 
 
+@lru_cache(maxsize=1_000)
+def _named(route: str, path: str, variant: str) -> Sequence[tuple[bytes, bytes]]:
+    """The headers that do not change from answer to answer."""
+    return (b"route", route.encode()), (b"path", path.encode()), (b"variant", variant.encode())
+
+
 def _answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferRequest) -> Response:
     parameters: dict[str, Any] = {
         "route": answer.route,
@@ -240,9 +256,7 @@ def _answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferReque
         "deadline_met": answer.deadline_met,
     }
     headers: Headers = [
-        (b"route", answer.route.encode()),
-        (b"path", answer.path.encode()),
-        (b"variant", answer.variant.encode()),
+        *_named(answer.route, answer.path, answer.variant),
         (b"queued-ms", b"%.3f" % answer.queued_ms),
         (b"deadline-met", b"true" if answer.deadline_met else b"false"),
     ]

@@ -55,7 +55,7 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
         raise ProtocolError(f"the body is not JSON: {error}") from None
     if not isinstance(message, dict) or not isinstance(message.get("inputs"), list):
         raise ProtocolError("the body must be a JSON object with a list 'inputs'")
-    raw = _Raw(memoryview(body)[len(head) :])
+    raw = _Raw(body, len(head))
     inputs: Tensors = {}
     for entry in message["inputs"]:
         name, array = _input(entry, raw)
@@ -75,27 +75,27 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
 
 
 class _Raw:
-    """The binary part, taken from the front."""
+    """The binary part of a body, from ``at`` on, taken from the front; ``left`` counts what is not taken."""
 
-    def __init__(self, data: memoryview) -> None:
-        self._data, self._at = data, 0
+    __slots__ = ("_body", "left")
 
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._at
+    def __init__(self, body: bytes, at: int) -> None:
+        self._body, self.left = memoryview(body), len(body) - at
 
     def take(self, size: int, name: str) -> memoryview:
         if size > self.left:
             raise ProtocolError(f"input {name!r} announces {size} binary bytes, {self.left} are left")
-        self._at += size
-        return self._data[self._at - size : self._at]
+        at = len(self._body) - self.left
+        self.left -= size
+        return self._body[at : at + size]
 
 
-def _mapping(value: Any, what: str) -> dict[str, Any]:
+def _mapping(value: Any, what: str, name: str = "") -> dict[str, Any]:
+    """``value`` as a mapping; ``what`` says what it is, with ``name`` for ``{}``."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ProtocolError(f"{what!r} must be a JSON object")
+        raise ProtocolError(f"{what.format(name)!r} must be a JSON object")
     return value
 
 
@@ -109,7 +109,7 @@ def _input(entry: Any, raw: _Raw) -> tuple[str, Array]:
         )
     if not isinstance(shape, list) or not shape or len(shape) > MAX_RANK:
         raise ProtocolError(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
-    size = _mapping(entry.get("parameters"), f"input {name} parameters").get("binary_data_size")
+    size = _mapping(entry.get("parameters"), "input {} parameters", name).get("binary_data_size")
     if size is not None:
         if type(size) is not int or size < 0:
             raise ProtocolError(f"input {name!r}: 'binary_data_size' must be a whole number of bytes")
@@ -164,7 +164,7 @@ def _outputs(entries: Any, binary: bool) -> dict[str, bool]:
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise ProtocolError("each output must be a JSON object with a 'name'")
-        parameters = _mapping(entry.get("parameters"), f"output {entry['name']} parameters")
+        parameters = _mapping(entry.get("parameters"), "output {} parameters", entry["name"])
         wanted[entry["name"]] = parameters.get("binary_data", binary) is True
     return wanted
 
