@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable
 
 PROMISED_SHARE = 0.99
-_GAIN = 0.1
+#: A step, where batches end no more often than this.
+_GAIN, _INTERVAL_MS = 0.1, 33.0
+_MOST_AT_ONCE, _MOST_A_SECOND = 0.6, 0.3
 _START, _LOWEST, _HIGHEST = 0.3, -0.9, 4.0
 _HALF_LIFE_MS = 1_000.0
 _LONGEST_MS = 1e12
@@ -20,15 +22,17 @@ _LONGEST_MS = 1e12
 class Margin:
     """A relative margin, learnt batch by batch: ``prediction = (1 + margin) * estimate``.
 
-    One step is scaled by the usual number of requests in a batch, because those of one batch are late
-    together: a single stall is one event, however many requests it held up. A margin so wide that it
-    refuses everybody would learn nothing more: without news it narrows by itself.
+    One step is scaled by the usual number of requests in a batch and by how often batches end, and no
+    stall widens it by more than so much a second: requests that are late together are one event, however
+    many they are. A margin so wide that it refuses everybody would learn nothing more: without news it
+    narrows by itself.
     """
 
     def __init__(self, promised: float = PROMISED_SHARE, value: float = _START) -> None:
         self._value, self._learnt_ms = value, -math.inf
         self._promised = promised
-        self._usual = 1.0
+        self._usual_requests, self._usual_interval_ms = 1.0, _INTERVAL_MS
+        self._may_widen = _MOST_AT_ONCE
 
     def value(self, now_ms: float) -> float:
         silent_ms = now_ms - self._learnt_ms
@@ -40,8 +44,15 @@ class Margin:
         """Of ``total`` predictions that came due together, ``short`` were exceeded by the truth."""
         if total < 1:
             return
-        self._usual += 0.05 * (total - self._usual)
-        step = _GAIN * (short - (1.0 - self._promised) * total) / max(1.0, self._usual)
+        since_ms = min(1_000.0, now_ms - self._learnt_ms)
+        self._usual_requests += 0.05 * (total - self._usual_requests)
+        self._usual_interval_ms += 0.05 * (since_ms - self._usual_interval_ms)
+        self._may_widen = min(_MOST_AT_ONCE, self._may_widen + _MOST_A_SECOND * since_ms / 1_000.0)
+        gain = _GAIN * min(1.0, self._usual_interval_ms / _INTERVAL_MS) / max(1.0, self._usual_requests)
+        step = gain * (short - (1.0 - self._promised) * total)
+        if step > 0.0:
+            step = min(step, self._may_widen)
+            self._may_widen -= step
         self._value = min(_HIGHEST, max(_LOWEST, self.value(now_ms) + step))
         self._learnt_ms = now_ms
 

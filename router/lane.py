@@ -14,6 +14,8 @@ from workers.batching import BoundTable
 _REFIT_EVERY_MS = 250.0
 #: A batch that is cut short for others' sake still runs at this share of the best throughput.
 _EFFICIENT_SHARE = 0.8
+#: Below this share no batch is run while enough waits for a larger one.
+_LEAST_SHARE = 0.65
 
 
 class Item(Protocol):
@@ -52,11 +54,17 @@ class Lane(Generic[T]):
         #: Hopeless, and to be run all the same.
         self.late: list[T] = []
         self.rows = 0
-        self.table = BoundTable.of(variant.profile, max_batch)
-        self.efficient_rows = self.table.efficient(_EFFICIENT_SHARE)
+        self._plan_with(BoundTable.of(variant.profile, max_batch))
         self._base, self._fit = variant.profile, OnlineFit(variant.profile)
         self._refit_at_ms = 0.0
         self.learnt_ms = float("-inf")
+
+    def _plan_with(self, table: BoundTable) -> None:
+        self.table = table
+        self.efficient_rows, self.least_rows = (
+            table.efficient(_EFFICIENT_SHARE),
+            table.efficient(_LEAST_SHARE),
+        )
 
     def add(self, item: T) -> None:
         insort_right(self.waiting, item, key=_by_deadline)
@@ -114,8 +122,7 @@ class Lane(Generic[T]):
             return False
         self._refit_at_ms = now_ms + _REFIT_EVERY_MS
         self.variant = replace(self.variant, profile=self._fit.profile())
-        self.table = BoundTable.of(self.variant.profile.scaled(1.0, hop_ms), self._max_batch)
-        self.efficient_rows = self.table.efficient(_EFFICIENT_SHARE)
+        self._plan_with(BoundTable.of(self.variant.profile.scaled(1.0, hop_ms), self._max_batch))
         return True
 
     @property

@@ -75,9 +75,9 @@ class Lanes(Generic[T]):
         self, variants: Mapping[str, Variant], *, replicas: int, max_batch: int, max_waiting: int
     ) -> None:
         self._lanes: dict[str, Lane[T]] = {n: Lane(v, max_batch) for n, v in variants.items()}
-        self._replicas, self._max_batch, self._max_waiting = replicas, max_batch, max_waiting
+        self._max_batch, self._max_waiting = max_batch, max_waiting
         self._variants = dict(variants)
-        self._slots = replicas * BATCHES_IN_FLIGHT
+        self.resize(replicas)
         self._flights = Flights()
         self._hop = Hop()
         self._margins = Margins()
@@ -96,6 +96,11 @@ class Lanes(Generic[T]):
     @property
     def in_flight(self) -> int:
         return len(self._flights)
+
+    def resize(self, replicas: int) -> None:
+        """So many replicas are there now; with none it is as with one, which will be back."""
+        self._replicas = max(1, replicas)
+        self._slots = self._replicas * BATCHES_IN_FLIGHT
 
     def room_for(self, items: int) -> bool:
         return self.waiting + items <= self._max_waiting
@@ -181,6 +186,8 @@ class Lanes(Generic[T]):
             now_ms,
             busy_until_ms=free_at_ms,
             lead_ms=lead_ms,
+            least_rows=lane.least_rows,
+            waiting_rows=lane.rows,
             most_rows=self._most_rows(lane, max(now_ms + lead_ms, free_at_ms)),
         )
         dropped = lane.take(plan.dropped)
@@ -201,7 +208,7 @@ class Lanes(Generic[T]):
         leader, most = lane.waiting[0], None
         if leader.predicted_ms > 0.0:
             due_ms = leader.arrived_ms + leader.predicted_ms
-            most = max(1, lane.table.largest(due_ms - starts_ms))
+            most = max(lane.least_rows, lane.table.largest(due_ms - starts_ms))
         if leader.deadline_ms - leader.arrived_ms >= _RELAXED * self._urgency.shortest_ms:
             fair = max(lane.efficient_rows, lane.table.largest(self._urgency.shortest_ms / _RELAXED))
             most = fair if most is None else min(fair, most)

@@ -113,19 +113,24 @@ def next_batch(
     busy_until_ms: float = 0.0,
     lead_ms: float = 0.0,
     most_rows: int | None = None,
+    least_rows: int = 0,
+    waiting_rows: int = 0,
 ) -> Run | Wait | Idle:
     """The decision for one device that is free, or is predicted to be at ``busy_until_ms``.
 
-    ``most_rows`` bounds the batch below what the table allows; a larger item still runs, alone.
-
     ``lead_ms`` is how long a batch takes to get to the device: one that frees within it counts as
-    idle, so that the next batch is there when the last one ends.
+    idle, so that the next batch is there when the last one ends. ``most_rows`` bounds the batch below
+    what the table allows; a larger item still runs, alone.
+
+    Heads whose deadlines leave time for fewer than ``least_rows`` are dropped while at least so many of
+    the ``waiting_rows`` are behind them: after a stall every head is close to its deadline, batches of
+    one or two cannot keep up, and all that follow would be lost in their turn.
     """
     start_ms = max(now_ms + lead_ms, busy_until_ms)
     idle = start_ms == now_ms + lead_ms
     dropped = count = rows = 0
     earliest_ms = 0.0
-    limit = 0
+    limit = seen = 0
     for item in waiting:
         if not count:
             earliest_ms = item.deadline_ms
@@ -135,9 +140,14 @@ def next_batch(
                 if not idle and now_ms + lead_ms + table.predict_ms(item.rows) <= earliest_ms:
                     return Wait(busy_until_ms, dropped)
                 dropped += 1
+                seen += item.rows
+                continue
+            limit = table.largest(earliest_ms - start_ms)
+            if limit < least_rows and waiting_rows - seen - item.rows >= least_rows and idle:
+                dropped += 1
+                seen += item.rows
                 continue
             count, rows = 1, item.rows
-            limit = table.largest(earliest_ms - start_ms)
             if most_rows is not None and most_rows < limit:
                 limit = most_rows
             if rows >= limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from router.simulate.workload import Request
@@ -68,4 +69,12 @@ class Part:
         return self.owner.left
 
 
-Item = Asked | Part
+class Probe:
+    """The router's own row of zeros: nobody asked for it, and nobody waits for the answer."""
+
+    rows, deadline_ms, arrived_ms, predicted_ms = 1, math.inf, 0.0, 0.0
+    droppable = left = False
+    owner = None
+
+
+Item = Asked | Part | Probe

@@ -22,6 +22,7 @@ from workers.queue import QueueSettings
 
 Variants = Mapping[str, Mapping[str, Variant]]
 _SAMPLES = 400
+_PROBE_EVERY_MS = 100.0
 
 
 class SimulationError(ValueError):
@@ -64,7 +65,6 @@ class Simulation:
                     variants[name],
                     self._events,
                     timing,
-                    random.Random(draw.random()),
                     self._end,
                     self._violated,
                 )
@@ -86,6 +86,7 @@ class Simulation:
         self._wire_ms = self._settings.costs.wire_ms
         self._tallies: dict[str, RouteTally] = self._result.routes
         self._open = 0
+        self._over = False
         self._busy_ms = (0.0, 0.0)
 
     def run(self, requests: Sequence[Request]) -> Result:
@@ -94,6 +95,7 @@ class Simulation:
         self._plan_faults()
         span_ms = requests[-1].at_ms if requests else 0.0
         self._sample(max(100.0, span_ms / _SAMPLES), span_ms)
+        self._probe([sides.online for sides in self._sides.values() if sides.online])
         door_ms, free_ms = costs.door_ms / costs.routers, 0.0
         for request in requests:
             self._known(request)
@@ -103,11 +105,18 @@ class Simulation:
                 events.step()
             events.now_ms = free_ms
             self._arrive(request)
+        self._over = True
         while self._open and events.next_ms < float("inf"):
             events.step()
         if self._open:
             self._violated(f"{self._open} requests were accepted and never ended")
         return self._finish(requests)
+
+    def _probe(self, online: Sequence[OnlineSide]) -> None:
+        for side in online:
+            side.probe()
+        if not self._over:
+            self._events.at(self._events.now_ms + _PROBE_EVERY_MS, self._probe, online)
 
     def _known(self, request: Request) -> None:
         if request.model not in self._sides:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +9,7 @@ from router.decide import RunOnline
 from router.estimate import OnlineLoad, Variant
 from router.lanes import Lanes, Start
 from router.policy import Online
-from router.simulate.asked import Asked, Item, Outcome, Part
+from router.simulate.asked import Asked, Item, Outcome, Part, Probe
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.timing import Timing
@@ -39,7 +38,6 @@ class OnlineSide:
         variants: Mapping[str, Variant],
         events: Events,
         timing: Timing,
-        draw: random.Random,
         end: Callable[[Asked, Outcome], None],
         violated: Callable[[str], None],
     ) -> None:
@@ -53,7 +51,8 @@ class OnlineSide:
         )
         self._max_batch = section.max_batch
         self._replicas = [_Replica() for _ in range(section.replicas)]
-        self._events, self._timing, self._random = events, timing, draw.random
+        self._by_open: list[dict[int, _Replica]] = [{id(replica): replica for replica in self._replicas}]
+        self._events, self._timing = events, timing
         self._end, self._violated = end, violated
         self._timer = 0
         self.busy_ms = 0.0
@@ -71,6 +70,12 @@ class OnlineSide:
 
     def load(self, deadline_ms: float) -> OnlineLoad:
         return self._lanes.load(self._events.now_ms, deadline_ms)
+
+    def probe(self) -> None:
+        """What the router does ten times a second: a row of zeros where an estimate may be out of date."""
+        variant = self._lanes.stale_variant(self._events.now_ms)
+        if variant is not None and self._lanes.add(variant, Probe()):
+            self._pump()
 
     def run(self, asked: Asked, decision: RunOnline) -> None:
         """What the dispatcher's ``run`` does with a decision."""
@@ -95,7 +100,7 @@ class OnlineSide:
         while True:
             step = self._lanes.step(now_ms)
             for item in step.hopeless:
-                self._fail(item.owner, "expired")
+                self._fail(item, "expired")
             if step.start is None:
                 break
             self._check(step.start)
@@ -115,7 +120,7 @@ class OnlineSide:
                 self._violated(f"a request was run {self._events.now_ms - item.deadline_ms:.3f} ms too late")
 
     def _send(self, start: Start[Item], attempt: int) -> None:
-        """One call; Serve picks the replica, the less busy of two at random."""
+        """One call."""
         replica = self._pick()
         now_ms, timing = self._events.now_ms, self._timing
         there_ms = max(now_ms + timing.half_hop_ms(), replica.up_at_ms)
@@ -123,6 +128,8 @@ class OnlineSide:
         run_ms = timing.run_ms(self._variants[start.variant], start.rows) * replica.factor
         replica.free_at_ms = begins_ms + run_ms
         replica.flights[start.flight] = (start, attempt)
+        if replica.up_at_ms <= now_ms:
+            self._move(replica, len(replica.flights) - 1, len(replica.flights))
         self.busy_ms += run_ms
         self.batches += 1
         self.batch_rows += start.rows
@@ -130,26 +137,32 @@ class OnlineSide:
         self._events.at(lands_ms, self._land, replica, replica.epoch, start, run_ms, begins_ms - there_ms)
 
     def _pick(self) -> _Replica:
-        replicas = self._replicas
-        count = len(replicas)
-        if count == 1:
-            return replicas[0]
-        first = int(self._random() * count)
-        second = int(self._random() * (count - 1))
-        a, b = replicas[first], replicas[second + (second >= first)]
-        now_ms = self._events.now_ms
-        if a.up_at_ms > now_ms or b.up_at_ms > now_ms:
-            # Serve sends nothing to the dead while others live.
-            return min(replicas, key=lambda r: (max(r.up_at_ms - now_ms, 0.0), len(r.flights)))
-        return a if len(a.flights) <= len(b.flights) else b
+        """The replica with the fewest batches, as the router picks it; the dead only where none lives."""
+        for replicas in self._by_open:
+            if replicas:
+                return next(iter(replicas.values()))
+        return min(self._replicas, key=lambda replica: replica.up_at_ms)
+
+    def _move(self, replica: _Replica, before: int | None, after: int | None) -> None:
+        """Keep the replicas by how many batches each has open; None: it is dead."""
+        if before is not None:
+            del self._by_open[before][id(replica)]
+        if after is not None:
+            while len(self._by_open) <= after:
+                self._by_open.append({})
+            self._by_open[after][id(replica)] = replica
 
     def _land(self, replica: _Replica, epoch: int, start: Start[Item], run_ms: float, wait_ms: float) -> None:
         if epoch != replica.epoch:
             return
         del replica.flights[start.flight]
+        if replica.up_at_ms <= self._events.now_ms:
+            self._move(replica, len(replica.flights) + 1, len(replica.flights))
         self._lanes.landed(start, self._events.now_ms, run_ms, wait_ms)
         for item in start.items:
             owner = item.owner
+            if owner is None:
+                continue
             owner.parts -= 1
             if not owner.parts and not owner.left:
                 self._end(owner, "answered")
@@ -162,11 +175,12 @@ class OnlineSide:
             return
         self._lanes.lost(start)
         for item in start.items:
-            self._fail(item.owner, "failed")
+            self._fail(item, "failed")
         self._pump()
 
-    def _fail(self, owner: Asked, outcome: Outcome) -> None:
-        if not owner.left:
+    def _fail(self, item: Item, outcome: Outcome) -> None:
+        owner = item.owner
+        if owner is not None and not owner.left:
             owner.left = True
             self._end(owner, outcome)
 
@@ -178,11 +192,25 @@ class OnlineSide:
             replica.factor *= fault.factor
             self._events.at(now_ms + fault.lasts_ms, self._recover, replica, fault.factor)
         elif fault.kind == "kill":
+            if replica.up_at_ms <= now_ms:
+                self._move(replica, len(replica.flights), None)
             replica.epoch += 1
             replica.up_at_ms = replica.free_at_ms = now_ms + restart_ms
             lost, replica.flights = replica.flights, {}
+            self._events.at(now_ms + _NOTICED_MS, self._count_replicas)
+            self._events.at(replica.up_at_ms, self._revive, replica, replica.epoch)
             for start, attempt in lost.values():
                 self._events.at(now_ms + _NOTICED_MS, self._lose, start, attempt)
+
+    def _revive(self, replica: _Replica, epoch: int) -> None:
+        if epoch == replica.epoch:
+            self._move(replica, None, len(replica.flights))
+            self._count_replicas()
+
+    def _count_replicas(self) -> None:
+        now_ms = self._events.now_ms
+        self._lanes.resize(sum(replica.up_at_ms <= now_ms for replica in self._replicas))
+        self._pump()
 
     @staticmethod
     def _recover(replica: _Replica, factor: float) -> None:

@@ -80,7 +80,8 @@ def test_the_queue_is_drained_in_batches_and_what_is_too_much_for_it_expires() -
 def test_requests_larger_than_a_batch_are_split_and_answered_as_one() -> None:
     found = run(policy(), steadily(2.0, 10.0, budget_ms=2_000.0, rows=100))
     assert found.share("met") == 1.0
-    assert found.batches["m online"] == 4 * 20
+    # And a few rows of zeros, because between two of them nothing is heard of the variants.
+    assert 4 * 20 <= found.batches["m online"] < 4 * 20 + 5
 
 
 def test_the_same_seed_gives_the_same_result_to_the_byte_and_another_seed_another() -> None:

@@ -156,3 +156,21 @@ def test_the_efficient_batch_is_the_smallest_one_at_that_share_of_the_best_throu
     # n / (9 + n): 0.64 rows/ms at 16 rows, four fifths of that at 9 and up.
     assert TABLE.efficient(0.8) == 10
     assert TABLE.efficient(1.0) == 16
+
+
+def test_after_a_stall_heads_with_too_little_time_go_so_that_those_behind_them_can_be_met() -> None:
+    # 22 ms hold two rows; a batch of six needs 30.
+    late, fine = items(*[22.0] * 3), items(*[1000.0] * 9)
+    assert next_batch([*late, *fine], TABLE, 0, waiting_rows=12) == Run(2, 2, 0, TABLE.bound_ms(2))
+    decision = next_batch([*late, *fine], TABLE, 0, least_rows=6, waiting_rows=12)
+    assert decision == Run(9, 9, 3, TABLE.bound_ms(9))
+
+
+def test_but_only_while_enough_waits_behind_them_and_the_device_is_free() -> None:
+    late, fine = items(*[22.0] * 3), items(*[1000.0] * 4)
+    # Seven wait: one may go, not a second.
+    decision = next_batch([*late, *fine], TABLE, 0, least_rows=6, waiting_rows=7)
+    assert decision == Run(2, 2, 1, TABLE.bound_ms(2))
+    assert isinstance(next_batch(late, TABLE, 0, least_rows=6, waiting_rows=3), Run)
+    busy = next_batch([*items(60.0), *fine], TABLE, 0, busy_until_ms=40, least_rows=5, waiting_rows=5)
+    assert not busy.dropped

@@ -588,12 +588,12 @@ async def test_a_batch_is_not_filled_beyond_what_its_leader_was_promised() -> No
     replica = Replica()
     target = dispatcher(replica)
     running = await busy(target)
-    # Free in 36 ms; its deadline would leave time for a full batch, its promise for three rows.
-    call = target.run("v", batch(1.0), now_ms() + 900.0, predicted_ms=51.0)
+    # Free in 36 ms; its deadline would leave time for a full batch, its promise for six rows.
+    call = target.run("v", batch(1.0), now_ms() + 900.0, predicted_ms=54.0)
     leader = asyncio.create_task(call)
-    others = [ask(target, float(n), budget_ms=950.0) for n in range(2, 8)]
+    others = [ask(target, float(n), budget_ms=950.0) for n in range(2, 9)]
     await asyncio.gather(leader, *others, *running)
-    assert replica.batches[2] == [1.0, 2.0, 3.0]
+    assert replica.batches[2] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 
 
 @in_virtual_time
