@@ -115,6 +115,12 @@ class OnlineDispatcher:
         """The online side as `decide` weighs it, now, for a request with this deadline."""
         return self._lanes.load(self._clock(), deadline_ms)
 
+    def resize(self, replicas: int) -> None:
+        """So many replicas live now; predictions and what is in flight follow."""
+        self._lanes.resize(replicas)
+        if not self._closed:
+            self._pump()
+
     def stale_variant(self) -> str | None:
         """The variant that a probe should run now, if any; see `Lanes.stale_variant`."""
         return self._lanes.stale_variant(self._clock())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 _REFRESH_S, _ANSWER_WITHIN_S = 1.0, 5.0
@@ -36,10 +36,14 @@ class Source(Protocol):
 
 
 class Replicas:
-    """One model's replicas. `send` goes to the one that has the fewest of this router's batches."""
+    """One model's replicas. `send` goes to the one that has the fewest of this router's batches.
+
+    ``on_count`` is told how many there are whenever that changes.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.on_count: Callable[[int], None] = lambda count: None
         self._actors: dict[str, Actor] = {}
         self._open: dict[str, int] = {}
         self._wanted = asyncio.Event()
@@ -63,7 +67,8 @@ class Replicas:
         try:
             return await self._actors[name].run(variant, message)
         except BaseException:
-            self._actors.pop(name, None)
+            if self._actors.pop(name, None) is not None:
+                self.on_count(len(self._actors))
             self._wanted.set()
             raise
         finally:
@@ -77,7 +82,10 @@ class Replicas:
         for name in actors:
             self._open.setdefault(name, 0)
         # The known objects stay, and with them their connections.
+        before = len(self._actors)
         self._actors = {name: self._actors.get(name, actor) for name, actor in actors.items()}
+        if len(actors) != before:
+            self.on_count(len(actors))
 
     async def watch(self) -> None:
         """Keep the list fresh, every second and after each failure, until cancelled."""

@@ -608,3 +608,19 @@ async def test_where_others_ask_with_short_budgets_relaxed_requests_run_in_small
 
     assert max(await sizes(20_000.0)) == 8
     assert max(await sizes(20.0)) < 8
+
+
+@in_virtual_time
+async def test_the_slots_follow_the_replicas_that_live() -> None:
+    replica = Replica()
+    target = dispatcher(replica, replicas=2, max_batch=1)
+    target.resize(1)
+    tasks = [ask(target, float(n)) for n in range(4)]
+    await settled()
+    assert (replica.open_calls, target.load().replicas) == (BATCHES_IN_FLIGHT, 1)
+    target.resize(3)
+    await settled()
+    assert (replica.open_calls, target.load().replicas) == (4, 3)
+    target.resize(0)
+    assert target.load().replicas == 1
+    await asyncio.gather(*tasks)

@@ -147,3 +147,22 @@ async def test_the_list_is_kept_fresh_at_once_after_a_failure_and_through_a_sile
     assert asyncio.get_running_loop().time() - began < 3.0
     watch.cancel()
     await asyncio.gather(watch, return_exceptions=True)
+
+
+@in_virtual_time
+async def test_how_many_there_are_is_told_whenever_it_changes() -> None:
+    source = Source("a", "b")
+    replicas = Replicas(source)
+    counts: list[int] = []
+    replicas.on_count = counts.append
+    await replicas.refresh()
+    await replicas.refresh()
+    source.living["a"].fault = ConnectionError("gone")
+    source.living["a"].may_answer.set()
+    with pytest.raises(ConnectionError):
+        await replicas.send("v", b"")
+    del source.living["a"]
+    await replicas.refresh()
+    source.living["c"] = Actor("c")
+    await replicas.refresh()
+    assert counts == [2, 1, 2]
