@@ -59,6 +59,10 @@ class ModelLoad(NamedTuple):
     batch: BatchLoad | None
 
 
+#: A margin that work ahead explains: one replica at three times its load needs 1.2.
+_MOST_FOR_WORK = 1.5
+
+
 def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
     """Predicted time to the answer, ms: what runs, what waits, then the request's own batch; with margin."""
     wait_ms = load.busy_ms + load.waiting_ms / load.replicas
@@ -69,11 +73,14 @@ def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
 def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
     """The same with less of the margin the less there is ahead, and none with nothing.
 
-    What refusing can mend is the work ahead, not jitter: an idle replica refuses nobody for a margin.
+    What refusing can mend is the work ahead, not jitter: an idle replica refuses nobody for a margin, and
+    a margin wider than the work itself is jitter's.
     """
     wait_ms = load.busy_ms + load.waiting_ms / load.replicas
     own_ms = alone_ms(load, variant, rows)
-    return (wait_ms + own_ms) * (1.0 + max(0.0, load.margin) * min(1.0, wait_ms / own_ms))
+    return (wait_ms + own_ms) * (
+        1.0 + min(_MOST_FOR_WORK, max(0.0, load.margin)) * min(1.0, wait_ms / own_ms)
+    )
 
 
 def alone_ms(load: OnlineLoad, variant: str, rows: int) -> float:
