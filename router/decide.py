@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -84,10 +85,12 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
             "unserved", None, route.name, f"no online variant of {ask.model!r} may serve this route"
         )
     best = fastest = allowed[0]
-    fastest_ms = best_ms = estimate.online_ms(load, best, ask.rows)
+    fastest_ms = math.inf
+    pressed = estimate.pressed(load, allowed)
     for variant in allowed:
-        predicted = best_ms if variant == best else estimate.online_ms(load, variant, ask.rows)
-        if predicted * (_STEP_UP if variant in load.strained else 1.0) <= ask.budget_ms:
+        predicted = estimate.online_ms(load, variant, ask.rows)
+        needed = predicted * (_STEP_UP if variant in load.strained else 1.0)
+        if variant not in pressed and needed <= ask.budget_ms:
             passed = _passed_over(ask, load, best) if variant != best else None
             reason = "the most accurate variant" if variant == best else "degraded to meet the deadline"
             return RunOnline(

@@ -111,9 +111,9 @@ class OnlineDispatcher:
         self._closed = False
         self._context = contextvars.Context()
 
-    def load(self, deadline_ms: float = float("inf")) -> OnlineLoad:
-        """The online side as `decide` weighs it, now, for a request with this deadline."""
-        return self._lanes.load(self._clock(), deadline_ms)
+    def load(self, deadline_ms: float = float("inf"), rows: int = 0) -> OnlineLoad:
+        """The online side as `decide` weighs it, now, for a request of ``rows`` with this deadline."""
+        return self._lanes.load(self._clock(), deadline_ms, rows)
 
     def resize(self, replicas: int) -> None:
         """So many replicas live now; predictions and what is in flight follow."""

@@ -5,7 +5,7 @@ Values in, values out: the dispatcher and the queue's statistics fill the snapsh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ class OnlineLoad(NamedTuple):
     ``hop_ms`` is what a call costs beside the model. ``margin`` stretches a prediction so that the truth
     lies within it as often as promised (see `router.calibration`). ``full`` says that the heap takes no
     more; ``strained`` names the variants that were passed over a moment ago for want of time.
+    ``demand_rows_per_s`` is how much was asked for in about the last second, refused or not.
     """
 
     variants: Mapping[str, Variant]
@@ -39,6 +40,7 @@ class OnlineLoad(NamedTuple):
     full: bool = False
     margin: float = 0.0
     strained: Collection[str] = ()
+    demand_rows_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class ModelLoad(NamedTuple):
     batch: BatchLoad | None
 
 
+#: Batches are seldom full, so that replicas cannot be kept busier than this with what the best batch allows.
+_MOST_USE = 0.7
 #: A margin that work ahead explains: one replica at three times its load needs 1.2.
 _MOST_FOR_WORK = 1.5
 
@@ -81,6 +85,20 @@ def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
     return (wait_ms + own_ms) * (
         1.0 + min(_MOST_FOR_WORK, max(0.0, load.margin)) * min(1.0, wait_ms / own_ms)
     )
+
+
+def pressed(load: OnlineLoad, allowed: Sequence[str]) -> Collection[str]:
+    """Those of the variants that could not keep up with all that is asked for, if all of it took them.
+
+    Deadlines alone would give the first in line the best variant until the last find no time for any.
+    The variant with the highest throughput is never among them.
+    """
+    if load.demand_rows_per_s <= 0.0 or len(allowed) < 2:
+        return ()
+    row_ms = {name: load.variants[name].profile.least_row_ms for name in allowed}
+    most_ms = _MOST_USE * 1_000.0 * load.replicas / load.demand_rows_per_s
+    least_ms = min(row_ms.values())
+    return [name for name, ms in row_ms.items() if ms > most_ms and ms > least_ms]
 
 
 def alone_ms(load: OnlineLoad, variant: str, rows: int) -> float:

@@ -23,6 +23,7 @@ _PROBE_MS, _PROBE_DOUBTFUL_MS = 5_000.0, 250.0
 #: A batch led by a request with this many times the shortest budget asked for lately takes at most one
 #: such part of that: it cannot be interrupted, and the next urgent request must find a replica in time.
 _RELAXED, _LATELY_MS = 4.0, 2_000.0
+_DEMAND_MS = 1_000.0
 #: For so long after it was passed over, a variant is stepped up to with time to spare only.
 _STRAINED_MS = 1_000.0
 
@@ -68,6 +69,19 @@ class _Urgency:
         return min(self._now_ms, self._before_ms)
 
 
+class _Demand:
+    """How many rows a second are asked for, by an exponential window."""
+
+    def __init__(self) -> None:
+        self.rows_per_s = 0.0
+        self._at_ms = -math.inf
+
+    def note(self, rows: int, now_ms: float) -> None:
+        kept = math.exp((self._at_ms - now_ms) / _DEMAND_MS)
+        self.rows_per_s = self.rows_per_s * kept + rows * 1_000.0 / _DEMAND_MS
+        self._at_ms = now_ms
+
+
 class Lanes(Generic[T]):
     """One model's online side. ``variants`` come best quality first."""
 
@@ -82,7 +96,7 @@ class Lanes(Generic[T]):
         self._hop = Hop()
         self._margins = Margins()
         self._strained_until_ms: dict[str, float] = {}
-        self._urgency = _Urgency()
+        self._urgency, self._demand = _Urgency(), _Demand()
         self._ran_late = False
 
     @property
@@ -105,11 +119,12 @@ class Lanes(Generic[T]):
     def room_for(self, items: int) -> bool:
         return self.waiting + items <= self._max_waiting
 
-    def load(self, now_ms: float, deadline_ms: float = math.inf) -> OnlineLoad:
-        """The online side as `decide` weighs it for a request with this deadline, which will be taken
-        before whatever is less urgent; its cost does not grow with what waits."""
+    def load(self, now_ms: float, deadline_ms: float = math.inf, rows: int = 0) -> OnlineLoad:
+        """The online side as `decide` weighs it for a request of ``rows`` rows with this deadline, which
+        will be taken before whatever is less urgent; its cost does not grow with what waits."""
         waiting_ms = 0.0
         self._urgency.note(deadline_ms - now_ms, now_ms)
+        self._demand.note(rows, now_ms)
         for lane in self._lanes.values():
             if lane.rows:
                 rows = lane.rows_before(deadline_ms)
@@ -124,6 +139,7 @@ class Lanes(Generic[T]):
             self.waiting >= self._max_waiting,
             self._margins.value(deadline_ms - now_ms, now_ms),
             self._strained(now_ms) if self._strained_until_ms else (),
+            self._demand.rows_per_s,
         )
 
     def _strained(self, now_ms: float) -> Collection[str]:

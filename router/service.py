@@ -157,7 +157,7 @@ class Service:
             )
         ask = Ask(call.model, rows, call.budget_ms, call.variant)
         started = self._clock()
-        decision = decide(ask, self.policy, self._load(served, started + call.budget_ms), started)
+        decision = decide(ask, self.policy, self._load(served, started + call.budget_ms, rows), started)
         if isinstance(decision, RunOnline):
             return await self._run_online(served, call, decision, started)
         if isinstance(decision, Enqueue):
@@ -165,8 +165,8 @@ class Service:
         self.recorder.request(call.model, decision.route, "none", "", "refused")
         raise Refused(decision.reason, decision.kind, decision.retry_after_s)
 
-    def _load(self, served: ServedModel, deadline_ms: float) -> ModelLoad:
-        online = served.online.load(deadline_ms) if served.online else None
+    def _load(self, served: ServedModel, deadline_ms: float, rows: int) -> ModelLoad:
+        online = served.online.load(deadline_ms, rows) if served.online else None
         batch = self.policy.models[served.name].batch
         if batch is None:
             return ModelLoad(online, None)

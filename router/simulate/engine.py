@@ -138,7 +138,7 @@ class Simulation:
     def _arrive(self, request: Request) -> None:
         sides, now_ms = self._sides[request.model], self._events.now_ms
         load = ModelLoad(
-            sides.online.load(now_ms + request.budget_ms) if sides.online else None,
+            sides.online.load(now_ms + request.budget_ms, request.rows) if sides.online else None,
             sides.batch.load() if sides.batch else None,
         )
         ask = Ask(request.model, request.rows, request.budget_ms)

@@ -68,8 +68,8 @@ class OnlineSide:
         """How many replicas there are."""
         return len(self._replicas)
 
-    def load(self, deadline_ms: float) -> OnlineLoad:
-        return self._lanes.load(self._events.now_ms, deadline_ms)
+    def load(self, deadline_ms: float, rows: int) -> OnlineLoad:
+        return self._lanes.load(self._events.now_ms, deadline_ms, rows)
 
     def probe(self) -> None:
         """What the router does ten times a second: a row of zeros where an estimate may be out of date."""

@@ -70,8 +70,7 @@ def run(chosen: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
             rows += online_load.calibrate(bench)
             for name in TRACES:
                 recorded = live.arrivals(chosen.traces, name)
-                per_minute = chosen.load * bench.capacity_per_s * 60.0
-                times, speed = trace_scale.fitted(recorded, per_minute, window_s)
+                times, speed = trace_scale.fitted(recorded, chosen.load * bench.capacity_per_s, window_s)
                 requests = target.requests(times, bench.budget_ms, _SEED)
                 print(
                     f"{name}: {len(requests):,} requests, {speed:.1f} times as fast as recorded", flush=True

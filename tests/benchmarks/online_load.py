@@ -36,7 +36,7 @@ class Lengths:
     """How long each part is, seconds."""
 
     capacity: float = 10.0
-    trace: float = 70.0
+    trace: float = 90.0
     level: float = 25.0
     burst: float = 60.0
     variants: float = 24.0
@@ -143,9 +143,8 @@ def met_per_s(found: Replayed, requests: Sequence[Request]) -> float:
 
 def trace(bench: Bench, traces: Path) -> list[Figure]:
     """A recorded trace whose busiest minute offers 90% of capacity; the composition beside it."""
-    per_minute = _TRACE_LOAD * bench.capacity_per_s * 60.0
     recorded = live.arrivals(traces, TRACE)
-    times, speed = trace_scale.fitted(recorded, per_minute, bench.lengths.trace)
+    times, speed = trace_scale.fitted(recorded, _TRACE_LOAD * bench.capacity_per_s, bench.lengths.trace)
     requests = bench.target.requests(times, bench.budget_ms)
     ours = bench.play("trace, router", requests)
     theirs = bench.play("trace, composition", requests, None, COMPOSED)

@@ -8,29 +8,24 @@ from typing import Any
 import numpy as np
 
 _MINUTE_S = 60.0
-_STEPS = 60
 
 
-def fitted(arrivals_s: Sequence[float], per_minute: float, window_s: float) -> tuple[list[float], float]:
+def fitted(arrivals_s: Sequence[float], rows_per_s: float, window_s: float) -> tuple[list[float], float]:
     """Arrivals of ``window_s`` seconds around the busiest minute, from 0, and how many times faster they are.
 
-    Time is compressed (bursts stay bursts) until the busiest 60 seconds of the replay hold ``per_minute``
-    requests. A trace with fewer requests than two such minutes is played again behind itself.
+    Time is compressed (bursts stay bursts) until the requests of the busiest recorded minute come at
+    ``rows_per_s``. A trace that is over before the window is played again behind itself.
     """
     times = np.sort(np.asarray(arrivals_s, dtype=float))
-    whole = np.asarray(times)
-    gap_s = times[-1] / max(1, len(times) - 1)
-    while len(whole) < 2.0 * per_minute + 1:
-        whole = np.concatenate([whole, whole[-1] + gap_s + times])
-    slow, fast = 1e-6, 1e6
-    for _ in range(_STEPS):
-        speed = float(np.sqrt(slow * fast))
-        slow, fast = (slow, speed) if _busiest(whole / speed)[0] > per_minute else (speed, fast)
-    played = whole / slow
-    _, start_s = _busiest(played)
-    begin_s = max(0.0, min(start_s - (window_s - _MINUTE_S) / 2.0, played[-1] - window_s))
+    most, start_s = _busiest(times)
+    speed = rows_per_s * _MINUTE_S / most
+    played, middle_s = times / speed, (start_s + _MINUTE_S / 2.0) / speed
+    once = played
+    while played[-1] < window_s:
+        played = np.concatenate([played, played[-1] + once[-1] / max(1, len(once) - 1) + once])
+    begin_s = max(0.0, min(middle_s - window_s / 2.0, played[-1] - window_s))
     kept = played[(played >= begin_s) & (played < begin_s + window_s)]
-    return (kept - begin_s).tolist(), slow
+    return (kept - begin_s).tolist(), speed
 
 
 def _busiest(times: Any) -> tuple[int, float]:

@@ -58,6 +58,32 @@ def test_jitter_picks_a_variant_but_refuses_nobody() -> None:
     assert isinstance(run(ONLINE, 50.0, online(busy_ms=45.0, **jittery)), Reject)
 
 
+@pytest.mark.parametrize(
+    ("rows_per_s", "replicas", "chosen"),
+    [
+        (0.0, 1, "best"),
+        (1_700.0, 1, "best"),
+        (1_800.0, 1, "quick"),
+        (1_800.0, 2, "best"),
+        (7_500.0, 1, "rough"),
+        (1e6, 1, "rough"),
+    ],
+)
+def test_a_variant_that_cannot_keep_up_with_what_is_asked_for_is_left_to_calmer_times(
+    rows_per_s: float, replicas: int, chosen: str
+) -> None:
+    # 100 rows in 40, 10 and 1 ms: 2,500, 10,000 and 100,000 rows/s, of which seven tenths are counted on.
+    decision = run(ONLINE, 500.0, online(demand_rows_per_s=rows_per_s, replicas=replicas))
+    assert isinstance(decision, RunOnline)
+    assert decision.variant == chosen
+
+
+def test_pressure_never_leaves_the_quality_floor_and_never_the_only_variant() -> None:
+    crowd = online(demand_rows_per_s=1e6)
+    kept = [run(FLOOR, 500.0, crowd), run(ONLINE, 500.0, crowd, variant="best")]
+    assert [getattr(decision, "variant", None) for decision in kept] == ["quick", "best"]
+
+
 def test_a_variant_that_was_passed_over_a_moment_ago_is_taken_again_with_time_to_spare_only() -> None:
     variants = {
         budget_ms: decision.variant
