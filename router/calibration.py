@@ -20,7 +20,7 @@ _LONGEST_MS = 1e12
 
 
 class Margin:
-    """A relative margin, learnt batch by batch: ``prediction = (1 + margin) * estimate``.
+    """A margin in spreads (see `router.estimate.online_ms`), learnt batch by batch.
 
     One step is scaled by the usual number of requests in a batch and by how often batches end, and no
     stall widens it by more than so much a second: requests that are late together are one event, however

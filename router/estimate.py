@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import NamedTuple
 
 from optimizers.profile import LatencyProfile
@@ -62,29 +63,28 @@ class ModelLoad(NamedTuple):
 
 
 #: Batches are seldom full, so that replicas cannot be kept busier than this with what the best batch allows.
-_MOST_USE = 0.7
-#: A margin that work ahead explains: one replica at three times its load needs 1.2.
-_MOST_FOR_WORK = 1.5
+_MOST_USE = 0.5
+#: A margin that work ahead explains; one wider is jitter's, which refusing does not mend.
+_MOST_FOR_WORK = 3.0
 
 
 def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
-    """Predicted time to the answer, ms: what runs, what waits, then the request's own batch; with margin."""
-    wait_ms = load.busy_ms + load.waiting_ms / load.replicas
-    own_ms = load.variants[variant].profile.bound_ms(rows) + load.hop_ms
-    return (wait_ms + own_ms) * (1.0 + load.margin)
+    """Predicted time to the answer, ms: what runs, what waits, then the request's own batch; with margin.
+
+    The margin counts spreads: a wait is made of many batches, so its spread grows with its root only.
+    """
+    own_ms = alone_ms(load, variant, rows)
+    total_ms = load.busy_ms + load.waiting_ms / load.replicas + own_ms
+    return total_ms + load.margin * sqrt(own_ms * total_ms)
 
 
 def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
-    """The same with less of the margin the less there is ahead, and none with nothing.
-
-    What refusing can mend is the work ahead, not jitter: an idle replica refuses nobody for a margin, and
-    a margin wider than the work itself is jitter's.
-    """
+    """The same with less of the margin the less there is ahead, and none with nothing: what refusing can
+    mend is the work ahead, not jitter."""
     wait_ms = load.busy_ms + load.waiting_ms / load.replicas
     own_ms = alone_ms(load, variant, rows)
-    return (wait_ms + own_ms) * (
-        1.0 + min(_MOST_FOR_WORK, max(0.0, load.margin)) * min(1.0, wait_ms / own_ms)
-    )
+    margin = min(_MOST_FOR_WORK, max(0.0, load.margin)) * min(1.0, wait_ms / own_ms)
+    return wait_ms + own_ms + margin * sqrt(own_ms * (wait_ms + own_ms))
 
 
 def pressed(load: OnlineLoad, allowed: Sequence[str]) -> Collection[str]:

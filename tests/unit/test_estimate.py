@@ -35,13 +35,20 @@ def test_what_runs_counts_in_full_and_what_waits_is_shared_by_the_replicas() -> 
 
 
 @pytest.mark.parametrize(("busy_ms", "share"), [(0.0, 0.0), (1.35, 0.5), (2.7, 1.0), (10.0, 1.0)])
-def test_the_margin_stretches_a_prediction_and_the_likely_one_as_far_as_there_is_work_ahead(
+def test_the_margin_grows_with_the_root_of_what_is_ahead_and_the_likely_one_not_before_there_is_any(
     busy_ms: float, share: float
 ) -> None:
     load = online(busy_ms=busy_ms)._replace(margin=0.5)
+    spread_ms = (2.7 * (busy_ms + 2.7)) ** 0.5
     assert alone_ms(load, "v", 1) == pytest.approx(2.7)
-    assert online_ms(load, "v", 1) == pytest.approx((busy_ms + 2.7) * 1.5)
-    assert likely_ms(load, "v", 1) == pytest.approx((busy_ms + 2.7) * (1.0 + 0.5 * share))
+    assert online_ms(load, "v", 1) == pytest.approx(busy_ms + 2.7 + 0.5 * spread_ms)
+    assert likely_ms(load, "v", 1) == pytest.approx(busy_ms + 2.7 + 0.5 * share * spread_ms)
+
+
+def test_a_margin_that_no_work_ahead_explains_does_not_count_in_full() -> None:
+    load = online(busy_ms=10.0)
+    assert likely_ms(load._replace(margin=4.0), "v", 1) == likely_ms(load._replace(margin=3.0), "v", 1)
+    assert online_ms(load._replace(margin=4.0), "v", 1) > online_ms(load._replace(margin=3.0), "v", 1)
 
 
 def queue(waiting_rows: int, rows_per_s: float = 1_000.0) -> BatchLoad:
