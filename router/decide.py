@@ -86,7 +86,7 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         )
     best = fastest = allowed[0]
     fastest_ms = math.inf
-    pressed = estimate.pressed(load, allowed)
+    pressed = estimate.pressed(load, allowed) if "degrade" in route.on_miss else ()
     for variant in allowed:
         predicted = estimate.online_ms(load, variant, ask.rows)
         needed = predicted * (_STEP_UP if variant in load.strained else 1.0)
@@ -96,7 +96,7 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
             return RunOnline(
                 variant, now_ms + ask.budget_ms, predicted, route.name, reason, _droppable(route), passed
             )
-        if predicted < fastest_ms:
+        if predicted < fastest_ms and variant not in pressed:
             fastest, fastest_ms = variant, predicted
         if "degrade" not in route.on_miss:
             break

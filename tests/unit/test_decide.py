@@ -78,6 +78,15 @@ def test_a_variant_that_cannot_keep_up_with_what_is_asked_for_is_left_to_calmer_
     assert decision.variant == chosen
 
 
+def test_where_nothing_is_surely_in_time_pressure_still_decides_the_variant() -> None:
+    # All three are only likely; under pressure it is the one with the highest throughput.
+    wide = LatencyProfile((ProfilePoint(1, 12.0, 12.0), ProfilePoint(1_000, 13.0, 13.0)))
+    variants = {"quick": QUICK, "rough": Variant("rough", wide, 0.2)}
+    crowd = online(variants=variants, demand_rows_per_s=1e5, margin=9.0)
+    chosen = [run(ONLINE, 50.0, load) for load in (crowd, crowd._replace(demand_rows_per_s=0.0))]
+    assert [getattr(decision, "variant", None) for decision in chosen] == ["rough", "quick"]
+
+
 def test_pressure_never_leaves_the_quality_floor_and_never_the_only_variant() -> None:
     crowd = online(demand_rows_per_s=1e6)
     kept = [run(FLOOR, 500.0, crowd), run(ONLINE, 500.0, crowd, variant="best")]
