@@ -46,9 +46,30 @@ class Commands(click.Group):
         if cmd_name not in _LAZY:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = _LAZY[cmd_name].partition(":")
-        with needs_server():
+        try:
             command: click.Command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if not _of_server(error):
+                raise
+            return _missing(cmd_name, error)
         return command
+
+
+def _of_server(error: ModuleNotFoundError) -> bool:
+    return (error.name or "").split(".")[0] in _SERVER_PACKAGES
+
+
+def _missing(name: str, error: ModuleNotFoundError) -> click.Command:
+    """A command that an installation of the SDK alone cannot run: it is listed, and says what it needs."""
+
+    def refuse(words: tuple[str, ...]) -> None:
+        with needs_server():
+            raise error
+
+    words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
+    about = "Needs the server's packages: pip install 'hybrid-router[server]'."
+    settings = {"ignore_unknown_options": True}
+    return click.Command(name, callback=refuse, params=[words], help=about, context_settings=settings)
 
 
 @contextlib.contextmanager
@@ -57,7 +78,7 @@ def needs_server() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in _SERVER_PACKAGES:
+        if not _of_server(error):
             raise
         raise click.ClickException(
             f"this command needs the package {error.name!r}: pip install 'hybrid-router[server]'"

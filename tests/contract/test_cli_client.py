@@ -298,6 +298,13 @@ def test_the_clients_commands_need_none_of_the_servers_packages() -> None:
         "from router.cli import main\n"
         "for words in (['--help'], ['submit', '-h'], ['infer', '-h'], ['result', '-h'], ['status', '-h']):\n"
         "    main(words, standalone_mode=False)\n"
+        "import click\n"
+        "try:\n"
+        "    main(['policy', 'check', 'p.yaml', '--strict'], standalone_mode=False)\n"
+        "except click.ClickException as error:\n"
+        "    assert 'hybrid-router[server]' in str(error)\n"
+        "else:\n"
+        "    raise SystemExit('it ran')\n"
         "main(['infer', 'm', '[1]', '--url', 'http://127.0.0.1:1', '--budget', '50ms'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
