@@ -18,7 +18,7 @@ from router.replay import bodies, compare
 from router.replay.picture import PictureError, draw
 from router.replay.run import Replayed, replay
 from router.replay.wire import Wire, WireError
-from router.simulate import result, workload
+from router.simulate import options, result, workload
 from router.simulate.workload import Request, Share
 from router.trace import TraceError
 
@@ -27,16 +27,7 @@ _ERRORS = (TraceError, workload.MixError, InputError, compare.PredictionError)
 
 
 @click.command(epilog=EXIT_CODES)
-@click.option("--trace", "trace_file", type=click.Path(path_type=Path), help="Arrivals: CSV or JSONL.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0.001), help="Mean requests/s (default: the trace's, or 50)."
-)
-@click.option(
-    "--scale", type=click.FloatRange(min=0.001), default=1.0, show_default=True, help="Times the rate."
-)
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="So much of the trace (default: all, or 60).")
-@click.option("--mix", help="What requests are: MODEL:BUDGET[:WEIGHT[:ROWS]],...")
-@click.option("--seed", default=7, show_default=True)
+@options.arrivals
 @click.option(
     "--data",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -48,13 +39,6 @@ _ERRORS = (TraceError, workload.MixError, InputError, compare.PredictionError)
     type=click.Path(path_type=Path),
     help="Compare with what `simulate --json` wrote to this file.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Write the numbers (- for standard output).",
-)
-@click.option("--picture", type=click.Path(path_type=Path), help="Write a PNG (needs matplotlib).")
 @connection
 def bench(
     trace_file: Path | None,

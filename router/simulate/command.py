@@ -13,7 +13,7 @@ from router import policy as policies
 from router import trace
 from router.manifests import read_variants
 from router.policy import Policy, PolicyError
-from router.simulate import faults, observed, plan, result, workload
+from router.simulate import faults, observed, options, plan, result, workload
 from router.simulate.engine import Settings, Simulation, SimulationError, Variants
 from router.simulate.result import Result
 from router.simulate.timing import Costs
@@ -31,15 +31,7 @@ _ERRORS = (
 
 @click.command()
 @click.argument("policy", type=click.Path(path_type=Path))
-@click.option("--trace", "trace_file", type=click.Path(path_type=Path), help="Arrivals: CSV or JSONL.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0.001), help="Mean requests/s (default: the trace's, or 50)."
-)
-@click.option(
-    "--scale", type=click.FloatRange(min=0.001), default=1.0, show_default=True, help="Times the rate."
-)
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="So much of the trace (default: all, or 60).")
-@click.option("--mix", help="What requests are: MODEL:BUDGET[:WEIGHT[:ROWS]],...")
+@options.arrivals
 @click.option("--replicas", help="Other numbers than the policy's: online=2,batch=4.")
 @click.option(
     "--fault",
@@ -47,7 +39,6 @@ _ERRORS = (
     multiple=True,
     help="kill:MODEL.online.0@30s, slow:...@30s+10s*3, outage:MODEL.queue@1min+5s.",
 )
-@click.option("--seed", default=7, show_default=True)
 @click.option("--compare", type=click.Path(path_type=Path), help="Another policy, on the same arrivals.")
 @click.option("--fit", "target", help="Find the fewest replicas that meet so many deadlines: 99.9%.")
 @click.option(
@@ -56,13 +47,6 @@ _ERRORS = (
     type=click.Path(path_type=Path),
     help="Times as a live deployment sees them: `status --json` in a file.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Write the numbers (- for standard output).",
-)
-@click.option("--picture", type=click.Path(path_type=Path), help="Write a PNG.")
 def simulate(
     policy: Path,
     trace_file: Path | None,

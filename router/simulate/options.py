@@ -1,0 +1,37 @@
+"""The options that say what arrives, shared by ``simulate`` and ``bench``: equal ones give equal requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_ABOVE_ZERO = click.FloatRange(min=0.001)
+_OPTIONS = (
+    click.option("--trace", "trace_file", type=click.Path(path_type=Path), help="Arrivals: CSV or JSONL."),
+    click.option("--rate", type=_ABOVE_ZERO, help="Mean requests/s (default: the trace's, or 50)."),
+    click.option("--scale", type=_ABOVE_ZERO, default=1.0, show_default=True, help="Times the rate."),
+    click.option(
+        "--seconds", type=click.FloatRange(min=0.1), help="So much of the trace (default: all, or 60)."
+    ),
+    click.option("--mix", help="What requests are: MODEL:BUDGET[:WEIGHT[:ROWS]],..."),
+    click.option("--seed", default=7, show_default=True),
+    click.option(
+        "--json",
+        "json_file",
+        type=click.Path(path_type=Path, allow_dash=True),
+        help="Write the numbers (- for standard output).",
+    ),
+    click.option("--picture", type=click.Path(path_type=Path), help="Write a PNG (needs matplotlib)."),
+)
+
+
+def arrivals(command: Command) -> Command:
+    """Give a command the parameters trace_file, rate, scale, seconds, mix, seed, json_file and picture."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
