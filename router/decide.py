@@ -92,7 +92,9 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         needed = predicted * (_STEP_UP if variant in load.strained else 1.0)
         if variant not in pressed and needed <= ask.budget_ms:
             passed = _passed_over(ask, load, best) if variant != best else None
-            reason = "the most accurate variant" if variant == best else "degraded to meet the deadline"
+            reason = "the most accurate variant"
+            if variant != best:
+                reason = "degraded under pressure" if best in pressed else "degraded to meet the deadline"
             return RunOnline(
                 variant, now_ms + ask.budget_ms, predicted, route.name, reason, _droppable(route), passed
             )
@@ -100,7 +102,8 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
             fastest, fastest_ms = variant, predicted
         if "degrade" not in route.on_miss:
             break
-    if estimate.likely_ms(load, fastest, ask.rows) <= ask.budget_ms:
+    # The smaller of the two: a margin may be negative, where answers come sooner than estimated.
+    if min(fastest_ms, estimate.likely_ms(load, fastest, ask.rows)) <= ask.budget_ms:
         reason = "likely in time, though without the usual margin"
         return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, _droppable(route))
     if "reject" not in route.on_miss:

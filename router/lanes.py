@@ -120,16 +120,19 @@ class Lanes(Generic[T]):
         return self.waiting + items <= self._max_waiting
 
     def load(self, now_ms: float, deadline_ms: float = math.inf, rows: int = 0) -> OnlineLoad:
-        """The online side as `decide` weighs it for a request of ``rows`` rows with this deadline, which
-        will be taken before whatever is less urgent; its cost does not grow with what waits."""
+        """The online side as `decide` weighs it for a request of ``rows`` rows with this deadline.
+
+        The request will be taken before whatever is less urgent, so only the rest counts as ahead of it.
+        It is noted as asked for, whatever becomes of it. The cost does not grow with what waits.
+        """
         waiting_ms = 0.0
         self._urgency.note(deadline_ms - now_ms, now_ms)
         self._demand.note(rows, now_ms)
         for lane in self._lanes.values():
             if lane.rows:
-                rows = lane.rows_before(deadline_ms)
-                if rows:
-                    waiting_ms += lane.table.predict_ms(rows)
+                ahead = lane.rows_before(deadline_ms)
+                if ahead:
+                    waiting_ms += lane.table.predict_ms(ahead)
         return OnlineLoad(
             self._variants,
             self._replicas,

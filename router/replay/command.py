@@ -145,14 +145,7 @@ def _tell(
         },
         **{f"compared with {name}": [d._asdict() for d in ds] for name, ds in found.items()},
     }
-    if json_file is not None:
-        text = orjson.dumps(numbers, option=orjson.OPT_INDENT_2).decode()
-        if str(json_file) == "-":
-            click.echo(text)
-        else:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(text + "\n", encoding="utf-8")
-    if str(json_file) != "-":
+    if options.write_json(numbers, json_file):
         click.echo(result.table({url: replayed.result}))
         for name, differences in found.items():
             click.echo("\n" + compare.table(name, differences))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-import orjson
 
 from router import policy as policies
 from router import trace
@@ -163,15 +161,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _tell(results: Mapping[str, Result], json_file: Path | None, picture: Path | None) -> None:
-    told: dict[str, Any] = {name: found.to_json() for name, found in results.items()}
-    if json_file is not None:
-        text = orjson.dumps(told, option=orjson.OPT_INDENT_2).decode()
-        if str(json_file) == "-":
-            click.echo(text)
-        else:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(text + "\n", encoding="utf-8")
-    if str(json_file) != "-":
+    if options.write_json({name: found.to_json() for name, found in results.items()}, json_file):
         click.echo(result.table(results))
     if picture is not None:
         result.draw(picture, results)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import orjson
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,6 +29,22 @@ _OPTIONS = (
     ),
     click.option("--picture", type=click.Path(path_type=Path), help="Write a PNG (needs matplotlib)."),
 )
+
+
+def write_json(numbers: Mapping[str, Any], json_file: Path | None) -> bool:
+    """Do what ``--json`` asks for; True where standard output is still free for the table."""
+    if json_file is None:
+        return True
+    text = orjson.dumps(numbers, option=orjson.OPT_INDENT_2).decode()
+    if str(json_file) == "-":
+        click.echo(text)
+        return False
+    try:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"--json {json_file}: cannot be written: {error.strerror}") from None
+    return True
 
 
 def arrivals(command: Command) -> Command:

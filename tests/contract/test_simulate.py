@@ -257,6 +257,13 @@ def test_two_policies_stand_side_by_side_on_the_same_arrivals(files: Path) -> No
     assert (files / "o.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_numbers_go_to_standard_output_alone_or_to_a_file_that_can_be_written(files: Path) -> None:
+    code, text = say("p.yaml", "--trace", "t.csv", "--json", "-")
+    assert (code, orjson.loads(text)["p.yaml"]["requests"]) == (0, 500)
+    code, text = say("p.yaml", "--trace", "t.csv", "--json", "t.csv/o.json")
+    assert (code, "--json t.csv/o.json: cannot be written: " in text) == (1, True)
+
+
 def test_the_fit_prints_how_many_replicas_it_takes(files: Path) -> None:
     code, text = say("p.yaml", "--trace", "t.csv", "--scale", "20", "--fit", "99%")
     assert code == 0

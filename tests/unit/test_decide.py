@@ -87,6 +87,21 @@ def test_where_nothing_is_surely_in_time_pressure_still_decides_the_variant() ->
     assert [getattr(decision, "variant", None) for decision in chosen] == ["rough", "quick"]
 
 
+def test_what_is_predicted_in_time_is_never_refused_however_early_answers_come() -> None:
+    # Strained, it would need time to spare; and without its negative margin it would look too late.
+    early = online(variants={"best": BEST}, busy_ms=30.0, margin=-0.5, strained=("best",))
+    decision = run(ONLINE, 50.0, early)
+    assert isinstance(decision, RunOnline)
+    assert decision.predicted_ms <= 50.0 < 30.0 + 40.0
+
+
+def test_the_reason_tells_pressure_from_a_deadline_that_is_too_short() -> None:
+    told = [
+        run(ONLINE, *asked).reason for asked in ((500.0, online(demand_rows_per_s=1_300.0)), (30.0, online()))
+    ]
+    assert told == ["degraded under pressure", "degraded to meet the deadline"]
+
+
 def test_pressure_never_leaves_the_quality_floor_and_never_the_only_variant() -> None:
     crowd = online(demand_rows_per_s=1e6)
     kept = [run(FLOOR, 500.0, crowd), run(ONLINE, 500.0, crowd, variant="best")]
