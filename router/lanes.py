@@ -15,7 +15,7 @@ from router.calibration import Margins
 from router.estimate import OnlineLoad, Variant
 from router.flights import Flights, Hop
 from router.lane import Lane, T
-from workers.batching import Idle, Run, Wait, next_batch
+from workers.batching import Idle, Run, Wait, latest_start_ms, next_batch
 
 #: Per replica: one batch runs, the next is already there.
 BATCHES_IN_FLIGHT = 2
@@ -158,14 +158,14 @@ class Lanes(Generic[T]):
     def add(self, variant: str, item: T) -> bool:
         """Let it wait; True where `step` may have something to do about it now.
 
-        It has not where every slot is taken, nor where others wait already, more urgent ones, for a
-        moment that `step` has named, and the batch has room for more.
+        It has not where others wait already, more urgent ones, for a moment that `step` has named, and
+        either every slot is taken or the batch has room for more.
         """
         lane = self._lanes[variant]
         waited = bool(lane.waiting)
         lane.add(item)
         if len(self._flights) >= self._slots:
-            return False
+            return lane.waiting[0] is item
         return not waited or lane.rows >= self._max_batch or lane.waiting[0] is item
 
     def forget(self, variant: str, item: T) -> None:
@@ -194,7 +194,23 @@ class Lanes(Generic[T]):
                 break
             if lane and items:  # else all of their callers have left
                 return Step(hopeless, self._start(lane, items, now_ms))
-        return Step(hopeless, None)
+        return Step(hopeless, None, self._give_up(now_ms, hopeless))
+
+    def _give_up(self, now_ms: float, hopeless: list[T]) -> float | None:
+        """With every slot taken: drop those whom even a slot at this moment would not help any more.
+
+        Their callers are told now, not when a replica that died or hangs has been replaced. Gives when
+        to look again; None where nobody waits whose deadline will pass.
+        """
+        again_ms = math.inf
+        for lane in self._lanes.values():
+            while lane.waiting:
+                latest_ms = latest_start_ms(lane.waiting[0], lane.table, self._hop.mean_ms / 2.0)
+                if now_ms < latest_ms:
+                    again_ms = min(again_ms, latest_ms)
+                    break
+                self._drop(lane, 1, now_ms, hopeless)
+        return None if again_ms == math.inf else again_ms
 
     def _plan(self, lane: Lane[T], now_ms: float, hopeless: list[T]) -> Run | Wait | Idle:
         """What the lane should do now; those of its head that are hopeless are out of it then."""
@@ -209,13 +225,17 @@ class Lanes(Generic[T]):
             waiting_rows=lane.rows,
             most_rows=self._most_rows(lane, max(now_ms + lead_ms, free_at_ms)),
         )
-        dropped = lane.take(plan.dropped)
+        self._drop(lane, plan.dropped, now_ms, hopeless)
+        return plan
+
+    def _drop(self, lane: Lane[T], count: int, now_ms: float, hopeless: list[T]) -> None:
+        """Take out the first, hopeless as they are; those that are to be run all the same are set aside."""
+        dropped = lane.take(count)
         gone = [item for item in dropped if item.droppable]
         hopeless += gone
         broken = [(x.deadline_ms - x.arrived_ms, True) for x in gone if x.predicted_ms > 0.0]
         self._margins.learn(broken, now_ms)
         lane.set_aside([item for item in dropped if not item.droppable])
-        return plan
 
     def _most_rows(self, lane: Lane[T], starts_ms: float) -> int | None:
         """The largest batch that keeps its leader's promise and leaves others a chance; None: any.

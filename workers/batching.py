@@ -105,6 +105,11 @@ class Idle:
     dropped: int
 
 
+def latest_start_ms(item: Item, table: BoundTable, lead_ms: float) -> float:
+    """From this moment on the deadline is hopeless, however soon a device is free."""
+    return item.deadline_ms - lead_ms - table.predict_ms(item.rows)
+
+
 def next_batch(
     waiting: Iterable[Item],
     table: BoundTable,
@@ -136,9 +141,10 @@ def next_batch(
             earliest_ms = item.deadline_ms
             if start_ms + table.predict_ms(item.rows) > earliest_ms:
                 # Behind a busy device this is a forecast that may yet prove wrong: nobody is dropped
-                # before the device could have taken it.
-                if not idle and now_ms + lead_ms + table.predict_ms(item.rows) <= earliest_ms:
-                    return Wait(busy_until_ms, dropped)
+                # before not even a device that is free by surprise could help, and everybody is then.
+                latest_ms = latest_start_ms(item, table, lead_ms)
+                if not idle and now_ms < latest_ms:
+                    return Wait(min(busy_until_ms, latest_ms), dropped)
                 dropped += 1
                 seen += item.rows
                 continue

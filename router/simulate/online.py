@@ -16,6 +16,8 @@ from router.simulate.timing import Timing
 
 #: How long it takes until the call to a replica that has died comes back with an error.
 _NOTICED_MS = 20.0
+#: A request that is given up on is given up on by its deadline.
+_TOLD_WITHIN_MS = 1.0
 
 
 @dataclass(slots=True)
@@ -180,6 +182,9 @@ class OnlineSide:
 
     def _fail(self, item: Item, outcome: Outcome) -> None:
         owner = item.owner
+        late_ms = self._events.now_ms - item.deadline_ms
+        if outcome == "expired" and late_ms > _TOLD_WITHIN_MS:
+            self._violated(f"a caller was told {late_ms:.3f} ms after the deadline that it would not be met")
         if owner is not None and not owner.left:
             owner.left = True
             self._end(owner, outcome)

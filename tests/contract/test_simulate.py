@@ -125,6 +125,7 @@ def test_a_rule_that_ignores_deadlines_is_caught(monkeypatch: pytest.MonkeyPatch
         return Run(len(waiting), sum(item.rows for item in waiting), 0, 1.0)
 
     monkeypatch.setattr("router.lanes.next_batch", greedy)
+    monkeypatch.setattr("router.lanes.Lanes._give_up", lambda lanes, now_ms, hopeless: None)
     pinned = policy({**BOTH, "online": {"variants": ["best"], "max_batch": 8}})
     kills = tuple(Fault("kill", "m", "online", 0, at_ms) for at_ms in (1_000.0, 6_000.0))
     found = Simulation(pinned, VARIANTS, Settings(faults=kills)).run(steadily(600.0, 10.0))

@@ -81,8 +81,10 @@ def test_a_full_batch_goes_behind_a_busy_device_at_once() -> None:
 
 
 def test_nobody_is_dropped_for_a_forecast() -> None:
-    # At 45 it would be too late, but the device may be free earlier than predicted.
-    assert next_batch(items(50.0), TABLE, 0, busy_until_ms=45) == Wait(45.0, 0)
+    # At 45 it would be too late, but the device may be free earlier than predicted: by 40, and no later.
+    assert next_batch(items(50.0), TABLE, 0, busy_until_ms=45) == Wait(40.0, 0)
+    assert next_batch(items(50.0), TABLE, 39.9, busy_until_ms=45) == Wait(40.0, 0)
+    assert next_batch(items(50.0), TABLE, 40.0, busy_until_ms=45) == Idle(1)
     assert next_batch(items(5.0, 1e6), TABLE, 0, busy_until_ms=45) == Wait(45.0, 1)
 
 

@@ -198,6 +198,27 @@ async def test_a_hopeless_request_is_dropped_as_soon_as_it_could_have_run_and_ot
 
 
 @in_virtual_time
+async def test_while_no_replica_answers_callers_are_told_by_their_deadlines_all_the_same() -> None:
+    target = dispatcher(Replica(hangs=True))
+    stuck = await busy(target)
+    began = now_ms()
+    budgets = (400.0, 50.0, 120.0, 50.0)
+    ends: dict[int, float] = {}
+
+    async def told(number: int, budget_ms: float) -> None:
+        with pytest.raises(DeadlineHopeless):
+            await target.run("v", batch(1.0), began + budget_ms)
+        ends[number] = now_ms() - began
+
+    await asyncio.gather(*(told(number, budget_ms) for number, budget_ms in enumerate(budgets)))
+    for number, budget_ms in enumerate(budgets):
+        assert budget_ms - 2 * run_ms(1) <= ends[number] <= budget_ms
+    assert not any(task.done() for task in stuck)
+    await target.close()
+    await asyncio.gather(*stuck, return_exceptions=True)
+
+
+@in_virtual_time
 async def test_a_hopeless_request_on_a_route_that_never_refuses_is_run_all_the_same() -> None:
     replica = Replica()
     target = dispatcher(replica)
