@@ -24,7 +24,7 @@ _LAZY = {
     "submit": "router.commands.submit:submit",
     "infer": "router.commands.infer:infer",
     "result": "router.commands.infer:result",
-    "policy": "router.policy_command:policy",
+    "policy": "router.policy.command:policy",
     "simulate": "router.simulate.command:simulate",
     "status": "router.commands.status:status",
 }

@@ -103,7 +103,7 @@ def test_infer_gives_plain_text_to_a_model_that_takes_text(
     cli: Callable[[Server], Cli], value: str, taken: bytes
 ) -> None:
     from optimizers.tensors import TensorSpec
-    from router import protocol
+    from router.ingress import protocol
 
     seen: list[bytes] = []
 

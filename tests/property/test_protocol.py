@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from optimizers.tensors import DTYPES, Array, TensorSpec, to_bytes
-from router.protocol import ProtocolError, decode, encode
+from router.ingress.protocol import ProtocolError, decode, encode
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
 NUMERIC = [name for name in DTYPES if name != "BYTES"]

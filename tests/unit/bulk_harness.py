@@ -12,12 +12,12 @@ import httpx
 import numpy as np
 
 from optimizers.tensors import Array, Tensors, TensorSpec
-from router import protocol
 from router.bulk.disk import AppendFile, Disk
 from router.bulk.plan import Order
 from router.bulk.run import Tally, run
 from router.client_async import AsyncClient
 from router.client_codec import ModelInfo
+from router.ingress import protocol
 from tests.unit.client_harness import Clock, pending, problem
 
 ROWS = TensorSpec("x", "FP32", (-1, 2))

@@ -11,11 +11,11 @@ import httpx
 import numpy as np
 
 from optimizers.tensors import Array, TensorSpec
-from router import protocol
 from router.client import AsyncClient, Client
 from router.client_answers import Lost, Reply
 from router.client_core import ClientCore
 from router.client_steps import Flow, Options, Send, Wait
+from router.ingress import protocol
 
 T = TypeVar("T")
 

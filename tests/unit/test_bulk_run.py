@@ -12,12 +12,12 @@ import orjson
 import pytest
 
 from optimizers.tensors import Array, Tensors, TensorSpec
-from router import protocol
 from router.bulk.errors import BulkError, InputError, LedgerError
 from router.bulk.plan import Order
 from router.bulk.run import run
 from router.bulk.store import Paths
 from router.errors import DeadlineExceeded, InvalidRequest, ServerUnavailable, Unauthorized
+from router.ingress import protocol
 from tests.unit.bulk_harness import INFO, BulkServer, FaultyDisk, client_of, order_of, submit, table
 from tests.unit.client_harness import Clock, problem
 

@@ -10,9 +10,9 @@ import pytest
 
 from optimizers.tensors import DTYPES, TensorSpec
 from router import client_codec as codec
-from router import protocol
 from router.client_codec import ModelInfo
 from router.errors import InvalidRequest, ProtocolError
+from router.ingress import protocol
 
 
 def model(*specs: tuple[str, str, tuple[int, ...]]) -> ModelInfo:

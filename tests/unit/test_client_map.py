@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from optimizers.tensors import TensorSpec
-from router import protocol
 from router.client_codec import Result
 from router.client_map import Finish, MapPlan, Pull, Start
 from router.client_steps import Options, Send
 from router.errors import HybridRouterError, InvalidRequest, JobCancelled, JobFailed
+from router.ingress import protocol
 from tests.unit.client_harness import Bench, FakeServer, async_client_of, client_of, pending, problem
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 import pytest
 
-from router.http import read_body
-from router.protocol import HEADER_LENGTH
+from router.ingress.http import read_body
+from router.ingress.protocol import HEADER_LENGTH
 from router.service import Call
 from router.service_errors import Unavailable
 from tests.support.replica import Replica, run_ms

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from optimizers.profile import LatencyProfile, ProfilePoint
-from router import policy_command
 from router.estimate import Variant
 from router.policy import Policy
-from router.policy_check import Finding, check
+from router.policy import command as policy_command
+from router.policy.check import Finding, check
 
 #: 10 ms and 2 ms for one row, 20 ms and 4 ms for 32.
 VARIANTS = {

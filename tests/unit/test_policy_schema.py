@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from router import policy
-from router.policy_schema import schema
+from router.policy.schema import schema
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = jsonschema.Draft202012Validator(schema())

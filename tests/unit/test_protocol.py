@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from optimizers.tensors import TensorSpec
-from router.protocol import ProtocolError, decode, encode
+from router.ingress.protocol import ProtocolError, decode, encode
 
 
 def body(*inputs: dict[str, Any], **members: Any) -> bytes:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from optimizers.tensors import TensorSpec
-from router import protocol
 from router.bulk.errors import InputError
 from router.client_codec import ModelInfo
+from router.ingress import protocol
 from router.replay import bodies, compare
 from router.replay.run import Replayed, replay
 from router.replay.tally import Record, tallied

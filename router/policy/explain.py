@@ -9,7 +9,7 @@ from router import estimate
 from router.decide import Ask, Enqueue, Reject, RunOnline, decide
 from router.estimate import BatchLoad, ModelLoad, OnlineLoad, Variant
 from router.policy import Policy
-from router.policy_check import HOP_MS
+from router.policy.check import HOP_MS
 from router.units import format_ms
 
 

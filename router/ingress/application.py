@@ -1,70 +1,28 @@
-"""HTTP in, HTTP out: the Open Inference Protocol over the service, and the status of every error.
+"""HTTP in, HTTP out: the Open Inference Protocol over the service.
 
-Only this module and `router.http` know status codes. A bare ASGI application: a framework's routing and
-validation would cost more than the decision.
+A bare ASGI application: a framework's routing and validation would cost more than the decision.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from optimizers.tensors import TensorError, TensorSpec
-from router import http, protocol
-from router.http import ClientLeft, Headers, HttpError, Receive, Response, Send, json_answer, problem
-from router.protocol import HEADER_LENGTH, InferRequest, ProtocolError
-from router.service import Answer, Call, Pending, ServedModel, Service
+from optimizers.tensors import TensorError
+from router.ingress import http, protocol
+from router.ingress.answers import accepted, answered, describe, prefix
+from router.ingress.http import ClientLeft, HttpError, Receive, Response, Send, json_answer, problem
+from router.ingress.protocol import InferRequest, ProtocolError
+from router.ingress.statuses import http_error
+from router.service import Call, Pending, Service
 from router.service_errors import (
-    Conflict,
-    DeadlinePassed,
-    JobEnded,
-    Refused,
-    RowsFailed,
     ServiceError,
-    TooManyRows,
-    Unavailable,
-    UnknownModel,
-    UnknownRequest,
-    UnknownVariant,
 )
-from workers.job import JobState
 
 _log = logging.getLogger("ray.serve")
 
 
-def _http_error(error: Exception) -> HttpError:
-    """The status of each typed error from below."""
-    detail = str(error)
-    if isinstance(error, Refused):
-        if error.kind == "unserved":
-            return HttpError(422, detail)
-        return HttpError(429, detail, headers=http.retry_after(error.retry_after_s), kind=error.kind)
-    if isinstance(error, JobEnded):
-        status = {JobState.EXPIRED: 504, JobState.CANCELLED: 410, JobState.FAILED: 422}
-        state = error.status.state
-        return HttpError(status.get(state, 500), detail, state=state.value, id=error.status.id)
-    if isinstance(error, Unavailable):
-        return HttpError(503, detail, headers=http.retry_after(1.0))
-    known: dict[type[Exception], int] = {
-        ProtocolError: 400,
-        TensorError: 422,
-        RowsFailed: 422,
-        TooManyRows: 413,
-        UnknownModel: 404,
-        UnknownVariant: 404,
-        UnknownRequest: 404,
-        Conflict: 409,
-        DeadlinePassed: 504,
-    }
-    for kind, code in known.items():
-        if isinstance(error, kind):
-            return HttpError(code, detail)
-    return HttpError(500, detail)
-
-
-_HEADER_LENGTH = HEADER_LENGTH.encode()
 _MAX_PATHS = 1_000
 
 
@@ -87,7 +45,7 @@ class Ingress:
         except HttpError as error:
             status, headers, body = problem(error)
         except (ServiceError, ProtocolError, TensorError) as error:
-            status, headers, body = problem(_http_error(error))
+            status, headers, body = problem(http_error(error))
         except ClientLeft:
             return
         except Exception:
@@ -102,7 +60,7 @@ class Ingress:
         target = self._infer_paths.get(scope["path"])
         if target is not None and method == "POST":
             return await self._infer(*target, scope, receive)
-        path = scope["path"].removeprefix(_prefix(scope))
+        path = scope["path"].removeprefix(prefix(scope))
         parts = path.strip("/").split("/")
         if parts[0] != "v2":
             raise HttpError(404, f"no such path {scope['path']!r}; the protocol's paths begin with /v2")
@@ -135,7 +93,7 @@ class Ingress:
             ready = self._ready()
             return json_answer(200 if ready else 503, {"ready": ready})
         if parts[1:] == ["models"]:
-            return json_answer(200, {"models": [_describe(model) for model in self._service.models.values()]})
+            return json_answer(200, {"models": [describe(model) for model in self._service.models.values()]})
         if parts[-1] == "stats" and len(parts) == 4:
             return json_answer(200, self._service.describe_load(_model_path(parts[:-1], path)[0]))
         ready_asked = parts[-1] == "ready"
@@ -144,7 +102,7 @@ class Ingress:
         if ready_asked:
             ready = self._ready()
             return json_answer(200 if ready else 503, {"name": name, "ready": ready})
-        return json_answer(200, _describe(model, variant))
+        return json_answer(200, describe(model, variant))
 
     async def _infer(
         self, name: str, variant: str | None, scope: Mapping[str, Any], receive: Receive
@@ -169,16 +127,16 @@ class Ingress:
         outcome = await self._service.infer(call)
         if isinstance(outcome, Pending):
             at_once = b"respond-async" in headers.get(b"prefer", b"").lower() and call.hold_s <= 0
-            return _accepted(outcome, scope, [(b"preference-applied", b"respond-async")] if at_once else [])
-        return _answered(outcome, model.outputs, request)
+            return accepted(outcome, scope, [(b"preference-applied", b"respond-async")] if at_once else [])
+        return answered(outcome, model.outputs, request)
 
     async def _result(self, request_id: str, scope: Mapping[str, Any]) -> Response:
         outcome = await self._service.result(request_id, http.wait_s(scope["query_string"]))
         if isinstance(outcome, Pending):
-            return _accepted(outcome, scope, [])
+            return accepted(outcome, scope, [])
         accept = http.headers_of(scope).get(b"accept", b"")
         request = InferRequest({}, request_id, binary=b"application/octet-stream" in accept)
-        return _answered(outcome, self._service.model(outcome.model).outputs, request)
+        return answered(outcome, self._service.model(outcome.model).outputs, request)
 
     async def _cancel(self, request_id: str) -> Response:
         state = await self._service.cancel(request_id)
@@ -193,12 +151,6 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-def _prefix(scope: Mapping[str, Any]) -> str:
-    """Where the application is mounted, without a slash at the end."""
-    root: str = scope.get("root_path", "")
-    return root.rstrip("/")
-
-
 def _model_path(parts: list[str], path: str) -> tuple[str, str | None]:
     """Model and variant of ``v2/models/{model}[/versions/{variant}]``."""
     if len(parts) == 3 and parts[1] == "models":
@@ -206,73 +158,3 @@ def _model_path(parts: list[str], path: str) -> tuple[str, str | None]:
     if len(parts) == 5 and parts[1] == "models" and parts[3] == "versions":
         return parts[2], parts[4]
     raise HttpError(404, f"no such path {path!r}; see GET /v2/models")
-
-
-def _describe(model: ServedModel, variant: str | None = None) -> dict[str, Any]:
-    """The protocol's model metadata, and what each variant is."""
-    shown = model.variants if variant is None else {variant: model.variants[variant]}
-    return {
-        "name": model.name,
-        "versions": list(shown),
-        "platform": "hybrid-router",
-        "inputs": [spec.to_json() for spec in model.inputs],
-        "outputs": [spec.to_json() for spec in model.outputs],
-        "parameters": {
-            name: {"runtime": m.runtime, "quality": dict(m.quality), "size_bytes": m.size_bytes}
-            for name, m in shown.items()
-        },
-    }
-
-
-def _accepted(pending: Pending, scope: Mapping[str, Any], more: Headers) -> Response:
-    headers: Headers = [
-        *more,
-        (b"location", f"{_prefix(scope)}/v2/requests/{pending.id}".encode()),
-        (b"retry-after", b"1"),
-        (b"path", b"batch"),
-    ]
-    body: dict[str, Any] = {"id": pending.id, "state": pending.state.value}
-    if pending.route:
-        headers.append((b"route", pending.route.encode()))
-        body["route"] = pending.route
-    if pending.predicted_ms is not None:
-        headers.append((b"predicted-ms", b"%.1f" % pending.predicted_ms))
-        body["predicted_ms"] = round(pending.predicted_ms, 3)
-    return json_answer(202, body, headers)
-
-
-@lru_cache(maxsize=1_000)
-def _named(route: str, path: str, variant: str) -> Sequence[tuple[bytes, bytes]]:
-    """The headers that do not change from answer to answer."""
-    return (b"route", route.encode()), (b"path", path.encode()), (b"variant", variant.encode())
-
-
-def _answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferRequest) -> Response:
-    parameters: dict[str, Any] = {
-        "route": answer.route,
-        "path": answer.path,
-        "variant": answer.variant,
-        "queued_ms": round(answer.queued_ms, 3),
-        "deadline_met": answer.deadline_met,
-    }
-    headers: Headers = [
-        *_named(answer.route, answer.path, answer.variant),
-        (b"queued-ms", b"%.3f" % answer.queued_ms),
-        (b"deadline-met", b"true" if answer.deadline_met else b"false"),
-    ]
-    if answer.predicted_ms is not None:
-        parameters["predicted_ms"] = round(answer.predicted_ms, 3)
-        headers.append((b"predicted-ms", b"%.3f" % answer.predicted_ms))
-    envelope: dict[str, Any] = {
-        "model_name": answer.model,
-        "model_version": answer.variant,
-        "id": request.id if request.id is not None else answer.id or "",
-        "parameters": parameters,
-    }
-    body, header_length = protocol.encode(
-        answer.outputs, specs, wanted=request.outputs, binary=request.binary, envelope=envelope
-    )
-    if header_length is None:
-        return 200, [(b"content-type", http.JSON), *headers], body
-    headers.append((_HEADER_LENGTH, b"%d" % header_length))
-    return 200, [(b"content-type", b"application/octet-stream"), *headers], body

@@ -1,7 +1,4 @@
-"""What HTTP needs to know of a request and an answer: headers, bodies, budgets, waits, problem documents.
-
-Beside `router.ingress`, which routes, this is the only module that knows status codes.
-"""
+"""What HTTP needs to know of a request and an answer: headers, bodies, budgets, waits, problem documents."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 import orjson
 
 from router import units
-from router.protocol import HEADER_LENGTH
+from router.ingress.protocol import HEADER_LENGTH
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -9,10 +9,13 @@ import click
 import orjson
 
 from router import policy as policies
-from router import policy_check, policy_explain, policy_schema, units
+from router import units
 from router.decide import Ask
 from router.manifests import read_variants
 from router.policy import Policy, PolicyError
+from router.policy import check as policy_check
+from router.policy import explain as policy_explain
+from router.policy import schema as policy_schema
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": None}
 #: What is wrong with the policy file itself; a finding in a readable one is 1.

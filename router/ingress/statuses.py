@@ -1,0 +1,51 @@
+"""The HTTP status of each typed error from below."""
+
+from __future__ import annotations
+
+from optimizers.tensors import TensorError
+from router.ingress import http
+from router.ingress.http import HttpError
+from router.ingress.protocol import ProtocolError
+from router.service_errors import (
+    Conflict,
+    DeadlinePassed,
+    JobEnded,
+    Refused,
+    RowsFailed,
+    TooManyRows,
+    Unavailable,
+    UnknownModel,
+    UnknownRequest,
+    UnknownVariant,
+)
+from workers.job import JobState
+
+
+def http_error(error: Exception) -> HttpError:
+    """The status of each typed error from below."""
+    detail = str(error)
+    if isinstance(error, Refused):
+        if error.kind == "unserved":
+            return HttpError(422, detail)
+        return HttpError(429, detail, headers=http.retry_after(error.retry_after_s), kind=error.kind)
+    if isinstance(error, JobEnded):
+        status = {JobState.EXPIRED: 504, JobState.CANCELLED: 410, JobState.FAILED: 422}
+        state = error.status.state
+        return HttpError(status.get(state, 500), detail, state=state.value, id=error.status.id)
+    if isinstance(error, Unavailable):
+        return HttpError(503, detail, headers=http.retry_after(1.0))
+    known: dict[type[Exception], int] = {
+        ProtocolError: 400,
+        TensorError: 422,
+        RowsFailed: 422,
+        TooManyRows: 413,
+        UnknownModel: 404,
+        UnknownVariant: 404,
+        UnknownRequest: 404,
+        Conflict: 409,
+        DeadlinePassed: 504,
+    }
+    for kind, code in known.items():
+        if isinstance(error, kind):
+            return HttpError(code, detail)
+    return HttpError(500, detail)
