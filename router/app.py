@@ -25,6 +25,7 @@ from ray.serve.handle import DeploymentHandle
 
 from optimizers.artifact import Manifest
 from router import policy as policies
+from router.call import ServedModel
 from router.dispatch import DispatchError, OnlineDispatcher
 from router.estimate import Variant, drain_rows_per_s
 from router.ingress import Ingress
@@ -33,7 +34,7 @@ from router.metrics import Publisher, Recorder
 from router.policy import Batch, Policy, PolicyError
 from router.replicas import Replicas, ServeSource
 from router.rescuer import Rescuer
-from router.service import ServedModel, Service
+from router.service import Service
 from workers import autoscale, batch, online, redis_client, redis_queue
 from workers.online import example_batch
 from workers.queue import DeadlineQueue, QueueSettings
@@ -265,6 +266,7 @@ class Router:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._service.close()
         for served in self._service.models.values():
             if served.online:
                 await served.online.close()

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from router import estimate
+from router.ask import Ask as Ask
 from router.estimate import BatchLoad, ModelLoad, OnlineLoad
 from router.policy import Policy, Route
-
-
-class Ask(NamedTuple):
-    """What one request asks for. ``variant`` is set where the caller pins one."""
-
-    model: str
-    rows: int
-    budget_ms: float
-    variant: str | None = None
 
 
 class RunOnline(NamedTuple):
@@ -64,7 +56,7 @@ Decision = RunOnline | Enqueue | Reject
 
 def decide(ask: Ask, policy: Policy, load: ModelLoad, now_ms: float) -> Decision:
     """The decision for one request; time and load are arguments, so equal input gives an equal answer."""
-    route = policy.route(ask.model, ask.budget_ms)
+    route = policy.route(ask)
     if route.to == "online":
         return _online(ask, route, load.online, now_ms)
     if route.to == "batch":
@@ -86,13 +78,14 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         )
     best = fastest = allowed[0]
     fastest_ms = math.inf
+    budget_ms = ask.budget_ms / (1.0 + route.margin)
     pressed = estimate.pressed(load, allowed) if "degrade" in route.on_miss else ()
     for variant in allowed:
         predicted = estimate.online_ms(load, variant, ask.rows)
         needed = predicted * (_STEP_UP if variant in load.strained else 1.0)
-        if variant not in pressed and needed <= ask.budget_ms:
+        if variant not in pressed and needed <= budget_ms:
             passed = _passed_over(ask, load, best) if variant != best else None
-            reason = "the most accurate variant"
+            reason = _first_reason(ask, route)
             if variant != best:
                 reason = "degraded under pressure" if best in pressed else "degraded to meet the deadline"
             return RunOnline(
@@ -103,14 +96,16 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         if "degrade" not in route.on_miss:
             break
     # The smaller of the two: a margin may be negative, where answers come sooner than estimated.
-    if min(fastest_ms, estimate.likely_ms(load, fastest, ask.rows)) <= ask.budget_ms:
+    if min(fastest_ms, estimate.likely_ms(load, fastest, ask.rows)) <= budget_ms:
         reason = "likely in time, though without the usual margin"
         return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, _droppable(route))
     if "reject" not in route.on_miss:
         reason = "predicted late, and the route does not refuse"
         return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, droppable=False)
-    over_ms = fastest_ms - ask.budget_ms
+    over_ms = fastest_ms - budget_ms
     reason = f"predicted {fastest_ms:.3g} ms on {fastest!r}, the budget is {ask.budget_ms:.3g} ms"
+    if route.margin:
+        reason += f", with the route's margin {budget_ms:.3g} ms"
     # With nothing ahead, waiting does not help: the budget itself is too small, and no time is promised.
     idle = over_ms > load.busy_ms + load.waiting_ms / load.replicas
     return Reject("miss", None if idle else over_ms / 1_000.0, route.name, reason)
@@ -131,11 +126,29 @@ def _droppable(route: Route) -> bool:
 
 
 def _allowed(ask: Ask, route: Route, load: OnlineLoad) -> list[str]:
-    """The variants the caller and the route's quality floor allow, best quality first."""
+    """The variants the caller and the route allow: the split's first, then best quality first."""
     if ask.variant is not None:
         return [ask.variant] if ask.variant in load.variants else []
     floor = route.quality.max_drop if route.quality else None
-    return [v.name for v in load.variants.values() if floor is None or v.quality_drop <= floor]
+    names = route.variants
+    if route.split is not None:
+        names = tuple(name for name, weight in route.split.items() if weight > 0)
+    allowed = [
+        v.name
+        for v in load.variants.values()
+        if (floor is None or v.quality_drop <= floor) and (names is None or v.name in names)
+    ]
+    drawn = route.drawn(ask.draw)
+    if drawn in allowed:
+        allowed.sort(key=lambda name: name != drawn)
+    return allowed
+
+
+def _first_reason(ask: Ask, route: Route) -> str:
+    """Why the first of those allowed is the first."""
+    if ask.variant is not None:
+        return "the variant that the caller pins"
+    return "the most accurate variant" if route.split is None else "the split's variant"
 
 
 def _batch(ask: Ask, route: Route, load: BatchLoad | None, now_ms: float) -> Decision:
@@ -144,16 +157,21 @@ def _batch(ask: Ask, route: Route, load: BatchLoad | None, now_ms: float) -> Dec
     if ask.variant is None and route.quality and load.variant.quality_drop > route.quality.max_drop:
         reason = f"the batch variant {load.variant.name!r} is below the route's quality floor"
         return Reject("unserved", None, route.name, reason)
+    variant = ask.variant or route.drawn(ask.draw)
+    if variant is None and route.variants is not None and load.variant.name not in route.variants:
+        reason = f"the batch variant {load.variant.name!r} is not among the route's variants"
+        return Reject("unserved", None, route.name, reason)
     predicted = estimate.batch_ms(load, ask.rows)
-    if predicted > ask.budget_ms and "reject" in route.on_miss:
+    if predicted * (1.0 + route.margin) > ask.budget_ms and "reject" in route.on_miss:
         reason = f"{load.waiting_rows} rows wait; predicted {predicted:.3g} ms of {ask.budget_ms:.3g} ms"
         alone = estimate.batch_ms(_emptied(load), ask.rows)
-        retry = None if alone > ask.budget_ms else (predicted - ask.budget_ms) / 1_000.0
+        budget_ms = ask.budget_ms / (1.0 + route.margin)
+        retry = None if alone > budget_ms else (predicted - budget_ms) / 1_000.0
         return Reject("miss", retry, route.name, reason)
     reason = "the queue meets the deadline"
     if predicted > ask.budget_ms:
         reason = "predicted late, and the route does not refuse"
-    return Enqueue(ask.variant, now_ms + ask.budget_ms, predicted, route.name, reason)
+    return Enqueue(variant, now_ms + ask.budget_ms, predicted, route.name, reason)
 
 
 def _cheapest(ask: Ask, route: Route, load: ModelLoad, now_ms: float) -> Decision:

@@ -36,6 +36,8 @@ class Recorder:
         self.batch_totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self.queues: dict[str, QueueStats] = {}
         self.rescues: dict[tuple[str, str], int] = defaultdict(int)
+        self.tenants: dict[tuple[str, str], int] = defaultdict(int)
+        self.shadows: dict[tuple[str, str, str, str], int] = defaultdict(int)
 
     def request(self, model: str, route: str, path: str, variant: str, outcome: str) -> None:
         """One request's end (or acceptance, on the batch path)."""
@@ -59,6 +61,16 @@ class Recorder:
     def rescue(self, model: str, outcome: str) -> None:
         """A queued job was run online: it ``met`` its deadline, was ``late``, or was ``returned``."""
         self.rescues[model, outcome] += 1
+
+    def tenant(self, tenant: str, outcome: str) -> None:
+        """The same ends of requests, by tenant; those without one are counted above only."""
+        if tenant:
+            self.tenants[tenant, outcome] += 1
+
+    def shadow(self, model: str, route: str, variant: str, outcome: str) -> None:
+        """A request was run on a second variant as well: its answer was the ``same``, ``different``, or there
+        is none (``skipped`` for want of time, ``failed``)."""
+        self.shadows[model, route, variant, outcome] += 1
 
     def queue(self, model: str, stats: QueueStats) -> None:
         self.queues[model] = stats
@@ -94,6 +106,12 @@ class Publisher:
             "hybrid_rescued_total",
             "Queued jobs that were run online because the queue would have been late: met, late, returned",
             *("model", "outcome"),
+        )
+        self._tenants = counter("hybrid_tenant_requests_total", "Requests by tenant", "tenant", "outcome")
+        self._shadows = counter(
+            "hybrid_shadow_total",
+            "Requests that ran on a second variant as well: same, different, skipped, failed",
+            *("model", "route", "variant", "outcome"),
         )
         self._latency = metrics.Histogram(
             "hybrid_latency_ms",
@@ -132,6 +150,12 @@ class Publisher:
             self._count(
                 self._rescues, ("rescue", model, outcome), total, {"model": model, "outcome": outcome}
             )
+        for (tenant, outcome), total in list(recorder.tenants.items()):
+            tags = {"tenant": tenant, "outcome": outcome}
+            self._count(self._tenants, ("tenant", tenant, outcome), total, tags)
+        for shadow, total in list(recorder.shadows.items()):
+            tags = dict(zip(("model", "route", "variant", "outcome"), shadow, strict=True))
+            self._count(self._shadows, ("shadow", *shadow), total, tags)
         for (model, route, path), times in recorder.latencies.items():
             self._observe(self._latency, times, {"model": model, "route": route, "path": path})
         for (model, variant), sizes in recorder.batches.items():

@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from optimizers.artifact import Manifest
-from optimizers.tensors import Tensors, TensorSpec, check, pack, unpack
+from optimizers.tensors import check, pack, unpack
 from router import estimate
+from router.auth import Keyring
+from router.call import Answer, Call, Pending, ServedModel
 from router.decide import Ask, Enqueue, RunOnline, decide
-from router.dispatch import BadRows, DeadlineHopeless, HeapFull, OnlineDispatcher, ReplicaFailed
+from router.dispatch import BadRows, DeadlineHopeless, HeapFull, ReplicaFailed
 from router.estimate import ModelLoad, Variant
 from router.metrics import Recorder
 from router.policy import Policy
+from router.quota import Over, Quotas
 from router.service_errors import (
     Conflict,
     DeadlinePassed,
+    Forbidden,
     JobEnded,
     Refused,
     RowsFailed,
@@ -33,60 +38,13 @@ from router.service_errors import (
     UnknownRequest,
     UnknownVariant,
 )
+from router.shadow import ShadowRuns
 from workers.job import JobState, JobStatus, NewJob
-from workers.queue import Accepted, DeadlineQueue, Full, KeyConflict, QueueError, QueueStats
-
-
-class Call(NamedTuple):
-    """One inference request. ``hold_s`` is how long a queued one is waited for before it is handed back."""
-
-    model: str
-    inputs: Tensors
-    budget_ms: float
-    variant: str | None = None
-    hold_s: float = 0.0
-    key: str | None = None
-
-
-class Answer(NamedTuple):
-    """A result and how it was made."""
-
-    id: str | None
-    outputs: Tensors
-    model: str
-    variant: str
-    route: str
-    path: str
-    predicted_ms: float | None
-    queued_ms: float
-    deadline_met: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A request that waits in the queue; ask again by ``id``."""
-
-    id: str
-    route: str
-    state: JobState
-    predicted_ms: float | None
-
-
-@dataclass(slots=True)
-class ServedModel:
-    """One model as this router serves it."""
-
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    variants: Mapping[str, Manifest]
-    online: OnlineDispatcher | None
-    queue: DeadlineQueue | None
-    stats: QueueStats | None = None
+from workers.queue import Accepted, DeadlineQueue, Full, KeyConflict, QueueError
 
 
 class Service:
-    """Decides and runs. ``clock`` gives milliseconds, monotonic."""
+    """Decides and runs. ``clock`` gives milliseconds, monotonic; ``routers`` work side by side."""
 
     def __init__(
         self,
@@ -94,17 +52,54 @@ class Service:
         models: Mapping[str, ServedModel],
         recorder: Recorder,
         clock: Callable[[], float] = lambda: time.monotonic() * 1_000.0,
+        routers: int = 1,
     ) -> None:
         self.policy, self._models, self._clock, self.recorder = policy, models, clock, recorder
+        self.keyring = Keyring(policy.tenants)
+        self._quotas = Quotas(policy.limits_of, routers)
+        self._shadows = ShadowRuns(recorder, clock)
         self._batch_variants = {
             name: _variant(model.batch.variant, models[name].variants)
             for name, model in policy.models.items()
             if model.batch
         }
 
+    def take(self, policy: Policy) -> None:
+        """Go on under another policy with the same models; requests in flight keep what was decided."""
+        self.policy, self.keyring = policy, Keyring(policy.tenants)
+        self._quotas.limits_of = policy.limits_of
+
     @property
     def models(self) -> Mapping[str, ServedModel]:
         return self._models
+
+    def models_of(self, tenant: str) -> Iterable[ServedModel]:
+        """The models that a tenant may use."""
+        return [model for name, model in self._models.items() if self.keyring.may_use(tenant, name)]
+
+    def permit(self, tenant: str, model: str) -> None:
+        """Raise `Forbidden` unless the tenant may use the model."""
+        if not self.keyring.may_use(tenant, model):
+            raise Forbidden(f"tenant {tenant!r} may not use model {model!r}")
+
+    def enter(self, tenant: str) -> bool:
+        """Let one request of a tenant in, before anything of it is read. True: it counts and must `leave`.
+
+        Raises `Refused` for a tenant that is over its rate or its requests in flight.
+        """
+        if not self.policy.limits_tenants:
+            return False
+        self._within(tenant, self._quotas.enter(tenant, self._clock()))
+        return True
+
+    def leave(self, tenant: str) -> None:
+        """The other half of an `enter` that counted."""
+        self._quotas.leave(tenant)
+
+    def _within(self, tenant: str, over: Over | None) -> None:
+        if over is not None:
+            self.recorder.tenant(tenant, "over quota")
+            raise Refused(over.what, "quota", over.retry_after_s)
 
     def model(self, name: str, variant: str | None = None) -> ServedModel:
         """The served model; raises `UnknownModel` or `UnknownVariant`, naming what there is."""
@@ -155,15 +150,34 @@ class Service:
             raise TooManyRows(
                 f"{rows} rows in one request; the policy's limits.rows is {self.policy.limits.rows}"
             )
-        ask = Ask(call.model, rows, call.budget_ms, call.variant)
         started = self._clock()
+        if self.policy.limits_tenants:
+            self._within(call.tenant, self._quotas.take_rows(call.tenant, rows, started))
+        ask = self._ask(call, rows)
         decision = decide(ask, self.policy, self._load(served, started + call.budget_ms, rows), started)
         if isinstance(decision, RunOnline):
             return await self._run_online(served, call, decision, started)
         if isinstance(decision, Enqueue):
             return await self._enqueue(served, call, decision, rows)
         self.recorder.request(call.model, decision.route, "none", "", "refused")
+        self.recorder.tenant(call.tenant, "refused")
         raise Refused(decision.reason, decision.kind, decision.retry_after_s)
+
+    def _ask(self, call: Call, rows: int) -> Ask:
+        asked = self.policy.asks_for
+        if not asked:
+            return Ask(call.model, rows, call.budget_ms, call.variant, call.tenant)
+        return Ask(
+            call.model,
+            rows,
+            call.budget_ms,
+            call.variant,
+            call.tenant,
+            call.headers,
+            call.parameters,
+            time.time() if "epoch_s" in asked else 0.0,
+            random.random() if "draw" in asked else 0.0,
+        )
 
     def _load(self, served: ServedModel, deadline_ms: float, rows: int) -> ModelLoad:
         online = served.online.load(deadline_ms, rows) if served.online else None
@@ -209,6 +223,7 @@ class Service:
             now = self._clock()
             met = outcome == "done" and now <= decision.deadline_ms
             self.recorder.request(call.model, decision.route, "online", decision.variant, outcome)
+            self.recorder.tenant(call.tenant, outcome)
             if outcome in ("done", "expired", "failed"):
                 self.recorder.deadline(call.model, decision.route, met)
             if outcome == "done":
@@ -216,6 +231,9 @@ class Service:
                 self.recorder.prediction(call.model, now - started <= decision.predicted_ms)
             elif outcome == "expired":
                 self.recorder.prediction(call.model, False)
+        shadow = self.policy.shadows.get(decision.route)
+        if shadow is not None and random.random() < shadow.share:
+            self._shadows.start(served, call, decision, answer.outputs, shadow.variant)
         return Answer(
             None,
             answer.outputs,
@@ -234,10 +252,13 @@ class Service:
         assert served.queue is not None
         batch = self.policy.models[served.name].batch
         job = NewJob(
-            id=f"{served.name}.{secrets.token_hex(12)}",
+            # The route stands in the id: a caller who asks later is told it, and a retry that finds the first
+            # job by its key is told the first one's.
+            id=f"{served.name}.{decision.route}.{secrets.token_hex(12)}",
             payload=pack(call.inputs),
             rows=rows,
             budget_ms=max(1, int(call.budget_ms)),
+            tenant=call.tenant,
             variant=decision.variant,
             key=call.key,
             max_attempts=batch.max_attempts if batch else 1,
@@ -259,11 +280,14 @@ class Service:
         self, served: ServedModel, call: Call, decision: Enqueue, submitted: Accepted
     ) -> Answer | Pending:
         self.recorder.request(served.name, decision.route, "batch", decision.variant or "", "accepted")
+        self.recorder.tenant(call.tenant, "accepted")
         pending = Pending(submitted.id, decision.route, JobState.PENDING, decision.predicted_ms)
         if call.hold_s <= 0:
             return pending
         try:
-            return await self.result(submitted.id, call.hold_s, predicted_ms=decision.predicted_ms)
+            return await self.result(
+                submitted.id, call.hold_s, tenant=call.tenant, predicted_ms=decision.predicted_ms
+            )
         except Unavailable:
             # It is accepted, and its id is known only here: the caller can ask again by it.
             return pending
@@ -275,21 +299,28 @@ class Service:
             raise
 
     def _queue_of(self, request_id: str) -> tuple[ServedModel, DeadlineQueue]:
-        served = self._models.get(request_id.rpartition(".")[0])
+        served = self._models.get(request_id.partition(".")[0])
         if served is None or served.queue is None:
             raise UnknownRequest(f"no request {request_id!r} here")
         return served, served.queue
 
     async def result(
-        self, request_id: str, wait_s: float = 0.0, *, predicted_ms: float | None = None
+        self,
+        request_id: str,
+        wait_s: float = 0.0,
+        *,
+        tenant: str = "",
+        predicted_ms: float | None = None,
     ) -> Answer | Pending:
-        """What became of a queued request, waiting up to ``wait_s`` for its end.
+        """What became of a tenant's queued request, waiting up to ``wait_s`` for its end.
 
-        Raises `UnknownRequest`, and `JobEnded` for one that ended without a result.
+        Raises `UnknownRequest`, also for another's, and `JobEnded` for one that ended without a result.
         """
         served, queue = self._queue_of(request_id)
         try:
             status = await queue.state(request_id)
+            if status is not None and status.tenant != tenant:
+                status = None  # that another tenant's request exists is not told either
             if status is not None and not status.state.terminal and wait_s > 0:
                 ended = await queue.wait([request_id], wait_s)
                 status = ended[0] if ended else await queue.state(request_id)
@@ -300,8 +331,8 @@ class Service:
         return self._told(served, status, predicted_ms)
 
     def _told(self, served: ServedModel, status: JobStatus, predicted_ms: float | None) -> Answer | Pending:
-        # Not kept with the job, whose content a retry with less budget left must not change.
-        route = self.policy.route(served.name, float(status.deadline_ms - status.submitted_ms)).name
+        _, _, tail = status.id.partition(".")
+        route, _, _ = tail.rpartition(".")
         if not status.state.terminal:
             return Pending(status.id, route, status.state, predicted_ms)
         if status.state is not JobState.DONE or status.result is None:
@@ -320,16 +351,22 @@ class Service:
             bool(status.met),
         )
 
-    async def cancel(self, request_id: str) -> JobState:
-        """Cancel a queued request; the state it is in now. Raises `UnknownRequest`."""
+    async def cancel(self, request_id: str, *, tenant: str = "") -> JobState:
+        """Cancel a tenant's queued request; the state it is in now. Raises `UnknownRequest`."""
         _, queue = self._queue_of(request_id)
         try:
-            state = await queue.cancel(request_id)
+            status = await queue.state(request_id)
+            mine = status is not None and status.tenant == tenant
+            state = await queue.cancel(request_id) if mine else None
         except QueueError as error:
             raise Unavailable(f"the queue cannot be asked now: {error}") from None
         if state is None:
             raise UnknownRequest(f"no request {request_id!r}: unknown, or removed by age")
         return state
+
+    async def close(self) -> None:
+        """End what runs in the background; requests in flight are their callers'."""
+        await self._shadows.close()
 
     async def watch_queues(self, every_s: float = 0.5) -> None:
         """Keep each model's queue statistics fresh, for decisions and metrics, until cancelled."""

@@ -13,6 +13,8 @@ class ServiceError(Exception):
     ::
 
         ServiceError
+        |- Unauthenticated   no key, or one that is not known
+        |- Forbidden         the key is good, and not for this
         |- UnknownModel, UnknownVariant, UnknownRequest
         |- TooManyRows
         |- Refused           not admitted; ``retry_after_s`` says when it may be, None that it never will
@@ -22,6 +24,14 @@ class ServiceError(Exception):
         |- JobEnded          a queued request ended without a result; ``status`` tells how
         |- Unavailable       the path's replicas or the queue's server cannot be reached
     """
+
+
+class Unauthenticated(ServiceError):
+    pass
+
+
+class Forbidden(ServiceError):
+    pass
 
 
 class UnknownModel(ServiceError):

@@ -75,6 +75,28 @@ def size_bytes(value: str | int) -> int:
     return int(size)
 
 
+def fraction(value: str | int | float) -> float:
+    """A share such as ``"20%"`` or ``0.2`` as a number; bounds are the caller's. Raises ValueError."""
+    if isinstance(value, str):
+        match = _QUANTITY.fullmatch(value.replace("%", "").strip()) if value.rstrip().endswith("%") else None
+        if not match or match[2]:
+            raise ValueError(f"{_shown(value)} is not a share; write 20% or 0.2")
+        return float(match[1]) / 100.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{_shown(value)} is not a share; write 20% or 0.2")
+    return float(value)
+
+
+def rate_per_s(value: str) -> float:
+    """Events per second of ``"100/s"``, ``"6000/min"`` or ``"5/h"``. Raises ValueError for anything else."""
+    count, slash, unit = value.partition("/") if isinstance(value, str) else ("", "", "")
+    match = _QUANTITY.fullmatch(count)
+    per_ms = _MS.get(unit.strip().lower())
+    if not slash or not match or match[2] or per_ms is None:
+        raise ValueError(f"{_shown(value)} is not a rate; write 100/s, 6000/min or 5/h")
+    return float(match[1]) * 1_000.0 / per_ms
+
+
 def _shown(value: object) -> str:
     """A value in an error: short, whatever was given."""
     if isinstance(value, int) and abs(value) > 1 << 64:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-MAX_ID_CHARS = 128
+MAX_ID_CHARS = 192
 MAX_NAME_CHARS = 256
 MAX_ATTEMPTS = 100
 

@@ -50,11 +50,12 @@ class Tally:
         """The bound that this job would break, by how much, and what of that kind has ended lately."""
         size = len(job.payload)
         mine_jobs, mine_bytes = self._tenants.get(job.tenant, (0, 0))
+        tenant_jobs, tenant_bytes = limits.tenant_bounds(job.tenant)
         for what, held, limit, ended in (
             ("jobs", self.jobs + 1, limits.max_jobs, self._ended[0]),
             ("bytes", self.bytes + size, limits.max_bytes, self._ended[2]),
-            ("tenant jobs", mine_jobs + 1, limits.tenant_jobs, self._ended[0]),
-            ("tenant bytes", mine_bytes + size, limits.tenant_bytes, self._ended[2]),
+            ("tenant jobs", mine_jobs + 1, tenant_jobs, self._ended[0]),
+            ("tenant bytes", mine_bytes + size, tenant_bytes, self._ended[2]),
         ):
             if limit is not None and held > limit:
                 return what, held - limit, ended

@@ -293,6 +293,8 @@ def _encode_settings(settings: QueueSettings) -> bytes:
             # Absent rather than null: to a script JSON's null is not false.
             **({"tenant_jobs": settings.tenant_jobs} if settings.tenant_jobs is not None else {}),
             **({"tenant_bytes": settings.tenant_bytes} if settings.tenant_bytes is not None else {}),
+            # [jobs, bytes], 0 where a tenant has no bound of its own.
+            "bounds": {name: [jobs or 0, size or 0] for name, (jobs, size) in settings.bounds.items()},
             "weights": dict(settings.weights),
             "keep": settings.keep_ms,
             "keep_dead": settings.keep_dead_ms,

@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 from optimizers.tensors import TensorSpec
+from router.call import Answer, Pending, ServedModel
 from router.ingress import http, protocol
 from router.ingress.http import Headers, Response, json_answer
 from router.ingress.protocol import HEADER_LENGTH, InferRequest
-from router.service import Answer, Pending, ServedModel
 
 _HEADER_LENGTH = HEADER_LENGTH.encode()
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from optimizers.tensors import TensorError
+from router.call import Call, Pending
 from router.ingress import http, protocol
 from router.ingress.answers import accepted, answered, describe, prefix
 from router.ingress.http import ClientLeft, HttpError, Receive, Response, Send, json_answer, problem
 from router.ingress.protocol import InferRequest, ProtocolError
 from router.ingress.statuses import http_error
-from router.service import Call, Pending, Service
+from router.service import Service
 from router.service_errors import (
     ServiceError,
 )
@@ -73,11 +74,15 @@ class Ingress:
             return await self._infer(name, variant, scope, receive)
         if len(parts) == 3 and parts[1] == "requests":
             http.allow(method, "GET", "DELETE")
-            return await (self._result(parts[2], scope) if method == "GET" else self._cancel(parts[2]))
+            return await (self._result if method == "GET" else self._cancel)(parts[2], scope)
         http.allow(method, "GET")
-        return self._metadata(parts, scope["path"])
+        return self._metadata(parts, scope)
 
-    def _metadata(self, parts: list[str], path: str) -> Response:
+    def _tenant(self, headers: Mapping[bytes, bytes]) -> str:
+        return self._service.keyring.tenant(headers)
+
+    def _metadata(self, parts: list[str], scope: Mapping[str, Any]) -> Response:
+        path = scope["path"]
         if len(parts) == 1:
             return json_answer(
                 200,
@@ -92,12 +97,16 @@ class Ingress:
         if parts[1:] == ["health", "ready"]:
             ready = self._ready()
             return json_answer(200 if ready else 503, {"ready": ready})
+        tenant = self._tenant(http.headers_of(scope))
         if parts[1:] == ["models"]:
-            return json_answer(200, {"models": [describe(model) for model in self._service.models.values()]})
-        if parts[-1] == "stats" and len(parts) == 4:
-            return json_answer(200, self._service.describe_load(_model_path(parts[:-1], path)[0]))
-        ready_asked = parts[-1] == "ready"
-        name, variant = _model_path(parts[:-1] if ready_asked else parts, path)
+            return json_answer(
+                200, {"models": [describe(model) for model in self._service.models_of(tenant)]}
+            )
+        ready_asked, stats_asked = parts[-1] == "ready", parts[-1] == "stats" and len(parts) == 4
+        name, variant = _model_path(parts[:-1] if ready_asked or stats_asked else parts, path)
+        self._service.permit(tenant, name)
+        if stats_asked:
+            return json_answer(200, self._service.describe_load(name))
         model = self._service.model(name, variant)
         if ready_asked:
             ready = self._ready()
@@ -107,9 +116,26 @@ class Ingress:
     async def _infer(
         self, name: str, variant: str | None, scope: Mapping[str, Any], receive: Receive
     ) -> Response:
-        model = self._service.model(name, variant)
         headers = http.headers_of(scope)
-        policy = self._service.policy
+        tenant = self._tenant(headers)
+        self._service.permit(tenant, name)
+        counted = self._service.enter(tenant)
+        try:
+            return await self._admitted(name, variant, tenant, headers, scope, receive)
+        finally:
+            if counted:
+                self._service.leave(tenant)
+
+    async def _admitted(
+        self,
+        name: str,
+        variant: str | None,
+        tenant: str,
+        headers: Mapping[bytes, bytes],
+        scope: Mapping[str, Any],
+        receive: Receive,
+    ) -> Response:
+        model, policy = self._service.model(name, variant), self._service.policy
         body = await http.read_body(receive, headers, policy.limits.body)
         request = protocol.decode(body, http.header_length(headers))
         unknown = request.outputs and set(request.outputs) - {spec.name for spec in model.outputs}
@@ -123,6 +149,9 @@ class Ingress:
             variant,
             http.hold_s(headers, policy.defaults.hold / 1_000.0),
             http.idempotency_key(headers),
+            tenant,
+            headers,
+            request.parameters,
         )
         outcome = await self._service.infer(call)
         if isinstance(outcome, Pending):
@@ -131,15 +160,18 @@ class Ingress:
         return answered(outcome, model.outputs, request)
 
     async def _result(self, request_id: str, scope: Mapping[str, Any]) -> Response:
-        outcome = await self._service.result(request_id, http.wait_s(scope["query_string"]))
+        tenant = self._tenant(http.headers_of(scope))
+        wait_s = http.wait_s(scope["query_string"])
+        outcome = await self._service.result(request_id, wait_s, tenant=tenant)
         if isinstance(outcome, Pending):
             return accepted(outcome, scope, [])
         accept = http.headers_of(scope).get(b"accept", b"")
         request = InferRequest({}, request_id, binary=b"application/octet-stream" in accept)
         return answered(outcome, self._service.model(outcome.model).outputs, request)
 
-    async def _cancel(self, request_id: str) -> Response:
-        state = await self._service.cancel(request_id)
+    async def _cancel(self, request_id: str, scope: Mapping[str, Any]) -> Response:
+        tenant = self._tenant(http.headers_of(scope))
+        state = await self._service.cancel(request_id, tenant=tenant)
         return json_answer(200, {"id": request_id, "state": state.value})
 
 

@@ -29,6 +29,8 @@ _WAIT = re.compile(r"(?:^|[\s,;])wait\s*=\s*\"?([0-9]+)")
 
 _TITLES = {
     400: "Malformed request",
+    401: "An API key is needed",
+    403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
     409: "Idempotency key conflict",

@@ -9,10 +9,12 @@ from router.ingress.protocol import ProtocolError
 from router.service_errors import (
     Conflict,
     DeadlinePassed,
+    Forbidden,
     JobEnded,
     Refused,
     RowsFailed,
     TooManyRows,
+    Unauthenticated,
     Unavailable,
     UnknownModel,
     UnknownRequest,
@@ -32,11 +34,14 @@ def http_error(error: Exception) -> HttpError:
         status = {JobState.EXPIRED: 504, JobState.CANCELLED: 410, JobState.FAILED: 422}
         state = error.status.state
         return HttpError(status.get(state, 500), detail, state=state.value, id=error.status.id)
+    if isinstance(error, Unauthenticated):
+        return HttpError(401, detail, headers=[(b"www-authenticate", b'Bearer realm="hybrid-router"')])
     if isinstance(error, Unavailable):
         return HttpError(503, detail, headers=http.retry_after(1.0))
     known: dict[type[Exception], int] = {
         ProtocolError: 400,
         TensorError: 422,
+        Forbidden: 403,
         RowsFailed: 422,
         TooManyRows: 413,
         UnknownModel: 404,

@@ -1,12 +1,13 @@
 """The routing policy: what the file says (`sections`), read with its errors' places (`reading`), checked and
 explained (`check`, `explain`), described to editors (`schema`)."""
 
+from router.policy.conditions import BudgetRange as BudgetRange
+from router.policy.conditions import When as When
 from router.policy.reading import PolicyError as PolicyError
 from router.policy.reading import parse as parse
 from router.policy.reading import read as read
 from router.policy.sections import DEFAULT_ROUTE as DEFAULT_ROUTE
 from router.policy.sections import Batch as Batch
-from router.policy.sections import BudgetRange as BudgetRange
 from router.policy.sections import Model as Model
 from router.policy.sections import Online as Online
 from router.policy.sections import Policy as Policy

@@ -1,18 +1,18 @@
 """What a policy would never do, or could never keep: found on the policy and the measured profiles alone.
 
-Conditions on budget and model change only at the bounds that the policy names, so it is enough to look at
-each bound and between each two: no budget is overlooked.
+`router.policy.space` says which requests a route takes, whatever its conditions ask: none is overlooked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from router.estimate import Variant
-from router.policy import DEFAULT_ROUTE, Policy, Route
-from router.units import MAX_BUDGET_MS, format_ms
+from router.policy import DEFAULT_ROUTE, Model, Policy, Route
+from router.policy.space import Space
+from router.units import format_ms
 
 #: What a call costs beside the model, where no deployment was asked.
 HOP_MS = 1.0
@@ -23,71 +23,44 @@ Variants = Mapping[str, Mapping[str, Variant]]
 @dataclass(frozen=True, slots=True)
 class Finding:
     """``error``: requests that match can only be refused; ``warning``: probably not what was meant;
-    ``note``: worth knowing. ``where`` names the route."""
+    ``note``: worth knowing. ``where`` names the route, or the tenant."""
 
     level: Literal["error", "warning", "note"]
     where: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Region:
-    """Budgets between two bounds, or one bound itself; ``probe_ms`` is one of them."""
-
-    probe_ms: float
-    text: str
-    top_ms: float
-
-
 def check(policy: Policy, variants: Variants) -> list[Finding]:
     """Everything found, in the order of the routes."""
-    regions = _regions(policy)
-    taken = {
-        (model, region): policy.route(model, region.probe_ms).name
-        for model in policy.models
-        for region in regions
-    }
+    space = Space(policy)
     found: list[Finding] = []
+    before: list[str] = []
     for route in policy.routes:
-        mine = {key: name for key, name in taken.items() if route.when.holds(key[0], key[1].probe_ms)}
-        if not mine:
+        box = space.boxes[route.name]
+        left = space.left_of(box, (space.boxes[name] for name in before))
+        if not all(box.values()):
             found.append(Finding("warning", route.name, "can never match: its conditions exclude each other"))
-        elif route.name not in mine.values():
-            others = ", ".join(sorted({repr(name) for name in mine.values()}))
+        elif not left:
+            others = ", ".join(sorted(repr(name) for name in before if space.overlap(box, space.boxes[name])))
             found.append(
                 Finding("warning", route.name, f"can never match: {others} before it take all that it would")
             )
-        for model in policy.models:
-            caught = [
-                region for (name, region), taker in taken.items() if (name, taker) == (model, route.name)
-            ]
-            if caught:
-                found += _serve(policy, route, model, variants[model], caught)
-    found += _gaps(policy, taken, regions)
+        for model, served in policy.models.items():
+            mine = [piece for piece in left if model in {p.value for p in space.values(piece, "model")}]
+            if mine:
+                top_ms = max(probe.top for piece in mine for probe in space.values(piece, "budget"))
+                found += _serve(served, route, model, variants[model], top_ms)
+        before.append(route.name)
+    found += _gaps(policy, space)
+    found += _tenants(policy)
     return found
 
 
-def _regions(policy: Policy) -> list[_Region]:
-    bounds = {bound for route in policy.routes if route.when.budget for _, bound in route.when.budget.bounds}
-    edges = sorted(bound for bound in bounds if 0.0 < bound < MAX_BUDGET_MS)
-    regions, low_ms, low = [], 0.0, ""
-    for edge in [*edges, MAX_BUDGET_MS]:
-        last = edge == MAX_BUDGET_MS
-        text = (f"above {low}" if low else "all budgets") if last else f"below {format_ms(edge)}"
-        if low and not last:
-            text = f"between {low} and {format_ms(edge)}"
-        regions.append(_Region((low_ms + edge) / 2.0, text, edge))
-        if not last:
-            regions.append(_Region(edge, f"of {format_ms(edge)}", edge))
-        low_ms, low = edge, format_ms(edge)
-    return regions
-
-
 def _serve(
-    policy: Policy, route: Route, model: str, variants: Mapping[str, Variant], caught: Sequence[_Region]
+    served: Model, route: Route, model: str, variants: Mapping[str, Variant], top_ms: float
 ) -> Iterator[Finding]:
-    """Whether the requests of one model that take this route can be served at all, and in time."""
-    served = policy.models[model]
+    """Whether the requests of one model that take this route, the longest budget being ``top_ms``, can be
+    served at all, and in time."""
     if route.to == "online" and served.online is None:
         yield Finding("error", route.name, f"sends {model!r} online, but the model has no 'online' section")
         return
@@ -100,6 +73,18 @@ def _serve(
     names = list(served.online.variants) if served.online and route.to != "batch" else []
     if served.batch and route.to != "online":
         names.append(served.batch.variant)
+    chosen = [name for name, weight in (route.split or {}).items() if weight > 0] or route.variants
+    if chosen is not None:
+        missing = ", ".join(name for name in chosen if name not in names and route.to != "batch")
+        if missing:
+            yield Finding("warning", route.name, f"{model!r} does not serve {missing} there")
+        names = [name for name in names if name in chosen]
+        if not names:
+            yield Finding("error", route.name, f"{model!r} serves none of the route's variants there")
+            return
+    if route.shadow and (served.online is None or route.shadow.variant not in served.online.variants):
+        text = f"{model!r} has no online variant {route.shadow.variant!r} for the shadow"
+        yield Finding("error", route.name, text)
     allowed = [
         variants[name]
         for name in dict.fromkeys(names)
@@ -113,8 +98,8 @@ def _serve(
             f"no variant of {model!r} is within quality.max_drop {floor:g}; they drop {drops}",
         )
         return
-    least_ms = min(variant.profile.bound_ms(1) for variant in allowed) + HOP_MS
-    if max(region.top_ms for region in caught) < least_ms:
+    least_ms = (min(variant.profile.bound_ms(1) for variant in allowed) + HOP_MS) * (1.0 + route.margin)
+    if top_ms < least_ms:
         yield Finding(
             "error",
             route.name,
@@ -125,14 +110,29 @@ def _serve(
         yield Finding("note", route.name, f"{model!r}: budgets below {format_ms(least_ms)} cannot be met")
 
 
-def _gaps(
-    policy: Policy, taken: Mapping[tuple[str, _Region], str], regions: Sequence[_Region]
-) -> Iterator[Finding]:
-    for model in policy.models:
-        loose = [region.text for region in regions if taken[model, region] == DEFAULT_ROUTE.name]
-        if loose:
-            yield Finding(
-                "note",
-                DEFAULT_ROUTE.name,
-                f"{model!r}: no route takes budgets {', '.join(loose)}; they go where it is cheapest (auto)",
-            )
+def _gaps(policy: Policy, space: Space) -> Iterator[Finding]:
+    loose = space.left_of(space.all, space.boxes.values())
+    for i, model in enumerate(policy.models):
+        mine = [piece for piece in loose if i in piece["model"]]
+        if not mine:
+            continue
+        everybody: set[str] = set()
+        somebody: set[str] = set()
+        for piece in mine:
+            rest = all(piece[name] == space.all[name] for name in piece if name not in ("model", "budget"))
+            (everybody if rest else somebody).update(probe.text for probe in space.values(piece, "budget"))
+        told = [probe.text for probe in space.probes["budget"] if probe.text in everybody | somebody]
+        some = "" if everybody else " of some requests (by tenant, rows, time, header or parameter)"
+        yield Finding(
+            "note",
+            DEFAULT_ROUTE.name,
+            f"{model!r}: no route takes budgets {', '.join(told)}{some}; they go where it is cheapest (auto)",
+        )
+
+
+def _tenants(policy: Policy) -> Iterator[Finding]:
+    if not policy.secured:
+        return
+    for name, tenant in policy.tenants.items():
+        if not tenant.keys:
+            yield Finding("warning", f"tenant {name}", "has no key, while others do: nobody can be it")

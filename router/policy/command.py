@@ -47,7 +47,8 @@ def check(file: Path, strict: bool, as_json: bool) -> None:
     else:
         for finding in found:
             level = click.style(finding.level, fg=_COLOURS[finding.level])
-            click.echo(f"{file}: {level}: route {finding.where!r}: {finding.text}")
+            where = finding.where if " " in finding.where else f"route {finding.where!r}"
+            click.echo(f"{file}: {level}: {where}: {finding.text}")
         if not found:
             click.echo(f"{file}: nothing found")
     bad = ("error", "warning") if strict else ("error",)

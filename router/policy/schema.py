@@ -10,20 +10,31 @@ from typing import Any
 
 from router.policy import Policy
 
-_CONDITION = r"\s*(<=|>=|<|>)\s*[0-9.]+\s*[a-zA-Z]*\s*"
+_DURATION_BOUND = r"\s*(<=|>=|<|>)\s*[0-9.]+\s*[a-zA-Z]*\s*"
+_ROWS_BOUND = r"\s*(<=|>=|<|>)\s*[0-9]+\s*"
+_CLOCK = r"[0-9]{1,2}:[0-9]{2}"
+_TEXTS: dict[str, tuple[str, str]] = {
+    "BudgetRange": (
+        "Bounds on the latency budget: '<= 250ms', or '> 250ms, <= 30s'.",
+        f"^{_DURATION_BOUND}(,{_DURATION_BOUND})*$",
+    ),
+    "RowsRange": (
+        "Bounds on the rows of a request: '<= 8', or '> 8, <= 64'.",
+        f"^{_ROWS_BOUND}(,{_ROWS_BOUND})*$",
+    ),
+    "DayTime": (
+        "A time of day: '22:00-06:00' (UTC), or '08:00-18:00 Europe/Vienna'.",
+        rf"^\s*{_CLOCK}\s*-\s*{_CLOCK}(\s+[A-Za-z0-9_+/-]+)?\s*$",
+    ),
+}
 
 
 def schema() -> dict[str, Any]:
     """The schema (draft 2020-12) as JSON values."""
     told = Policy.model_json_schema()
     definitions = told["$defs"]
-    definitions["BudgetRange"] = {
-        "type": "string",
-        "description": "Bounds on the latency budget: '<= 250ms', or '> 250ms, <= 30s'.",
-        "pattern": f"^{_CONDITION}(,{_CONDITION})*$",
-    }
-    one_or_more = definitions["When"]["properties"]["model"]
-    one_or_more["anyOf"].insert(0, {"type": "string"})
+    for name, (description, pattern) in _TEXTS.items():
+        definitions[name] = {"type": "string", "description": description, "pattern": pattern}
     _without_defaults(told)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hybrid-router policy"} | told
 

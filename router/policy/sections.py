@@ -3,88 +3,16 @@ working directory."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from router import units
-
-
-def _written(what: str, pattern: str) -> WithJsonSchema:
-    """How an editor shows a quantity: as people write it, not as it is kept."""
-    text = {"type": "string", "pattern": pattern}
-    return WithJsonSchema({"anyOf": [text, {"type": "number", "minimum": 0}], "description": what})
-
-
-_DURATION = _written("50ms, 2s, 10min, 2h; a number is seconds", r"^\s*[0-9.]+\s*(us|ms|s|sec|m|min|h|d)\s*$")
-_SIZE = _written("512KiB, 16MiB, 4GB; a number is bytes", r"^\s*[0-9.]+\s*([kKmMgG]i?)?[bB]?\s*$")
-Milliseconds = Annotated[float, BeforeValidator(units.duration_ms), _DURATION]
-BudgetMs = Annotated[float, BeforeValidator(units.budget_ms), _DURATION]
-Bytes = Annotated[int, BeforeValidator(units.size_bytes), _SIZE]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-
-_COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*([^<>=,]+?)\s*")
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
-
-
-class Section(BaseModel):
-    """A part of the policy file: unknown keys are errors, and nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BudgetRange(Section):
-    """Bounds on a latency budget, written ``"<= 250ms"`` or ``"> 250ms, <= 30s"``."""
-
-    text: str
-    bounds: tuple[tuple[Literal["<", "<=", ">", ">="], float], ...]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            raise ValueError(f"{value!r} is not a bound on the budget; write '<= 250ms' or '> 250ms, <= 30s'")
-        bounds = []
-        for part in value.split(","):
-            match = _COMPARISON.fullmatch(part)
-            if not match:
-                raise ValueError(f"{part.strip()!r} is not a bound; write <, <=, > or >= and a duration")
-            bounds.append((match[1], units.duration_ms(match[2])))
-        return {"text": value, "bounds": tuple(bounds)}
-
-    def holds(self, budget_ms: float) -> bool:
-        return all(_COMPARE[sign](budget_ms, bound) for sign, bound in self.bounds)
-
-
-class When(Section):
-    """The conditions of a route; all that are given must hold."""
-
-    budget: BudgetRange | None = None
-    model: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = (
-        None
-    )
-
-    def holds(self, model: str, budget_ms: float) -> bool:
-        if self.model is not None and model not in self.model:
-            return False
-        return self.budget is None or self.budget.holds(budget_ms)
+from router.ask import Ask
+from router.policy.conditions import When
+from router.policy.tenants import Tenant, TenantLimits
+from router.policy.values import BudgetMs, Bytes, Milliseconds, Name, Names, Section, Share, Surcharge
 
 
 class Quality(Section):
@@ -93,20 +21,58 @@ class Quality(Section):
     max_drop: Annotated[float, Field(ge=0, le=1)]
 
 
+class Shadow(Section):
+    """A share of the online requests also runs on ``variant``, after their callers have been answered;
+    whether the two agree is counted (``hybrid_shadow_total``)."""
+
+    variant: Name
+    share: Share = 0.1
+
+
 class Route(Section):
-    """Where requests that match go, and what to do when the deadline is predicted to be missed."""
+    """Where requests that match go, and what to do when the deadline is predicted to be missed.
+
+    ``variants`` narrows the model's variants; ``split`` draws the variant to be tried first by weight, for
+    canaries. ``margin`` asks for so much more time than predicted before a deadline counts as met.
+    """
 
     name: Name
     when: When = When()
     to: Literal["online", "batch", "auto"]
+    variants: Names | None = None
     quality: Quality | None = None
+    margin: Surcharge = 0.0
+    split: dict[Name, Annotated[float, Field(ge=0, le=1e6)]] | None = None
+    shadow: Shadow | None = None
     on_miss: tuple[Literal["degrade", "reject"], ...] = ("degrade", "reject")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Route:
+        if self.split is not None and not sum(self.split.values()) > 0:
+            raise ValueError("a split needs a weight above 0")
+        for variant in self.split or ():
+            if self.variants is not None and variant not in self.variants:
+                raise ValueError(f"split names {variant!r}, which is not in the route's 'variants'")
+        if self.shadow and self.to == "batch":
+            raise ValueError("a shadow runs beside online requests; this route sends all to the queue")
+        return self
+
+    def drawn(self, draw: float) -> str | None:
+        """The side of the split that ``draw``, in [0, 1), falls on; None where nothing is split."""
+        if self.split is None:
+            return None
+        left = draw * sum(self.split.values())
+        for variant, weight in self.split.items():
+            left -= weight
+            if left < 0:
+                return variant
+        return next(variant for variant, weight in reversed(self.split.items()) if weight > 0)
 
 
 class Rescue(Section):
     """How much of a model's online time may go to queued jobs that would be late; 0 gives them none."""
 
-    share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    share: Share = 0.1
 
 
 class Online(Section):
@@ -199,6 +165,8 @@ class Limits(Section):
     body: Bytes = 16 << 20
     rows: Annotated[int, Field(ge=1)] = 4096
     queue: QueueLimits = QueueLimits()
+    #: What each tenant may ask for that does not have a limit of its own, callers without one included.
+    tenant: TenantLimits = TenantLimits()
 
 
 class RedisSection(Section):
@@ -214,6 +182,7 @@ class Policy(Section):
 
     models: Annotated[dict[Name, Model], Field(min_length=1)]
     routes: tuple[Route, ...] = ()
+    tenants: dict[Name, Tenant] = Field(default_factory=dict)
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
     redis: RedisSection = RedisSection()
@@ -225,10 +194,39 @@ class Policy(Section):
             if route.name in seen:
                 raise ValueError(f"two routes are named {route.name!r}; give each its own name")
             seen.add(route.name)
-            for model in route.when.model or ():
+            self._check_names(route)
+        hashes: dict[str, str] = {}
+        for name, tenant in self.tenants.items():
+            for model in tenant.models or ():
                 if model not in self.models:
-                    raise ValueError(f"route {route.name!r} names model {model!r}, which is not in 'models'")
+                    raise ValueError(f"tenant {name!r} may use model {model!r}, which is not in 'models'")
+            for key in tenant.keys:
+                other = hashes.setdefault(key, name)
+                if other != name:
+                    raise ValueError(
+                        f"tenants {other!r} and {name!r} have the same key; a key tells them apart"
+                    )
         return self
+
+    def _check_names(self, route: Route) -> None:
+        where = f"route {route.name!r} names"
+        for model in route.when.model or ():
+            if model not in self.models:
+                raise ValueError(f"{where} model {model!r}, which is not in 'models'")
+        for tenant in route.when.tenant or ():
+            if tenant not in self.tenants:
+                raise ValueError(f"{where} tenant {tenant!r}, which is not in 'tenants'")
+        named = [
+            *(route.variants or ()),
+            *(route.split or ()),
+            *([route.shadow.variant] if route.shadow else ()),
+        ]
+        models = [self.models[name] for name in route.when.model or self.models]
+        known = {variant for model in models for variant in model.variants}
+        for variant in named:
+            if variant not in known:
+                listed = ", ".join(sorted(known))
+                raise ValueError(f"{where} variant {variant!r}; the models that it takes serve {listed}")
 
     @property
     def queued_models(self) -> tuple[str, ...]:
@@ -237,17 +235,63 @@ class Policy(Section):
     @property
     def queue_settings(self) -> dict[str, Any]:
         """Fields of `workers.queue.QueueSettings` on which all who use a queue must agree."""
-        limits = self.limits.queue
+        limits, each = self.limits.queue, self.limits.tenant.queue
         return {
             "max_jobs": limits.jobs,
             "max_bytes": limits.bytes,
+            "tenant_jobs": each.jobs,
+            "tenant_bytes": each.bytes,
+            "bounds": {
+                name: (tenant.queue.jobs, tenant.queue.bytes)
+                for name, tenant in self.tenants.items()
+                if tenant.queue.jobs or tenant.queue.bytes
+            },
+            "weights": {name: tenant.weight for name, tenant in self.tenants.items() if tenant.weight != 1.0},
             "keep_ms": int(self.defaults.results.keep),
         }
 
-    def route(self, model: str, budget_ms: float) -> Route:
+    @cached_property
+    def asks_for(self) -> frozenset[str]:
+        """What the routes ask about beyond model, budget, tenant and rows: the fields of `Ask` that a caller
+        must fill for them (``headers``, ``parameters``, ``epoch_s``, ``draw``)."""
+        asked = set()
+        for route in self.routes:
+            asked |= {"headers"} if route.when.header else set()
+            asked |= {"parameters"} if route.when.parameter else set()
+            asked |= {"epoch_s"} if route.when.time else set()
+            asked |= {"draw"} if route.split else set()
+        return frozenset(asked)
+
+    @property
+    def secured(self) -> bool:
+        """Whether callers must bring a key: as soon as any tenant has one."""
+        return any(tenant.keys for tenant in self.tenants.values())
+
+    @cached_property
+    def shadows(self) -> dict[str, Shadow]:
+        """The shadows by their route's name."""
+        return {route.name: route.shadow for route in self.routes if route.shadow}
+
+    @cached_property
+    def limits_tenants(self) -> bool:
+        """Whether any caller's requests are counted at all."""
+        limits = (self.limits.tenant, *self.tenants.values())
+        return any(one.rate or one.row_rate or one.in_flight for one in limits)
+
+    def limits_of(self, tenant: str) -> TenantLimits:
+        """What a tenant may ask for: its own limits, else those of ``limits.tenant``."""
+        own, each = self.tenants.get(tenant), self.limits.tenant
+        if own is None:
+            return each
+        given = {
+            name: value for name in TenantLimits.model_fields if (value := getattr(own, name)) is not None
+        }
+        return each.model_copy(update=given)
+
+    def route(self, ask: Ask) -> Route:
         """The first route whose conditions hold, or the implicit last one."""
         for route in self.routes:
-            if route.when.holds(model, budget_ms):
+            if route.when.holds(ask):
                 return route
         return DEFAULT_ROUTE
 

@@ -16,7 +16,8 @@ from router.dispatch import OnlineDispatcher
 from router.ingress import Ingress
 from router.metrics import Recorder
 from router.policy import parse
-from router.service import ServedModel, Service
+from router.call import ServedModel
+from router.service import Service
 from tests.support.replica import Replica, variant
 from tests.support.virtual_time import now_ms
 from workers.memory_queue import MemoryQueue

@@ -13,9 +13,9 @@ import numpy as np
 import orjson
 import pytest
 
+from router.call import Call
 from router.ingress.http import read_body
 from router.ingress.protocol import HEADER_LENGTH
-from router.service import Call
 from router.service_errors import Unavailable
 from tests.support.replica import Replica, run_ms
 from tests.support.served import Served, serving
@@ -462,7 +462,7 @@ async def test_a_job_whose_deadline_passed_in_the_queue_is_504() -> None:
         assert await served.work() == 0
         response = await served.client.get(accepted.headers["location"])
         detail = the_problem(response, 504)
-        assert re.search(r"^request m\.\w+ expired: ", detail)
+        assert re.search(r"^request m\.\w+\.\w+ expired: ", detail)
 
 
 @in_virtual_time

@@ -28,7 +28,7 @@ JOB = NewJob("a", b"payload", 2, 500)
     [
         ("id", ""),
         ("id", "two words"),
-        ("id", "x" * 129),
+        ("id", "x" * 193),
         ("rows", 0),
         ("rows", 1.5),
         ("rows", True),

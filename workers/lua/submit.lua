@@ -24,16 +24,19 @@ end
 local function bound(tenant, size)
   if jobs + 1 > S.max_jobs then return 'jobs', room_ms(jobs + 1 - S.max_jobs, live[6]) end
   if bytes + size > S.max_bytes then return 'bytes', room_ms(bytes + size - S.max_bytes, live[7]) end
-  if not (S.tenant_jobs or S.tenant_bytes) then return nil end
+  local own = S.bounds[tenant] or { 0, 0 }
+  local most_jobs = own[1] > 0 and own[1] or S.tenant_jobs
+  local most_bytes = own[2] > 0 and own[2] or S.tenant_bytes
+  if not (most_jobs or most_bytes) then return nil end
   if not mine_jobs[tenant] then
     mine_jobs[tenant] = tonumber(call('HGET', B .. ':tenant_jobs', tenant) or 0)
     mine_bytes[tenant] = tonumber(call('HGET', B .. ':tenant_bytes', tenant) or 0)
   end
-  if S.tenant_jobs and mine_jobs[tenant] + 1 > S.tenant_jobs then
-    return 'tenant jobs', room_ms(mine_jobs[tenant] + 1 - S.tenant_jobs, live[6])
+  if most_jobs and mine_jobs[tenant] + 1 > most_jobs then
+    return 'tenant jobs', room_ms(mine_jobs[tenant] + 1 - most_jobs, live[6])
   end
-  if S.tenant_bytes and mine_bytes[tenant] + size > S.tenant_bytes then
-    return 'tenant bytes', room_ms(mine_bytes[tenant] + size - S.tenant_bytes, live[7])
+  if most_bytes and mine_bytes[tenant] + size > most_bytes then
+    return 'tenant bytes', room_ms(mine_bytes[tenant] + size - most_bytes, live[7])
   end
 end
 

@@ -1,0 +1,27 @@
+"""One request as the policy sees it: what its conditions may ask about, and nothing of its content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+_NONE: Mapping[Any, Any] = {}
+
+
+class Ask(NamedTuple):
+    """What one request asks for, and who asks.
+
+    ``variant`` is set where the caller pins one; ``tenant`` is empty for a caller without one. Header names
+    are in lower case. ``epoch_s`` is the time of day's source, wall clock; ``draw`` is in [0, 1) and picks
+    the side of a split. A caller may leave out what its policy does not ask about (`Policy.asks_for`).
+    """
+
+    model: str
+    rows: int
+    budget_ms: float
+    variant: str | None = None
+    tenant: str = ""
+    headers: Mapping[bytes, bytes] = _NONE
+    parameters: Mapping[str, Any] = _NONE
+    epoch_s: float = 0.0
+    draw: float = 0.0

@@ -1,0 +1,70 @@
+"""A request as it reaches the service, what comes back, and the models that answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from optimizers.artifact import Manifest
+from optimizers.tensors import Tensors, TensorSpec
+from router.dispatch import OnlineDispatcher
+from workers.job import JobState
+from workers.queue import DeadlineQueue, QueueStats
+
+_NONE: Mapping[Any, Any] = {}
+
+
+class Call(NamedTuple):
+    """One inference request and who sends it.
+
+    ``hold_s`` is how long a queued one is waited for before it is handed back; ``key`` its idempotency key.
+    ``headers`` (names in lower case) and ``parameters`` are for the policy's conditions.
+    """
+
+    model: str
+    inputs: Tensors
+    budget_ms: float
+    variant: str | None = None
+    hold_s: float = 0.0
+    key: str | None = None
+    tenant: str = ""
+    headers: Mapping[bytes, bytes] = _NONE
+    parameters: Mapping[str, Any] = _NONE
+
+
+class Answer(NamedTuple):
+    """A result and how it was made."""
+
+    id: str | None
+    outputs: Tensors
+    model: str
+    variant: str
+    route: str
+    path: str
+    predicted_ms: float | None
+    queued_ms: float
+    deadline_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that waits in the queue; ask again by ``id``."""
+
+    id: str
+    route: str
+    state: JobState
+    predicted_ms: float | None
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """One model as this router serves it."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: Mapping[str, Manifest]
+    online: OnlineDispatcher | None
+    queue: DeadlineQueue | None
+    stats: QueueStats | None = None
