@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -32,6 +33,7 @@ from router.ingress import Ingress
 from router.manifests import read_manifests
 from router.metrics import Publisher, Recorder
 from router.policy import Batch, Policy, PolicyError
+from router.policy.reload import Look, PolicyFile, digest_of, follow
 from router.replicas import Replicas, ServeSource
 from router.rescuer import Rescuer
 from router.service import Service
@@ -57,6 +59,10 @@ def build(args: AppArgs) -> Application:
     """The bound application: router, and per model its online replicas and batch workers."""
     path = os.path.abspath(args.policy)
     policy = policies.read(path)
+    # Both are among the router's arguments: a router that is started again while the file is broken has the
+    # policy that was deployed, and the deployment of another replaces the router too. Ray shows arguments.
+    digest = digest_of(Path(path).read_text(encoding="utf-8"))
+    shown = policy.model_copy(update={"redis": policy.redis.model_copy(update={"url": None})})
     manifests = read_manifests(policy, args.policy)
     redis_url = args.redis_url or policy.redis.url
     if redis_url is None and policy.queued_models:
@@ -93,7 +99,9 @@ def build(args: AppArgs) -> Application:
         graceful_shutdown_timeout_s=10.0,
         logging_config=online.LOGGING,
     )(Router)
-    application: Application = router.bind(path, os.getcwd(), redis_url, handles, workers)
+    application: Application = router.bind(
+        shown, digest, path, os.getcwd(), redis_url, handles, workers, args.router_replicas
+    )
     return application
 
 
@@ -133,14 +141,16 @@ class Router:
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it: background tasks need the loop
         self,
+        policy: Policy,
+        digest: str,
         policy_path: str,
         folder: str,
         redis_url: str | None,
         handles: Mapping[str, Handle],
         workers: Mapping[str, Handle],
+        routers: int,
     ) -> None:
         os.chdir(folder)
-        policy = policies.read(policy_path)
         manifests = read_manifests(policy, policy_path)
         self._recorder = Recorder()
         self._replicas: list[Replicas] = []
@@ -149,17 +159,22 @@ class Router:
             name: self._serve_model(policy, name, manifests[name], handles.get(name))
             for name in policy.models
         }
-        self._service = Service(policy, models, self._recorder)
+        self._service = Service(policy, models, self._recorder, routers=routers)
+        self._policy_file = PolicyFile(policy_path, policy, digest)
+        self._recorder.policy(self._policy_file.digest, refused=False)
         self._warm = False
         self._tasks = [
             asyncio.create_task(self._warm_up()),
             asyncio.create_task(self._service.watch_queues()),
             asyncio.create_task(self._probe()),
+            asyncio.create_task(follow(self._policy_file, self._take)),
             asyncio.create_task(Publisher(self._recorder).run()),
             *(asyncio.create_task(rescuer.run()) for rescuer in self._rescuers()),
             *(asyncio.create_task(replicas.watch()) for replicas in self._replicas),
         ]
-        self._ingress = Ingress(self._service, self._is_ready, version("hybrid-router"))
+        self._ingress = Ingress(
+            self._service, self._is_ready, version("hybrid-router"), self._describe_policy
+        )
 
     def _serve_model(
         self, policy: Policy, name: str, manifests: Mapping[str, Manifest], handle: Handle | None
@@ -248,6 +263,15 @@ class Router:
             _log.warning("model %s: variant %s does not answer yet: %s", served.name, variant, error)
             return False
         return True
+
+    def _take(self, look: Look) -> None:
+        if look.outcome == "taken":
+            self._service.take(look.policy)
+        self._recorder.policy(self._policy_file.digest, refused=look.outcome != "taken")
+
+    def _describe_policy(self) -> dict[str, Any]:
+        file = self._policy_file
+        return {"file": str(file.path), "digest": file.digest, "problem": file.problem}
 
     def _is_ready(self) -> bool:
         queues = [m for m in self._service.models.values() if m.queue is not None]

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -97,21 +98,28 @@ def main() -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the bundled queue server's data.")
 @click.option("--address", help="Join the Ray at this address instead of starting one.")
-def serve(policy: Path, host: str, port: int, data: Path | None, address: str | None) -> None:
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine although no tenant has a key.")
+def serve(policy: Path, host: str, port: int, data: Path | None, address: str | None, insecure: bool) -> None:
     """Serve the models of POLICY until Ctrl-C or SIGTERM.
+
+    A changed POLICY is taken over without a restart; a broken one is refused, and the old one stays.
 
     Example: hybrid-router serve configs/digits.yaml --port 8000
     """
     with needs_server(), quiet(Path("build/log/serve.log")) as console, interruptible():
         from router import server
+        from router.follow import follow
 
         try:
-            with server.running(policy, host=host, port=port, data=data, address=address) as running:
+            with server.running(
+                policy, host=host, port=port, data=data, address=address, insecure=insecure
+            ) as running:
                 console.say(f"hybrid-router serves {policy}")
                 console.say(running.describe(console.log))
                 console.say(f"ready in {running.started_in_s:.1f} s; Ctrl-C stops it")
+                replace = partial(server.deploy, policy, running.redis_url)
                 with contextlib.suppress(KeyboardInterrupt):
-                    threading.Event().wait()
+                    follow(policy, running.policy, running.digest, replace, console.say, threading.Event())
                 console.say("stopping")
                 no_more_interrupts()
         except KeyboardInterrupt:

@@ -36,6 +36,7 @@ class Recorder:
         self.batch_totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self.queues: dict[str, QueueStats] = {}
         self.rescues: dict[tuple[str, str], int] = defaultdict(int)
+        self.policy_in_force, self.policy_refused = "", False
         self.tenants: dict[tuple[str, str], int] = defaultdict(int)
         self.shadows: dict[tuple[str, str, str, str], int] = defaultdict(int)
 
@@ -71,6 +72,10 @@ class Recorder:
         """A request was run on a second variant as well: its answer was the ``same``, ``different``, or there
         is none (``skipped`` for want of time, ``failed``)."""
         self.shadows[model, route, variant, outcome] += 1
+
+    def policy(self, digest: str, *, refused: bool) -> None:
+        """The policy in force, and whether the file says something else that was refused."""
+        self.policy_in_force, self.policy_refused = digest, refused
 
     def queue(self, model: str, stats: QueueStats) -> None:
         self.queues[model] = stats
@@ -112,6 +117,10 @@ class Publisher:
             "hybrid_shadow_total",
             "Requests that ran on a second variant as well: same, different, skipped, failed",
             *("model", "route", "variant", "outcome"),
+        )
+        self._policy = metrics.Gauge(
+            "hybrid_policy_refused",
+            description="1 where the policy file was changed and refused, so that the old one is in force",
         )
         self._latency = metrics.Histogram(
             "hybrid_latency_ms",
@@ -156,6 +165,7 @@ class Publisher:
         for shadow, total in list(recorder.shadows.items()):
             tags = dict(zip(("model", "route", "variant", "outcome"), shadow, strict=True))
             self._count(self._shadows, ("shadow", *shadow), total, tags)
+        self._policy.set(float(recorder.policy_refused))
         for (model, route, path), times in recorder.latencies.items():
             self._observe(self._latency, times, {"model": model, "route": route, "path": path})
         for (model, variant), sizes in recorder.batches.items():

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from router import cluster
 from router import policy as policies
 from router.manifests import read_manifests
 from router.policy import Policy, PolicyError
+from router.policy.reload import digest_of
 
 READY_WITHIN_S = 60.0
 
@@ -37,6 +39,8 @@ class Server:
     metrics_url: str | None
     redis_url: str | None
     started_in_s: float
+    #: The policy's name in a word, as `router.policy.reload` makes it.
+    digest: str = ""
 
     def __repr__(self) -> str:
         return f"Server({self.url!r})"
@@ -78,15 +82,20 @@ def running(
     port: int = 8000,
     data: Path | None = None,
     address: str | None = None,
+    insecure: bool = False,
 ) -> Iterator[Server]:
     """Serve a policy until the context ends; whatever was started is then gone, also after a failed start.
 
-    ``data`` overrides the policy's folder for the bundled queue server; ``address`` joins a running Ray.
+    ``data`` overrides the policy's folder for the bundled queue server; ``address`` joins a running Ray;
+    ``insecure`` listens beyond this machine even if no key is needed.
     Raises PolicyError, `router.cluster.ClusterError`, `workers.queue.QueueError` or `ServerError`.
     """
     begun = time.monotonic()
     policy = policies.read(policy_path)
+    digest = digest_of(Path(policy_path).read_text(encoding="utf-8"))
     _check_artifacts(policy, policy_path)
+    if not insecure:
+        _check_keys(policy, policy_path, host)
     with ExitStack() as stack:
         redis_url = policy.redis.url
         if policy.queued_models and redis_url is None:
@@ -94,7 +103,7 @@ def running(
         elif redis_url is not None:
             _check_redis(redis_url, policy_path)
         started = stack.enter_context(cluster.running(host, port, address))
-        _deploy(policy_path, redis_url)
+        deploy(policy_path, redis_url)
         stack.callback(_undeploy)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
@@ -102,13 +111,32 @@ def running(
         if data is not None:
             policy = policy.model_copy(update={"redis": policy.redis.model_copy(update={"data": data})})
         yield Server(
-            policy, url, started.dashboard_url, started.metrics_url, redis_url, time.monotonic() - begun
+            policy,
+            url,
+            started.dashboard_url,
+            started.metrics_url,
+            redis_url,
+            time.monotonic() - begun,
+            digest,
         )
 
 
 def _check_artifacts(policy: Policy, path: str | Path) -> None:
     # Before Ray is started: a missing variant should be said in a tenth of a second, not after ten.
     read_manifests(policy, str(path))
+
+
+def _check_keys(policy: Policy, path: str | Path, host: str) -> None:
+    """Raise `PolicyError` where anybody who reaches this machine could ask."""
+    try:
+        here = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        here = False  # a name: where it points is not known here
+    if not here and not policy.secured:
+        mend = "give a tenant a key (hybrid-router key new), or say --insecure"
+        raise PolicyError(
+            [f"{path}: tenants: {host} can be reached from outside, and no key is needed; {mend}"]
+        )
 
 
 @contextmanager
@@ -142,7 +170,8 @@ def _check_redis(url: str, path: str | Path) -> None:
         raise PolicyError([f"{path}: redis.url: the server cannot be reached: {reason}"]) from None
 
 
-def _deploy(policy_path: str | Path, redis_url: str | None) -> None:
+def deploy(policy_path: str | Path, redis_url: str | None) -> None:
+    """Deploy the policy, or replace what another has deployed. Raises `ServerError` if it does not start."""
     from ray import serve
     from ray.serve.schema import LoggingConfig
 

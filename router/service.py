@@ -40,7 +40,7 @@ from router.service_errors import (
 )
 from router.shadow import ShadowRuns
 from workers.job import JobState, JobStatus, NewJob
-from workers.queue import Accepted, DeadlineQueue, Full, KeyConflict, QueueError
+from workers.queue import Accepted, DeadlineQueue, Full, KeyConflict, QueueError, settings_from
 
 
 class Service:
@@ -68,6 +68,9 @@ class Service:
         """Go on under another policy with the same models; requests in flight keep what was decided."""
         self.policy, self.keyring = policy, Keyring(policy.tenants)
         self._quotas.limits_of = policy.limits_of
+        for served in self._models.values():
+            if served.queue is not None:
+                served.queue.configure(settings_from(policy.queue_settings))
 
     @property
     def models(self) -> Mapping[str, ServedModel]:

@@ -18,7 +18,7 @@ class Ended:
     """Dead letters by the time of their end and by id, all others in the order in which they ended."""
 
     def __init__(self, settings: QueueSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._others: deque[Record] = deque()
         self._dead: list[tuple[int, str]] = []
 
@@ -42,7 +42,7 @@ class Ended:
 
     def take_old(self, now_ms: int) -> Iterator[str]:
         """Take out the ids of those that were kept long enough."""
-        settings = self._settings
+        settings = self.settings
         while self._others and (self._others[0].finished_ms or 0) + settings.keep_ms <= now_ms:
             yield self._others.popleft().job.id
         if self._dead and self._dead[0][0] + settings.keep_dead_ms <= now_ms:
@@ -50,7 +50,7 @@ class Ended:
 
     def take_excess(self) -> Iterator[str]:
         """Take out the ids of the oldest dead letters beyond the bound."""
-        yield from self._take_first(max(0, len(self._dead) - self._settings.max_dead_letters))
+        yield from self._take_first(max(0, len(self._dead) - self.settings.max_dead_letters))
 
     def _take_first(self, count: int) -> list[str]:
         first = [id for _, id in self._dead[:count]]

@@ -69,6 +69,9 @@ class MemoryQueue:
     def model(self) -> str:
         return self._model
 
+    def configure(self, settings: QueueSettings) -> None:
+        self.settings = self._ended.settings = settings
+
     async def submit(self, jobs: Sequence[NewJob], *, within_ms: int | None = None) -> list[Submitted]:
         now = self._tick()
         first_ms = self._first_deadline_ms()

@@ -226,6 +226,9 @@ class DeadlineQueue(Protocol):
     @property
     def model(self) -> str: ...
 
+    def configure(self, settings: QueueSettings) -> None:
+        """Go on under other settings, from the next verb on; what was accepted keeps its place."""
+
     async def submit(self, jobs: Sequence[NewJob], *, within_ms: int | None = None) -> list[Submitted]:
         """Queue jobs; one answer each, in order. An answer of :class:`Accepted` means written.
 

@@ -121,7 +121,7 @@ class Caller:
         self.client = client
         self.patience_s = patience_s
         self._base = base
-        self._settings = settings
+        self.settings = settings
         self._scripts = scripts
         self._replicas = replicas
         self._replicas_timeout_ms = replicas_timeout_ms
@@ -163,18 +163,18 @@ class Caller:
     async def _call(self, script: Script, args: tuple[str | bytes | int | float, ...]) -> Any:
         try:
             return await self.client.execute_command(  # type: ignore[no-untyped-call]
-                "EVALSHA", script.digest, 1, self._base, self._settings, *args
+                "EVALSHA", script.digest, 1, self._base, self.settings, *args
             )
         except NoScriptError:
             return await self.client.execute_command(  # type: ignore[no-untyped-call]
-                "EVAL", script.text, 1, self._base, self._settings, *args
+                "EVAL", script.text, 1, self._base, self.settings, *args
             )
 
     async def _call_durably(self, script: Script, args: tuple[str | bytes | int | float, ...]) -> Any:
         for _ in range(2):
             # One connection for both: WAIT speaks of the writes of its own connection.
             pipe = self.client.pipeline(transaction=False)
-            pipe.execute_command("EVALSHA", script.digest, 1, self._base, self._settings, *args)
+            pipe.execute_command("EVALSHA", script.digest, 1, self._base, self.settings, *args)
             pipe.execute_command("WAIT", self._replicas, self._replicas_timeout_ms)
             answer, copies = await pipe.execute(raise_on_error=False)
             if isinstance(answer, NoScriptError):

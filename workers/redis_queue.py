@@ -107,6 +107,9 @@ class RedisQueue:
     def model(self) -> str:
         return self._model
 
+    def configure(self, settings: QueueSettings) -> None:
+        self.settings, self._call.settings = settings, _encode_settings(settings)
+
     async def submit(self, jobs: Sequence[NewJob], *, within_ms: int | None = None) -> list[Submitted]:
         self._check_open()
         answers: list[Submitted] = []

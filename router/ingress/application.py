@@ -30,8 +30,14 @@ _MAX_PATHS = 1_000
 class Ingress:
     """The ASGI application of one router replica."""
 
-    def __init__(self, service: Service, ready: Callable[[], bool], version: str) -> None:
-        self._service, self._ready, self._version = service, ready, version
+    def __init__(
+        self,
+        service: Service,
+        ready: Callable[[], bool],
+        version: str,
+        policy: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self._service, self._ready, self._version, self._policy = service, ready, version, policy
         #: Model and variant of the paths that were asked for, which are few and come often.
         self._infer_paths: dict[str, tuple[str, str | None]] = {}
 
@@ -98,6 +104,8 @@ class Ingress:
             ready = self._ready()
             return json_answer(200 if ready else 503, {"ready": ready})
         tenant = self._tenant(http.headers_of(scope))
+        if parts[1:] == ["policy"]:
+            return json_answer(200, dict(self._policy()))
         if parts[1:] == ["models"]:
             return json_answer(
                 200, {"models": [describe(model) for model in self._service.models_of(tenant)]}

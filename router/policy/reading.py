@@ -33,9 +33,14 @@ def read(path: str | Path) -> Policy:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise PolicyError([f"{path}: cannot read the policy file: {reason}"]) from None
+        raise PolicyError([unreadable(path, error)]) from None
     return parse(text, str(path))
+
+
+def unreadable(path: str | Path, error: OSError | UnicodeDecodeError) -> str:
+    """The sentence for a policy file that cannot even be read."""
+    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    return f"{path}: cannot read the policy file: {reason}"
 
 
 def parse(text: str, source: str = "policy") -> Policy:

@@ -1,0 +1,61 @@
+"""While a policy is served in the foreground: what becomes of a changed file is said to the person who
+watches, and processes are replaced where the change needs others. Routes and tenants the router takes over by
+itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from router.manifests import read_manifests
+from router.policy import Policy, PolicyError
+from router.policy.reload import Look, PolicyFile
+from router.policy.sections import RedisSection
+
+
+def follow(
+    path: Path,
+    policy: Policy,
+    digest: str,
+    deploy: Callable[[], None],
+    say: Callable[[str], None],
+    stop: threading.Event,
+    every_s: float = 0.5,
+) -> None:
+    """Watch the file until ``stop``; ``deploy`` replaces the running processes by those of the new file."""
+    file = PolicyFile(path, policy, digest)
+    while not stop.wait(every_s):
+        redis, look = file.policy.redis, file.look()
+        if look.outcome in ("taken", "deploy") and _server(redis) != _server(look.policy.redis):
+            say("policy: 'redis' has changed, which needs a stop and a start; the rest is taken over")
+        if look.outcome == "taken":
+            say(f"policy {look.digest} taken over")
+        elif look.outcome == "refused":
+            say(f"policy not taken over, the old one stays:\n{look.problem}")
+        elif look.outcome == "deploy":
+            _replace(file, look, deploy, say)
+
+
+def _server(section: RedisSection) -> tuple[str | None, str]:
+    """What the section says of the queue's server; its folder may have been given on the command line."""
+    return section.url, section.fsync
+
+
+def _replace(file: PolicyFile, look: Look, deploy: Callable[[], None], say: Callable[[str], None]) -> None:
+    try:
+        read_manifests(look.policy, str(file.path))
+    except PolicyError as error:
+        say(f"policy not taken over, the old one stays:\n{error}")
+        return
+    say(f"policy {look.digest}: replacing processes one after the other; no request is lost")
+    begun = time.monotonic()
+    try:
+        deploy()
+    except (PolicyError, RuntimeError) as error:
+        say(f"policy {look.digest} could not be deployed, see the log: {error}")
+        return
+    file.deployed(look)
+    say(f"policy {look.digest} taken over in {time.monotonic() - begun:.1f} s")

@@ -1,0 +1,151 @@
+"""A changed policy file is taken over while serving; one that cannot be used is refused and the old stays.
+
+What needs other processes (models, their replicas and workers, the queue's server) is not taken over here:
+the command that serves replaces those processes one after the other, or ``serve deploy`` is called again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from router.policy.reading import PolicyError, parse, unreadable
+from router.policy.sections import Policy
+
+_log = logging.getLogger("ray.serve")
+
+Outcome = Literal["same", "taken", "refused", "deploy"]
+
+
+def digest_of(text: str) -> str:
+    """A policy's name in a word: 12 hex digits of its text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def needs_deploy(old: Policy, new: Policy) -> list[str]:
+    """The keys that differ and that running processes cannot take over: ``models.digits.online.replicas``."""
+    keys = list(_differing("models", old.models, new.models)) + list(
+        _differing("redis", old.redis, new.redis)
+    )
+    before, after = old.queue_settings, new.queue_settings
+    # Batch workers hold these, and tenants' bounds are the router's.
+    keys += ["tenants: a weight"] if before["weights"] != after["weights"] else []
+    keys += ["defaults.results.keep"] if before["keep_ms"] != after["keep_ms"] else []
+    return keys
+
+
+def _differing(where: str, old: Any, new: Any) -> Iterator[str]:
+    if old == new:
+        return
+    if hasattr(type(old), "model_fields") and type(old) is type(new):
+        old, new = dict(old), dict(new)
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        yield where
+        return
+    for key in sorted({*old, *new}):
+        if key in old and key in new:
+            yield from _differing(f"{where}.{key}", old[key], new[key])
+        else:
+            yield f"{where}.{key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What became of the file: ``problem`` says why it was not taken over, one line each."""
+
+    outcome: Outcome
+    digest: str
+    policy: Policy
+    problem: str | None = None
+
+
+class PolicyFile:
+    """One policy file that may change, and the policy that is in force.
+
+    A file is looked at once it has stayed the same between two looks, so that one half written is not read.
+    """
+
+    def __init__(self, path: str | Path, policy: Policy, digest: str) -> None:
+        self.path, self.policy, self.digest = Path(path), policy, digest
+        self.problem: str | None = None
+        self._seen, self._stamp = digest, self._stat()
+
+    def _stat(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+    def look(self) -> Look:
+        """Read the file if it has changed and come to rest. Never raises for what is in it."""
+        stamp = self._stat()
+        settled, self._stamp = stamp == self._stamp, stamp
+        if not settled:
+            return self._same()
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            text, problem = "", unreadable(self.path, error)
+        else:
+            problem = ""
+        digest = digest_of(text)
+        if digest == self._seen:
+            return self._same()
+        self._seen = digest
+        if digest == self.digest:  # back to what is in force
+            self.problem = None
+            return self._same()
+        if problem:
+            return self._refused(digest, problem)
+        try:
+            policy = parse(text, str(self.path))
+        except PolicyError as error:
+            return self._refused(digest, str(error))
+        if self.policy.secured and not policy.secured:
+            return self._refused(
+                digest, f"{self.path}: tenants: the last key is gone; stop the server to open it"
+            )
+        keys = needs_deploy(self.policy, policy)
+        if keys:
+            shown = ", ".join(keys)
+            self.problem = f"{self.path}: needs other processes, deploy it again: {shown} changed"
+            return Look("deploy", digest, policy, self.problem)
+        self.policy, self.digest, self.problem = policy, digest, None
+        return Look("taken", digest, policy)
+
+    def deployed(self, look: Look) -> None:
+        """What `look` found to need other processes has got them."""
+        self.policy, self.digest, self.problem = look.policy, look.digest, None
+
+    def _same(self) -> Look:
+        return Look("same", self.digest, self.policy, self.problem)
+
+    def _refused(self, digest: str, problem: str) -> Look:
+        self.problem = problem
+        return Look("refused", digest, self.policy, problem)
+
+
+async def follow(
+    file: PolicyFile,
+    take: Callable[[Look], None],
+    every_s: float = 0.5,
+    sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+) -> None:
+    """Look until cancelled; ``take`` is told of everything but that nothing has changed."""
+    while True:
+        await sleep(every_s)
+        # Reading and validating takes milliseconds, which would be many requests' time.
+        look = await asyncio.to_thread(file.look)
+        if look.outcome == "same":
+            continue
+        if look.outcome == "taken":
+            _log.warning("policy %s taken over: %s", look.digest, file.path)
+        else:
+            _log.error("policy %s not taken over, the old one stays: %s", look.digest, look.problem)
+        take(look)
