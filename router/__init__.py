@@ -1,6 +1,10 @@
 """hybrid-router: one endpoint for inference requests of every urgency. Here is its SDK.
 
-    from router import Client
+>>> from router import Client
+>>> with Client("http://127.0.0.1:8000") as client:
+...     result = client.infer("digits", image, budget="1s")
+>>> print(result.outputs["label"], result.path)
+[3] online
 
 The server's modules are not imported with it: neither Ray nor torch need be installed.
 """
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from router.client_codec import ModelInfo as ModelInfo
     from router.client_codec import Result as Result
     from router.errors import DeadlineExceeded as DeadlineExceeded
+    from router.errors import Forbidden as Forbidden
     from router.errors import HybridRouterError as HybridRouterError
     from router.errors import InvalidRequest as InvalidRequest
     from router.errors import JobCancelled as JobCancelled
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from router.errors import Rejected as Rejected
     from router.errors import ResultPending as ResultPending
     from router.errors import ServerUnavailable as ServerUnavailable
+    from router.errors import Unauthenticated as Unauthenticated
     from router.errors import Unauthorized as Unauthorized
 
 _HOMES = {
@@ -35,6 +41,7 @@ _HOMES = {
     "router.client_codec": ("ModelInfo", "Result"),
     "router.errors": (
         "DeadlineExceeded",
+        "Forbidden",
         "HybridRouterError",
         "InvalidRequest",
         "JobCancelled",
@@ -45,6 +52,7 @@ _HOMES = {
         "Rejected",
         "ResultPending",
         "ServerUnavailable",
+        "Unauthenticated",
         "Unauthorized",
     ),
 }

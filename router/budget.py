@@ -6,9 +6,8 @@ Every time is in seconds of the one monotonic clock that the client was given; n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -79,17 +78,32 @@ def shared_deadline_s(owner: object) -> float | None:
     return None
 
 
-@contextmanager
-def share_deadline(owner: object, budget: Budget, clock: Callable[[], float]) -> Iterator[Deadline]:
-    """Within the block, ``owner``'s calls share one budget. An inner block can only shorten it."""
-    at_s = clock() + budget_ms(budget) / 1e3
-    outer_s = shared_deadline_s(owner)
-    deadline = Deadline(at_s if outer_s is None else min(at_s, outer_s), clock)
-    token = _scope.set(_Scope(owner, deadline, _scope.get()))
-    try:
-        yield deadline
-    finally:
-        _scope.reset(token)
+class DeadlineBlock:
+    """Within the block, ``owner``'s calls share one budget, from when it is entered. An inner block can
+    only shorten it. For ``with`` and ``async with``; raises ValueError at once for a budget that is none.
+    """
+
+    __slots__ = ("_budget_s", "_clock", "_owner", "_tokens")
+
+    def __init__(self, owner: object, budget: Budget, clock: Callable[[], float]) -> None:
+        self._owner, self._budget_s, self._clock = owner, budget_ms(budget) / 1e3, clock
+        self._tokens: list[Token[_Scope | None]] = []
+
+    def __enter__(self) -> Deadline:
+        at_s = self._clock() + self._budget_s
+        outer_s = shared_deadline_s(self._owner)
+        deadline = Deadline(at_s if outer_s is None else min(at_s, outer_s), self._clock)
+        self._tokens.append(_scope.set(_Scope(self._owner, deadline, _scope.get())))
+        return deadline
+
+    def __exit__(self, *_: object) -> None:
+        _scope.reset(self._tokens.pop())
+
+    async def __aenter__(self) -> Deadline:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
 
 
 def limit_of(

@@ -1,10 +1,10 @@
 """The SDK: ask a hybrid-router server for inference, now or by a deadline.
 
-    from router import Client
-
-    with Client("http://127.0.0.1:8000") as client:
-        result = client.infer("digits", image, budget="50ms")
-        print(result.output, result.variant, result.latency_ms)
+>>> from router import Client
+>>> with Client("http://127.0.0.1:8000") as client:
+...     result = client.infer("digits", image, budget="1s")
+>>> result.outputs["label"], result.path, result.deadline_met
+(array([3]), 'online', True)
 
 :class:`Client` blocks, :class:`AsyncClient` is awaited; both do what :mod:`router.client_core` says.
 """
@@ -39,14 +39,19 @@ T = TypeVar("T")
 class Client(Face):
     """A connection to one server; safe to share between threads, best kept for many calls.
 
-    ``key`` is the API key, ``tenant`` the tenant to act for where the key allows several. ``timeout``
-    ends calls that have no budget. ``grace`` is how long after its budget a call still waits for the
-    server's word. ``retry_for`` is how long an unreachable server is tried again, within the budget.
-    ``transport`` is one of httpx's, for a private CA or a proxy; the environment's proxies are not used.
-    Durations are written like budgets.
+    ``key`` is the API key (default: the environment's HYBRID_ROUTER_KEY; "" for none), ``tenant`` the
+    tenant to act for where no key says it. ``timeout`` ends calls that have no budget. ``grace`` is how
+    long after its budget a call still waits for the server's word. ``retry_for`` is how long an
+    unreachable server is tried again, within the budget. ``transport`` is one of httpx's, for a private
+    CA or a proxy; the environment's proxies are not used. Durations are written like budgets.
 
     Every call may raise a :class:`~router.errors.HybridRouterError`; a budget that is none raises
     ValueError.
+
+    >>> client = Client("http://127.0.0.1:8000", timeout="10s")
+    >>> client.ready()
+    True
+    >>> client.close()
     """
 
     def __init__(
@@ -95,8 +100,11 @@ class Client(Face):
         dict by name; one sample without a batch axis gets one. ``variant`` pins a variant, ``outputs``
         picks outputs by name. An answer that came late is given, with ``deadline_met`` False.
 
-        >>> client.infer("digits", image, budget="50ms").output.shape
-        (1, 10)
+        >>> result = client.infer("digits", image, budget="1s")
+        >>> result.outputs["label"]
+        array([3])
+        >>> client.infer("digits", {"image": [image, image]}, variant="int8").outputs["scores"].shape
+        (2, 10)
         """
         options = Options(variant, idempotency_key, outputs, parameters)
         return self._drive(self._core.infer(model, inputs, self._core.limit(budget), options))
@@ -114,16 +122,23 @@ class Client(Face):
     ) -> Job:
         """Hand in work that may take its time; the server holds it durably and answers by the deadline.
 
-        >>> job = client.submit("digits", [image, image], budget="10min")
-        >>> job.result().output.shape
-        (2, 10)
+        Sent again with the same ``idempotency_key`` it is the same request, and is run once.
+
+        >>> job = client.submit("digits", [image, image], budget="10min", outputs=["label"])
+        >>> job.result().outputs
+        {'label': array([3, 3])}
         """
         options = Options(variant, idempotency_key, outputs, parameters)
         return Job(self, self._drive(self._core.submit(model, inputs, self._core.limit(budget), options)))
 
-    def job(self, id: str) -> Job:
-        """A request that was submitted before, perhaps by another process."""
-        return Job(self, self._core.ticket(id))
+    def job(self, id: str, *, outputs: Sequence[str] | None = None) -> Job:
+        """A request that was submitted before, perhaps by another process. ``outputs`` picks some by name.
+
+        >>> id = client.submit("digits", image, budget="10min").id
+        >>> client.job(id, outputs=["label"]).result().outputs
+        {'label': array([3])}
+        """
+        return Job(self, self._core.ticket(id, outputs))
 
     @overload
     def map(
@@ -137,6 +152,7 @@ class Client(Face):
         progress: bool | Progress = False,
         on_error: Literal["raise"] = "raise",
         variant: str | None = None,
+        outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> Iterator[Result]: ...
 
@@ -152,6 +168,7 @@ class Client(Face):
         progress: bool | Progress = False,
         on_error: Literal["return"],
         variant: str | None = None,
+        outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> Iterator[Result | HybridRouterError]: ...
 
@@ -166,6 +183,7 @@ class Client(Face):
         progress: bool | Progress = False,
         on_error: str = "raise",
         variant: str | None = None,
+        outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> Iterator[Any]:
         """One result for each item, in order; ``budget`` is for all of them together.
@@ -176,35 +194,60 @@ class Client(Face):
         first item, or with ``on_error="return"`` gives its error in place of each item's result.
         Leaving the loop cancels what is in flight. ``progress`` draws a bar, or is told (done, total).
 
-        >>> [int(r.output.argmax()) for r in client.map("digits", [image, image], budget="1h")]
+        >>> [int(r.outputs["label"]) for r in client.map("digits", [image, image], budget="1h")]
         [3, 3]
         """
-        options = Options(variant, parameters=parameters)
+        options = Options(variant, outputs=outputs, parameters=parameters)
         plan = self._plan(model, budget, rows_per_request, concurrency, options, on_error)
         return self._run_map(plan, items, model, concurrency, progress)
 
     def cancel(self, id: str) -> bool:
-        """Cancel a request. True if it is cancelled, False if it had already ended."""
+        """Cancel a request. True if it is cancelled, False if it had already ended. Raises JobUnknown.
+
+        >>> job = client.submit("digits", image, budget="10min")
+        >>> _ = job.result()
+        >>> client.cancel(job.id)
+        False
+        """
         return self._drive(self._core.cancel(id))
 
     def models(self) -> list[ModelInfo]:
-        """The models that the server serves to this key."""
+        """The models that the server serves to this key.
+
+        >>> [model.name for model in client.models()]
+        ['digits']
+        """
         return self._drive(self._core.models())
 
     def model(self, name: str) -> ModelInfo:
-        """A model's variants, inputs and outputs. Raises ModelNotFound."""
+        """A model's variants, inputs and outputs. Raises ModelNotFound.
+
+        >>> client.model("digits").versions
+        ('float32', 'int8', 'tree')
+        """
         return self._drive(self._core.model(name))
 
     def stats(self, name: str) -> dict[str, Any]:
-        """What waits and runs for a model now, as the server counts it. Raises ModelNotFound."""
+        """What waits and runs for a model now, as the server counts it. Raises ModelNotFound.
+
+        >>> client.stats("digits")["queue"]["jobs"]
+        0
+        """
         return self._drive(self._core.stats(name))
 
     def ready(self) -> bool:
-        """Whether the server can be reached and takes requests. Never raises for one that cannot."""
+        """Whether the server can be reached and takes requests. Never raises for one that cannot.
+
+        >>> client.ready()
+        True
+        """
         return self._drive(self._core.ready())
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; leaving a ``with`` block does it too.
+
+        >>> client.close()
+        """
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -282,18 +325,33 @@ class Client(Face):
 
 
 class Job:
-    """A submitted request. It lives at the server: any process may ask for it by :attr:`id`."""
+    """A submitted request. It lives at the server: any process may ask for it by :attr:`id`.
+
+    >>> client.submit("digits", image, budget="10min", idempotency_key="photo-1")
+    Job('...')
+    """
 
     def __init__(self, client: Client, ticket: Ticket) -> None:
         self._client, self._ticket = client, ticket
 
     @property
     def id(self) -> str:
-        """The server's id for the request."""
+        """The server's id for the request.
+
+        >>> job = client.submit("digits", image, budget="10min")
+        >>> client.job(job.id).result().outputs["label"]
+        array([3])
+        """
         return self._ticket.id or ""
 
     def state(self) -> str:
-        """pending, leased, done, failed, expired, cancelled or dead, as of now. Raises JobUnknown."""
+        """pending, leased, done, failed, expired, cancelled or dead, as of now. Raises JobUnknown.
+
+        >>> job = client.submit("digits", image, budget="10min")
+        >>> _ = job.result()
+        >>> job.state()
+        'done'
+        """
         return self._client._drive(self._client._core.state(self._ticket))
 
     def result(self, timeout: Budget | None = None) -> Result:
@@ -301,12 +359,22 @@ class Job:
 
         Raises ResultPending where only the timeout is over; else what the request ended with:
         DeadlineExceeded, JobFailed, JobCancelled, JobUnknown.
+
+        >>> job = client.submit("digits", image, budget="10min")
+        >>> job.result(timeout="1min").outputs["label"]
+        array([3])
         """
         timeout_s = None if timeout is None else duration_ms(timeout) / 1e3
         return self._client._drive(self._client._core.result(self._ticket, timeout_s))
 
     def cancel(self) -> bool:
-        """Cancel it. True if it is cancelled, False if it had already ended."""
+        """Cancel it. True if it is cancelled, False if it had already ended. Raises JobUnknown.
+
+        >>> job = client.submit("digits", image, budget="10min")
+        >>> state = "cancelled" if job.cancel() else "done"
+        >>> job.state() == state
+        True
+        """
         return self._client._drive(self._client._core.cancel_ticket(self._ticket))
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ import orjson
 
 from router.errors import (
     DeadlineExceeded,
+    Forbidden,
     HybridRouterError,
     InvalidRequest,
     JobCancelled,
@@ -21,7 +22,7 @@ from router.errors import (
     ProtocolError,
     Rejected,
     ServerUnavailable,
-    Unauthorized,
+    Unauthenticated,
 )
 
 
@@ -46,6 +47,27 @@ class Lost:
 # live yet; from the router these statuses come as JSON and mean what they say.
 _PROXY_STATUSES = frozenset((404, 408, 502, 503, 504))
 
+#: What a status means whoever says it: a proxy that asks for a password or limits bodies has no JSON.
+_OF_STATUS: dict[int, type[HybridRouterError]] = {
+    401: Unauthenticated,
+    403: Forbidden,
+    408: ServerUnavailable,  # the body did not come through in time
+    413: InvalidRequest,
+    414: InvalidRequest,
+    429: Rejected,
+    431: InvalidRequest,
+    503: ServerUnavailable,
+}
+_WORDS = {
+    401: "it asks for an API key",
+    403: "it does not allow this",
+    408: "the request did not reach it in time",
+    413: "the request is larger than it takes",
+    414: "the address is longer than it takes",
+    429: "it takes no more requests now",
+    431: "the headers are larger than it takes",
+}
+
 
 def is_transient(reply: Reply) -> bool:
     """Whether the same request may fare better a little later."""
@@ -53,7 +75,7 @@ def is_transient(reply: Reply) -> bool:
         return False
     if reply.status == 429:
         return retry_after_s(reply) is not None
-    return reply.status == 503 or (reply.status in _PROXY_STATUSES and not _is_json(reply))
+    return reply.status in (408, 503) or (reply.status in _PROXY_STATUSES and not _is_json(reply))
 
 
 def retry_after_s(reply: Reply | Lost) -> float | None:
@@ -86,18 +108,16 @@ def error_of(reply: Reply, *, job_id: str | None = None) -> HybridRouterError:
     problem = _problem(reply)
     id_ = job_id or (str(problem["id"]) if "id" in problem else None)
     about: dict[str, Any] = {"status": status, "problem": problem, "id": id_}
-    if not problem:
-        kind = reply.headers.get("content-type", "no content type")
-        text = bytes(reply.content[:120]).decode("utf-8", "replace").strip()
-        message = f"answered {status} with {kind} instead of JSON: {text!r}"
-        return (ServerUnavailable if status in _PROXY_STATUSES else ProtocolError)(message, **about)
-    message = _reason(problem, status)
-    if status in (401, 403):
-        return Unauthorized(message, **about)
     if status == 429:
-        return Rejected(message, retry_after_s=retry_after_s(reply), **about)
-    if status == 503:
-        return ServerUnavailable(message, **about)
+        about["retry_after_s"] = retry_after_s(reply)
+    kind = _OF_STATUS.get(status)
+    if not problem:
+        if kind is None:
+            kind = ServerUnavailable if status in _PROXY_STATUSES else ProtocolError
+        return kind(_foreign(reply), **about)
+    message = _reason(problem, status)
+    if kind is not None:
+        return kind(message, **about)
     if status == 504:
         return DeadlineExceeded(message, **about)
     if status == 410:
@@ -118,6 +138,17 @@ def _reason(problem: Mapping[str, Any], status: int) -> str:
     if title and title.lower() not in detail.lower():
         return f"{title}: {detail}" if detail else title
     return detail or f"answered {status} without a reason"
+
+
+def _foreign(reply: Reply) -> str:
+    """What was answered by something that is not the router: a proxy, or another server."""
+    status = reply.status
+    if "location" in reply.headers and status < 400:
+        return f"answered {status}: moved to {reply.headers['location'][:200]!r}; use that address"
+    kind = reply.headers.get("content-type", "no content type")
+    text = bytes(reply.content[:120]).decode("utf-8", "replace").strip()
+    meaning = f" ({_WORDS[status]})" if status in _WORDS else ""
+    return f"answered {status}{meaning} with {kind} instead of JSON: {text!r}"
 
 
 def _is_json(reply: Reply) -> bool:

@@ -1,11 +1,12 @@
 """The SDK for asyncio: :class:`AsyncClient`, the twin of :class:`router.Client`.
 
-from router import AsyncClient
-
-async with AsyncClient("http://127.0.0.1:8000") as client:
-    result = await client.infer("digits", image, budget="50ms")
-    async for r in client.map("digits", images, budget="1h"):
-        print(r.output.argmax())
+>>> from router import AsyncClient
+>>> async with AsyncClient("http://127.0.0.1:8000") as client:
+...     first, second = await asyncio.gather(
+...         client.infer("digits", image, budget="1s"), client.infer("digits", image, budget="1s")
+...     )
+>>> first.outputs["label"], second.outputs["label"]
+(array([3]), array([3]))
 """
 
 from __future__ import annotations
@@ -46,6 +47,13 @@ class AsyncClient(Face):
 
     To be used from one event loop. Cancelling a task ends its call here; what the server has already
     taken ends there by its deadline.
+
+    >>> client = AsyncClient("http://127.0.0.1:8000", timeout="10s")
+    >>> async with client.deadline("2s"):
+    ...     result = await client.infer("digits", image)
+    >>> result.outputs["label"]
+    array([3])
+    >>> await client.close()
     """
 
     def __init__(
@@ -90,8 +98,9 @@ class AsyncClient(Face):
     ) -> Result:
         """Run ``model`` and give its answer within ``budget``; see :meth:`router.Client.infer`.
 
-        >>> (await client.infer("digits", image, budget="50ms")).output.shape
-        (1, 10)
+        >>> result = await client.infer("digits", image, budget="1s")
+        >>> result.outputs["label"]
+        array([3])
         """
         options = Options(variant, idempotency_key, outputs, parameters)
         return await self._drive(self._core.infer(model, inputs, self._core.limit(budget), options))
@@ -109,17 +118,22 @@ class AsyncClient(Face):
     ) -> AsyncJob:
         """Hand in work that may take its time; see :meth:`router.Client.submit`.
 
-        >>> job = await client.submit("digits", [image, image], budget="10min")
-        >>> (await job.result()).output.shape
-        (2, 10)
+        >>> job = await client.submit("digits", [image, image], budget="10min", outputs=["label"])
+        >>> (await job.result()).outputs
+        {'label': array([3, 3])}
         """
         options = Options(variant, idempotency_key, outputs, parameters)
         flow = self._core.submit(model, inputs, self._core.limit(budget), options)
         return AsyncJob(self, await self._drive(flow))
 
-    def job(self, id: str) -> AsyncJob:
-        """A request that was submitted before, perhaps by another process."""
-        return AsyncJob(self, self._core.ticket(id))
+    def job(self, id: str, *, outputs: Sequence[str] | None = None) -> AsyncJob:
+        """A request that was submitted before; see :meth:`router.Client.job`.
+
+        >>> id = (await client.submit("digits", image, budget="10min")).id
+        >>> (await client.job(id, outputs=["label"]).result()).outputs
+        {'label': array([3])}
+        """
+        return AsyncJob(self, self._core.ticket(id, outputs))
 
     @overload
     def map(
@@ -133,6 +147,7 @@ class AsyncClient(Face):
         progress: bool | Progress = False,
         on_error: Literal["raise"] = "raise",
         variant: str | None = None,
+        outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Result]: ...
 
@@ -148,6 +163,7 @@ class AsyncClient(Face):
         progress: bool | Progress = False,
         on_error: Literal["return"],
         variant: str | None = None,
+        outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Result | HybridRouterError]: ...
 
@@ -162,6 +178,7 @@ class AsyncClient(Face):
         progress: bool | Progress = False,
         on_error: str = "raise",
         variant: str | None = None,
+        outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Any]:
         """One result for each item, in order; see :meth:`router.Client.map`. Items may come asynchronously.
@@ -169,35 +186,60 @@ class AsyncClient(Face):
         To leave the loop early and cancel at once what is in flight, close the iterator
         (``contextlib.aclosing``); else that is done when it is collected.
 
-        >>> [int(r.output.argmax()) async for r in client.map("digits", [image, image], budget="1h")]
+        >>> [int(r.outputs["label"]) async for r in client.map("digits", [image, image], budget="1h")]
         [3, 3]
         """
-        options = Options(variant, parameters=parameters)
+        options = Options(variant, outputs=outputs, parameters=parameters)
         plan = self._plan(model, budget, rows_per_request, concurrency, options, on_error)
         return self._run_map(plan, items, model, progress)
 
     async def cancel(self, id: str) -> bool:
-        """Cancel a request. True if it is cancelled, False if it had already ended."""
+        """Cancel a request. True if it is cancelled, False if it had already ended. Raises JobUnknown.
+
+        >>> job = await client.submit("digits", image, budget="10min")
+        >>> _ = await job.result()
+        >>> await client.cancel(job.id)
+        False
+        """
         return await self._drive(self._core.cancel(id))
 
     async def models(self) -> list[ModelInfo]:
-        """The models that the server serves to this key."""
+        """The models that the server serves to this key.
+
+        >>> [model.name for model in await client.models()]
+        ['digits']
+        """
         return await self._drive(self._core.models())
 
     async def model(self, name: str) -> ModelInfo:
-        """A model's variants, inputs and outputs. Raises ModelNotFound."""
+        """A model's variants, inputs and outputs. Raises ModelNotFound.
+
+        >>> (await client.model("digits")).versions
+        ('float32', 'int8', 'tree')
+        """
         return await self._drive(self._core.model(name))
 
     async def stats(self, name: str) -> dict[str, Any]:
-        """What waits and runs for a model now, as the server counts it. Raises ModelNotFound."""
+        """What waits and runs for a model now, as the server counts it. Raises ModelNotFound.
+
+        >>> (await client.stats("digits"))["queue"]["jobs"]
+        0
+        """
         return await self._drive(self._core.stats(name))
 
     async def ready(self) -> bool:
-        """Whether the server can be reached and takes requests. Never raises for one that cannot."""
+        """Whether the server can be reached and takes requests. Never raises for one that cannot.
+
+        >>> await client.ready()
+        True
+        """
         return await self._drive(self._core.ready())
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; leaving an ``async with`` block does it too.
+
+        >>> await client.close()
+        """
         await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
@@ -282,18 +324,33 @@ async def _each(items: Items) -> AsyncGenerator[object, None]:
 
 
 class AsyncJob:
-    """A submitted request. It lives at the server: any process may ask for it by :attr:`id`."""
+    """A submitted request. It lives at the server: any process may ask for it by :attr:`id`.
+
+    >>> await client.submit("digits", image, budget="10min", idempotency_key="photo-2")
+    AsyncJob('...')
+    """
 
     def __init__(self, client: AsyncClient, ticket: Ticket) -> None:
         self._client, self._ticket = client, ticket
 
     @property
     def id(self) -> str:
-        """The server's id for the request."""
+        """The server's id for the request.
+
+        >>> job = await client.submit("digits", image, budget="10min")
+        >>> (await client.job(job.id).result()).outputs["label"]
+        array([3])
+        """
         return self._ticket.id or ""
 
     async def state(self) -> str:
-        """pending, leased, done, failed, expired, cancelled or dead, as of now. Raises JobUnknown."""
+        """pending, leased, done, failed, expired, cancelled or dead, as of now. Raises JobUnknown.
+
+        >>> job = await client.submit("digits", image, budget="10min")
+        >>> _ = await job.result()
+        >>> await job.state()
+        'done'
+        """
         return await self._client._drive(self._client._core.state(self._ticket))
 
     async def result(  # the timeout ends a poll at the server, the job goes on
@@ -304,12 +361,22 @@ class AsyncJob:
 
         Raises ResultPending where only the timeout is over; else what the request ended with:
         DeadlineExceeded, JobFailed, JobCancelled, JobUnknown.
+
+        >>> job = await client.submit("digits", image, budget="10min")
+        >>> (await job.result(timeout="1min")).outputs["label"]
+        array([3])
         """
         timeout_s = None if timeout is None else duration_ms(timeout) / 1e3
         return await self._client._drive(self._client._core.result(self._ticket, timeout_s))
 
     async def cancel(self) -> bool:
-        """Cancel it. True if it is cancelled, False if it had already ended."""
+        """Cancel it. True if it is cancelled, False if it had already ended. Raises JobUnknown.
+
+        >>> job = await client.submit("digits", image, budget="10min")
+        >>> state = "cancelled" if await job.cancel() else "done"
+        >>> await job.state() == state
+        True
+        """
         return await self._client._drive(self._client._core.cancel_ticket(self._ticket))
 
     def __repr__(self) -> str:

@@ -27,6 +27,14 @@ class Result:
     BYTES are arrays of ``bytes``. ``latency_ms`` is what this caller waited, by its own clock;
     ``predicted_ms`` and ``queued_ms`` are the server's. ``deadline_met`` is the server's word too, None
     where it gave none.
+
+    >>> result = client.infer("digits", image, budget="1s")
+    >>> result.outputs["scores"].shape, result.outputs["scores"].dtype
+    ((1, 10), dtype('float32'))
+    >>> result.route, result.path, result.variant in ("float32", "int8")
+    ('interactive', 'online', True)
+    >>> result.latency_ms > 0
+    True
     """
 
     outputs: dict[str, Array]
@@ -42,13 +50,26 @@ class Result:
 
     @property
     def output(self) -> Array:
-        """The only output, or the first of several."""
+        """The only output, or the first of several.
+
+        >>> client.infer("digits", image, budget="1s").output
+        array([3])
+        """
         return next(iter(self.outputs.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the server says of a model: its variants (the protocol's versions), inputs and outputs."""
+    """What the server says of a model: its variants (the protocol's versions), inputs and outputs.
+
+    A shape counts rows first; -1 is any size.
+
+    >>> model = client.model("digits")
+    >>> model.name, model.versions
+    ('digits', ('float32', 'int8', 'tree'))
+    >>> model.inputs
+    (TensorSpec(name='image', datatype='FP32', shape=(-1, 1, 8, 8)),)
+    """
 
     name: str
     versions: tuple[str, ...] = ()

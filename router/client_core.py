@@ -78,23 +78,23 @@ class ClientCore:
 
     def infer(self, model: str, inputs: object, limit: Limit, options: Options) -> Flow[Result]:
         """The answer, followed to its end where the server says that it comes later."""
-        ticket = Ticket(limit)
+        ticket = Ticket(limit, outputs=options.outputs)
         tensors = codec.arrange(inputs, (yield from self.known_model(model, limit)))
         yield from self.post(ticket, model, tensors, options)
         return ticket.result or (yield from self.follow(ticket, limit))
 
     def submit(self, model: str, inputs: object, limit: Limit, options: Options) -> Flow[Ticket]:
         """A ticket for a request that the server now holds, or has already answered."""
-        ticket = Ticket(limit)
+        ticket = Ticket(limit, outputs=options.outputs)
         tensors = codec.arrange(inputs, (yield from self.known_model(model, limit)))
         yield from self.post(ticket, model, tensors, options, RESPOND_ASYNC)
         if limit.deadline_s is None:  # the server's default budget ends it, not this client's timeout
             ticket.limit = Limit(limit.started_s, None, math.inf)
         return ticket
 
-    def ticket(self, job_id: str) -> Ticket:
+    def ticket(self, job_id: str, outputs: Sequence[str] | None = None) -> Ticket:
         """For a request that was submitted elsewhere; only the server knows its deadline."""
-        return Ticket(Limit(self.clock(), None, math.inf), job_id)
+        return Ticket(Limit(self.clock(), None, math.inf), job_id, outputs)
 
     def post(
         self,
@@ -171,7 +171,7 @@ class ClientCore:
         """pending, leased, done, failed, expired, cancelled or dead. Raises JobUnknown."""
         if ticket.result is not None:
             return "done"
-        ask = Ask("GET", _job_path(_known(ticket.id)), self._result_headers, job_id=ticket.id)
+        ask = Ask("GET", _result_path(ticket), self._result_headers, job_id=ticket.id)
         reply = yield from self.exchange(ask, self._own_limit())
         if reply.status == 200:
             self._settle(ticket, reply)
@@ -238,7 +238,7 @@ class ClientCore:
         return reply
 
     def _get_result(self, ticket: Ticket, limit: Limit, wait_s: float) -> Flow[Reply]:
-        path = f"{_job_path(_known(ticket.id))}?wait={wait_s:.3f}"
+        path = _result_path(ticket, f"wait={wait_s:.3f}")
         ask = Ask("GET", path, self._result_headers, job_id=ticket.id, polls=True)
         # The server ends the poll in time; the margin is for its answer to come through.
         padded = Limit(limit.started_s, limit.deadline_s, max(limit.give_up_s, self.clock()) + 1.0)
@@ -339,6 +339,12 @@ def _model_path(model: str, variant: str | None = None) -> str:
 
 def _job_path(job_id: str) -> str:
     return f"/v2/requests/{quote(job_id, safe='')}"
+
+
+def _result_path(ticket: Ticket, *query: str) -> str:
+    """Where the state and the result of a request are, with no more outputs than it was sent for."""
+    wanted = [*query, *(f"output={quote(name, safe='')}" for name in ticket.outputs or ())]
+    return _job_path(_known(ticket.id)) + ("?" + "&".join(wanted) if wanted else "")
 
 
 def _known(job_id: str | None) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sized
-from contextlib import AbstractContextManager
 
-from router.budget import Budget, Deadline, share_deadline
+from router.budget import Budget, DeadlineBlock
 from router.client_core import ClientCore
 from router.client_map import MapPlan
 from router.client_steps import Options
 from router.units import duration_ms
+
+#: Where the API key is taken from by a client that is given none.
+KEY_VARIABLE = "HYBRID_ROUTER_KEY"
 
 
 class Face:
@@ -44,14 +47,20 @@ class Face:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._core.server!r})"
 
-    def deadline(self, budget: Budget) -> AbstractContextManager[Deadline]:
-        """Calls within the block share one budget, which shrinks as they spend it.
+    def deadline(self, budget: Budget) -> DeadlineBlock:
+        """This client's calls within the block share one budget, which shrinks as they spend it.
+
+        It holds for the block's own thread or task and for tasks that are started in it; threads have
+        budgets of their own. A call's ``budget`` and an inner block can only shorten it. For ``with``
+        and ``async with``.
 
         >>> with client.deadline("2s") as deadline:
         ...     first = client.infer("digits", image)
         ...     second = client.infer("digits", image)  # in what the first left of the 2 s
+        >>> 0 < deadline.left_ms < 2000
+        True
         """
-        return share_deadline(self._core, budget, self._core.clock)
+        return DeadlineBlock(self._core, budget, self._core.clock)
 
     def _plan(
         self,
@@ -78,7 +87,9 @@ class Face:
 def _headers(key: str | None, tenant: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
     """Raises ValueError for what cannot stand in a header, without repeating its value."""
     merged = {"User-Agent": "hybrid-router", **(headers or {})}
-    if key is not None:
+    if key is None and not any(name.lower() in ("authorization", "x-api-key") for name in merged):
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+    if key:
         merged["Authorization"] = f"Bearer {key}"
     if tenant is not None:
         merged["Tenant"] = tenant

@@ -103,7 +103,9 @@ class MapPlan:
                 rows, slots, more = yield from self._take(info)
                 if slots:
                     # The budget is the whole map's; the latency that a result tells is its own request's.
-                    ticket = Ticket(replace(self._limit, started_s=self._core.clock()))
+                    ticket = Ticket(
+                        replace(self._limit, started_s=self._core.clock()), outputs=self._options.outputs
+                    )
                     handle = (yield Start(self._request(ticket, rows))) if rows else None
                     self._window.append(_Flight(handle, slots, ticket))
             if self._window:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from router.budget import Limit
@@ -16,12 +16,15 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send this request and give its reply within ``timeout_s``. ``path`` is below the client's URL."""
+    """Send this request and give its reply within ``timeout_s``. ``path`` is below the client's URL.
+
+    The headers hold the API key, the content is the caller's own: neither is printed.
+    """
 
     method: str
     path: str
-    headers: Headers
-    content: bytes
+    headers: Headers = field(repr=False)
+    content: bytes = field(repr=False)
     timeout_s: float
 
 
@@ -47,10 +50,14 @@ class Options:
 
 @dataclass(slots=True)
 class Ticket:
-    """What is known of a request: its id once the server has given one, its result once there is one."""
+    """What is known of a request: its id once the server has given one, its result once there is one.
+
+    ``outputs`` are the ones to ask for when it is done; all where None.
+    """
 
     limit: Limit
     id: str | None = None
+    outputs: Sequence[str] | None = None
     result: Result | None = None
     abandoned: bool = False
 
@@ -65,8 +72,8 @@ class Ask:
 
     method: str
     path: str
-    headers: Headers
-    content: bytes = b""
+    headers: Headers = field(repr=False)
+    content: bytes = field(default=b"", repr=False)
     carries_budget: bool = False
     job_id: str | None = None
     polls: bool = False

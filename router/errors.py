@@ -3,7 +3,9 @@
     HybridRouterError
     ├── InvalidRequest (ValueError)         the request cannot be served as it is; mend it
     ├── ModelNotFound (LookupError)         the server knows no such model or variant
-    ├── Unauthorized (PermissionError)      no key, a wrong key, or a key without the right
+    ├── Unauthorized (PermissionError)      this caller may not
+    │   ├── Unauthenticated                 no API key, or one that the server does not know
+    │   └── Forbidden                       a key that the server knows, and that may not do this
     ├── Rejected                            refused before any work: over quota, or it would be late
     ├── DeadlineExceeded (TimeoutError)     the budget is over and there is no answer
     ├── ResultPending (TimeoutError)        the budget is not over, but the caller's own wait is
@@ -28,6 +30,13 @@ class HybridRouterError(Exception):
 
     ``status`` is the HTTP status, None where no answer came. ``problem`` is the server's problem
     document (RFC 9457), empty where it sent none. ``id`` is the request's, where it has one.
+
+    >>> from router import HybridRouterError
+    >>> try:
+    ...     client.infer("digits", "not an image")
+    ... except HybridRouterError as error:
+    ...     print(type(error).__name__, error.status)
+    InvalidRequest None
     """
 
     def __init__(
@@ -45,19 +54,45 @@ class HybridRouterError(Exception):
 
 
 class InvalidRequest(HybridRouterError, ValueError):
-    """The request cannot be taken, by the server or the SDK: shape, dtype, name, size, a key reused."""
+    """The request cannot be taken, by the server or the SDK: shape, dtype, name, size, a key reused.
+
+    >>> client.infer("digits", [1.0, 2.0])
+    Traceback (most recent call last):
+    router.errors.InvalidRequest: input 'image': the model takes shape [-1, 1, 8, 8] ..., got [2]
+    """
 
 
 class ModelNotFound(HybridRouterError, LookupError):
-    """The server serves no model, or no variant of it, by this name."""
+    """The server serves no model, or no variant of it, by this name.
+
+    >>> client.model("digit")
+    Traceback (most recent call last):
+    router.errors.ModelNotFound: ...digit...
+    """
 
 
 class Unauthorized(HybridRouterError, PermissionError):
-    """The server asks for an API key, or this key may not do this."""
+    """The server does not take this from this caller: one of the two below."""
+
+
+class Unauthenticated(Unauthorized):
+    """The server asks for an API key, or does not know this one. Pass ``key=``, or set HYBRID_ROUTER_KEY."""
+
+
+class Forbidden(Unauthorized):
+    """The server knows the API key, and its tenant may not do this: another model, another tenant's name."""
 
 
 class Rejected(HybridRouterError):
-    """Refused before any work was done. ``retry_after_s`` says when to try again, None where it does not."""
+    """Refused before any work was done. ``retry_after_s`` says when to try again, None where it does not.
+
+    >>> from router import Rejected
+    >>> try:
+    ...     client.infer("digits", image, budget="0.1ms")
+    ... except (Rejected, DeadlineExceeded) as error:
+    ...     print("not in a tenth of a millisecond")
+    not in a tenth of a millisecond
+    """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, **about: Any) -> None:
         super().__init__(message, **about)
@@ -65,7 +100,15 @@ class Rejected(HybridRouterError):
 
 
 class DeadlineExceeded(HybridRouterError, TimeoutError):
-    """The latency budget is over and there is no answer: expired at the server, or no word from it."""
+    """The latency budget is over and there is no answer: expired at the server, or no word from it.
+
+    >>> import time
+    >>> with client.deadline("10ms"):
+    ...     time.sleep(0.02)
+    ...     client.infer("digits", image)
+    Traceback (most recent call last):
+    router.errors.DeadlineExceeded: the latency budget of 10ms is over before the request was sent
+    """
 
 
 class ResultPending(HybridRouterError, TimeoutError):
@@ -81,11 +124,21 @@ class JobCancelled(HybridRouterError):
 
 
 class JobUnknown(HybridRouterError, LookupError):
-    """No request by this id: it never was, belongs to another tenant, or its result is no longer kept."""
+    """No request by this id: it never was, belongs to another tenant, or its result is no longer kept.
+
+    >>> client.job("digits.0123456789abcdef").state()
+    Traceback (most recent call last):
+    router.errors.JobUnknown: ...
+    """
 
 
 class ServerUnavailable(HybridRouterError, ConnectionError):
-    """The server could not be reached or is not ready, for as long as it was worth trying."""
+    """The server could not be reached or is not ready, for as long as it was worth trying.
+
+    >>> Client("http://127.0.0.1:1", retry_for="10ms").models()
+    Traceback (most recent call last):
+    router.errors.ServerUnavailable: cannot reach http://127.0.0.1:1: ...
+    """
 
 
 class ProtocolError(HybridRouterError):

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from router.budget import Limit, limit_of, share_deadline, shared_deadline_s
+from router.budget import DeadlineBlock, Limit, limit_of, shared_deadline_s
 
 
 class Clock:
@@ -69,7 +69,7 @@ def test_without_a_deadline_no_header_is_sent() -> None:
 
 def test_calls_in_a_block_share_one_shrinking_budget() -> None:
     clock = Clock()
-    with share_deadline(OWNER, "2s", clock) as deadline:
+    with DeadlineBlock(OWNER, "2s", clock) as deadline:
         assert limit(None).deadline_s == 102.0
         clock.now = 101.5
         assert limit(None, clock.now).deadline_s == 102.0
@@ -83,10 +83,10 @@ def test_calls_in_a_block_share_one_shrinking_budget() -> None:
 
 def test_an_inner_block_only_shortens_and_an_error_ends_it() -> None:
     clock = Clock()
-    with share_deadline(OWNER, "2s", clock):
-        with share_deadline(OWNER, "10s", clock):
+    with DeadlineBlock(OWNER, "2s", clock):
+        with DeadlineBlock(OWNER, "10s", clock):
             assert shared_deadline_s(OWNER) == 102.0
-        with pytest.raises(RuntimeError), share_deadline(OWNER, "1s", clock):
+        with pytest.raises(RuntimeError), DeadlineBlock(OWNER, "1s", clock):
             assert shared_deadline_s(OWNER) == 101.0
             raise RuntimeError
         assert shared_deadline_s(OWNER) == 102.0
@@ -94,17 +94,47 @@ def test_an_inner_block_only_shortens_and_an_error_ends_it() -> None:
 
 def test_another_clients_calls_are_not_bound() -> None:
     other = object()
-    with share_deadline(OWNER, "2s", Clock()), share_deadline(other, "1s", Clock()):
+    with DeadlineBlock(OWNER, "2s", Clock()), DeadlineBlock(other, "1s", Clock()):
         assert shared_deadline_s(OWNER) == 102.0
         assert shared_deadline_s(other) == 101.0
         assert shared_deadline_s(object()) is None
+
+
+async def test_tasks_that_are_started_in_the_block_share_its_budget_and_threads_do_not() -> None:
+    async with DeadlineBlock(OWNER, "2s", Clock()) as deadline:
+        assert deadline.at_s == 102.0
+
+        async def seen() -> float | None:
+            return shared_deadline_s(OWNER)
+
+        assert await asyncio.gather(seen(), seen()) == [102.0, 102.0]
+        loop = asyncio.get_running_loop()
+        assert await loop.run_in_executor(None, shared_deadline_s, OWNER) is None
+    assert shared_deadline_s(OWNER) is None
+
+
+def test_a_block_may_be_entered_again_and_begins_anew() -> None:
+    clock = Clock()
+    block = DeadlineBlock(OWNER, "2s", clock)
+    with block as outer:
+        clock.now = 101.0
+        with block as inner:
+            assert (outer.at_s, inner.at_s) == (102.0, 102.0)
+    with block as later:
+        assert later.at_s == 103.0
+    assert shared_deadline_s(OWNER) is None
+
+
+def test_a_budget_that_is_none_is_refused_before_the_block_begins() -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        DeadlineBlock(OWNER, "soon", Clock())
 
 
 async def test_a_task_that_runs_beside_the_block_is_not_bound() -> None:
     entered, looked = asyncio.Event(), asyncio.Event()
 
     async def bound() -> None:
-        with share_deadline(OWNER, "2s", Clock()):
+        with DeadlineBlock(OWNER, "2s", Clock()):
             entered.set()
             await looked.wait()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import doctest
 import inspect
 import subprocess
 import sys
@@ -16,9 +15,9 @@ import pytest
 import router
 from router import AsyncClient, Client
 from router.client import AsyncJob, Job
-from router.client_face import Face
 from router.errors import (
     DeadlineExceeded,
+    HybridRouterError,
     ProtocolError,
     ResultPending,
     ServerUnavailable,
@@ -160,6 +159,37 @@ def test_key_tenant_and_headers_go_with_every_request_and_never_into_a_repr(both
 
 
 @pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        ({}, "Bearer fr0m-env"),
+        ({"key": "own"}, "Bearer own"),
+        ({"key": ""}, None),
+        ({"headers": {"authorization": "Basic abc"}}, "Basic abc"),
+        ({"headers": {"X-Api-Key": "other"}}, None),
+    ],
+)
+def test_the_key_is_taken_from_the_environment_where_none_is_given(
+    both: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], sent: str | None
+) -> None:
+    monkeypatch.setenv("HYBRID_ROUTER_KEY", "fr0m-env")
+    server = FakeServer()
+    call = both(server, **settings)
+    call(call.client, "ready")
+    assert server.requests[0].headers.get("authorization") == sent
+    assert "fr0m-env" not in repr(call.client)
+
+
+def test_the_key_stands_in_no_error_and_no_log(both: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    for answer in (problem(401, "this API key is not known here"), httpx.ConnectError("refused")):
+        call = both(FakeServer(*[answer] * 50), key="s3cret")
+        with pytest.raises(HybridRouterError) as caught:
+            call(call.client, "infer", "digits", IMAGE, "1s")
+        assert "s3cret" not in f"{caught.value!r} {caught.value} {vars(caught.value)}"
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
     "url",
     ["router:8000", "ftp://router", "http://", "http://h:port", "http://h/?q=1", "127.0.0.1:8000", ""],
 )
@@ -208,42 +238,6 @@ def test_both_faces_have_the_same_calls_and_parameters() -> None:
                 assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [
                     (p.name, p.kind, p.default) for p in other.parameters.values()
                 ]
-
-
-@pytest.mark.parametrize("face", [Client, AsyncClient])
-def test_the_examples_in_the_docstrings_are_true(face: Any) -> None:
-    server = FakeServer()
-    client: Any = client_of(server) if face is Client else async_client_of(server)
-    names: dict[str, Any] = {"client": client, "image": IMAGE}
-
-    async def run() -> int:
-        checked = 0
-        finder = doctest.DocTestFinder()
-        for found in finder.find(face) + (finder.find(Face) if face is Client else []):
-            for example in found.examples:
-                value = await _run_example(example, names)
-                if example.want:
-                    assert repr(value) == example.want.strip()
-                    checked += 1
-        if face is AsyncClient:
-            await client.close()
-        return checked
-
-    assert asyncio.run(run()) == 3
-    if face is Client:
-        client.close()
-
-
-async def _run_example(example: doctest.Example, names: dict[str, Any]) -> Any:
-    """Run it in a coroutine, as examples may await: give its value, or keep the names it binds."""
-    source = example.source.strip()
-    body = [f"return ({source})"] if example.want else [*source.splitlines(), "return locals()"]
-    scope = dict(names)
-    exec("async def example():\n" + "\n".join(f"    {line}" for line in body), scope)
-    value = await scope["example"]()
-    if not example.want:
-        names.update(value)
-    return value
 
 
 def test_importing_the_sdk_imports_no_server_and_no_network_library() -> None:

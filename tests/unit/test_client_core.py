@@ -9,9 +9,10 @@ import pytest
 
 from router.budget import Limit
 from router.client_answers import Lost
-from router.client_steps import Options
+from router.client_steps import Options, Send
 from router.errors import (
     DeadlineExceeded,
+    Forbidden,
     HybridRouterError,
     InvalidRequest,
     JobFailed,
@@ -19,6 +20,7 @@ from router.errors import (
     ProtocolError,
     Rejected,
     ServerUnavailable,
+    Unauthenticated,
     Unauthorized,
 )
 from tests.unit.client_harness import ONE, Bench, bare, problem
@@ -132,8 +134,13 @@ def test_a_rejection_that_names_no_time_is_final() -> None:
     ("answer", "kind"),
     [
         (problem(400), InvalidRequest),
-        (problem(401), Unauthorized),
-        (problem(403), Unauthorized),
+        (problem(401), Unauthenticated),
+        (problem(403), Forbidden),
+        (bare(401), Unauthenticated),
+        (bare(403), Forbidden),
+        (bare(413), InvalidRequest),
+        (bare(429), Rejected),
+        (problem(431), InvalidRequest),
         (problem(404), ModelNotFound),
         (problem(409), InvalidRequest),
         (problem(413), InvalidRequest),
@@ -163,6 +170,38 @@ def test_a_page_from_another_server_is_named_when_the_time_for_retries_is_over()
     with pytest.raises(ServerUnavailable, match="404 with text/html") as caught:
         bench.infer("1s")
     assert caught.value.status == 404
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (bare(413), r"413 \(the request is larger than it takes\) with text/html"),
+        (bare(431), "headers are larger"),
+        (
+            httpx.Response(308, headers={"location": "https://router.test/"}),
+            "moved to 'https://router.test/'",
+        ),
+    ],
+)
+def test_what_a_proxy_says_by_itself_is_told_in_words(answer: httpx.Response, says: str) -> None:
+    with pytest.raises(HybridRouterError, match=says):
+        Bench(answer).infer("10s")
+
+
+def test_a_body_that_did_not_come_through_in_time_is_sent_again() -> None:
+    bench = Bench(problem(408))
+    assert bench.infer("10s").output.argmax() == 3
+    with pytest.raises(ServerUnavailable, match="because"):
+        Bench(*[problem(408) for _ in range(50)]).infer("1s")
+
+
+def test_steps_print_neither_the_key_nor_the_content() -> None:
+    bench = Bench()
+    bench.infer("1s", idempotency_key="k3y")
+    (post,) = [step for step in bench.steps if isinstance(step, Send) and step.method == "POST"]
+    assert (b"idempotency-key", b"k3y") in post.headers
+    assert "k3y" not in repr(post)
+    assert "image" not in repr(post)
 
 
 def test_silence_past_the_budget_and_grace_is_a_deadline_exceeded() -> None:
@@ -230,6 +269,8 @@ def test_each_error_is_of_the_tree_and_of_its_builtin_kind() -> None:
         (InvalidRequest, ValueError),
         (ModelNotFound, LookupError),
         (Unauthorized, PermissionError),
+        (Unauthenticated, Unauthorized),
+        (Forbidden, Unauthorized),
         (DeadlineExceeded, TimeoutError),
         (ServerUnavailable, ConnectionError),
     ]

@@ -13,7 +13,7 @@ from router.errors import (
     JobFailed,
     JobUnknown,
     ResultPending,
-    Unauthorized,
+    Unauthenticated,
 )
 from tests.unit.client_harness import ONE, Bench, bare, pending, problem
 
@@ -28,6 +28,22 @@ def test_an_answer_that_comes_later_is_followed() -> None:
 def _held() -> tuple[bytes, dict[str, str]]:
     body = b'{"outputs":[{"name":"scores","datatype":"FP32","shape":[1,2],"data":[[1,2]]}]}'
     return body, {"content-type": "application/json"}
+
+
+def test_the_chosen_outputs_are_asked_for_where_the_answer_comes_later() -> None:
+    bench = Bench(pending("r1"), pending("r1"), pending("r1"))
+    bench.server._held["r1"] = _held()
+    limit = bench.core.limit("10min")
+    options = Options(outputs=("scores", "a&b"))
+    ticket = bench.drive(bench.core.submit("digits", ONE, limit, options))
+    bench.drive(bench.core.state(ticket))
+    bench.drive(bench.core.result(ticket, None))
+    state, *polls = [r.url.raw_path for r in bench.server.polls]
+    assert state == b"/v2/requests/r1?output=scores&output=a%26b"
+    assert {path.partition(b"&")[2] for path in polls} == {b"output=scores&output=a%26b"}
+    other = bench.core.ticket("r1", ("scores",))
+    bench.drive(bench.core.result(other, 5.0))
+    assert bench.server.polls[-1].url.raw_path == b"/v2/requests/r1?wait=5.000&output=scores"
 
 
 def test_the_location_names_the_request_where_the_body_does_not() -> None:
@@ -68,7 +84,7 @@ def test_a_lost_poll_is_asked_again() -> None:
         (problem(422, state="failed"), JobFailed),
         (problem(500, state="dead"), JobFailed),
         (problem(504, state="expired"), DeadlineExceeded),
-        (problem(401), Unauthorized),
+        (problem(401), Unauthenticated),
     ],
 )
 def test_a_request_that_ended_otherwise_raises_its_end(
