@@ -7,7 +7,7 @@ extension; answers, binary or JSON, become a :class:`Result`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -273,6 +273,14 @@ def decode(headers: Mapping[str, str], content: bytes, latency_ms: float, id: st
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         kind = headers.get("content-type", "no content type")
         raise ProtocolError(f"the answer ({kind}, {len(content)} bytes) cannot be read: {error!r}") from None
+
+
+def pick(result: Result, names: Sequence[str]) -> Result:
+    """The result with these outputs alone, in this order. Raises ProtocolError where one is missing."""
+    missing = [name for name in names if name not in result.outputs]
+    if missing:
+        raise ProtocolError(f"the answer has no output {missing[0]!r}", id=result.id)
+    return replace(result, outputs={name: result.outputs[name] for name in names})
 
 
 def _outputs(entries: Any, raw: memoryview) -> dict[str, Array]:

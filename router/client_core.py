@@ -249,7 +249,9 @@ class ClientCore:
 
     def _settle(self, ticket: Ticket, reply: Reply) -> Result:
         latency_ms = (self.clock() - ticket.limit.started_s) * 1e3
-        ticket.result = codec.decode(reply.headers, reply.content, latency_ms, ticket.id)
+        result = codec.decode(reply.headers, reply.content, latency_ms, ticket.id)
+        # A queued request may be answered with all outputs by a server that does not know the choice.
+        ticket.result = codec.pick(result, ticket.outputs) if ticket.outputs else result
         return ticket.result
 
     def exchange(self, ask: Ask, limit: Limit, try_s: float = math.inf) -> Flow[Reply]:
@@ -317,6 +319,8 @@ RESPOND_ASYNC: Sequence[tuple[bytes, bytes]] = ((b"prefer", b"respond-async"),)
 
 
 def _ended(limit: Limit) -> str:
+    if limit.deadline_s is not None and limit.deadline_s <= limit.started_s:
+        return "the latency budget that calls share here was over"
     if limit.deadline_s is None:
         return f"the timeout of {format_ms((limit.give_up_s - limit.started_s) * 1e3)} is over"
     return f"the latency budget of {format_ms((limit.deadline_s - limit.started_s) * 1e3)} is over"

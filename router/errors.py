@@ -107,7 +107,7 @@ class DeadlineExceeded(HybridRouterError, TimeoutError):
     ...     time.sleep(0.02)
     ...     client.infer("digits", image)
     Traceback (most recent call last):
-    router.errors.DeadlineExceeded: the latency budget of 10ms is over before the request was sent
+    router.errors.DeadlineExceeded: the latency budget that calls share here was over before ...
     """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
 from typing import Any, NoReturn
 
 from router.budget import Deadline
@@ -124,24 +123,18 @@ class Sender:
         """Of a request that an earlier process sent."""
         wait_s = (self._deadline.left_ms + _GRACE_MS) / 1e3
         try:
-            return await self._client.job(known.id).result(wait_s)
+            return await self._client.job(known.id, outputs=self._order.outputs or None).result(wait_s)
         except ResultPending as error:
             raise DeadlineExceeded(str(error), id=known.id) from None
 
     def _checked(self, result: Result, batch: Batch) -> Result:
-        """The result with the outputs that were asked for: one that was queued may come with all of them."""
-        outputs = result.outputs
-        if self._order.outputs:
-            missing = [name for name in self._order.outputs if name not in outputs]
-            if missing:
-                raise ProtocolError(f"the answer has no output {missing[0]!r}", id=result.id)
-            outputs = {name: outputs[name] for name in self._order.outputs}
-        for name, array in outputs.items():
+        """The result, if it has as many rows as the batch."""
+        for name, array in result.outputs.items():
             if array.ndim == 0 or array.shape[0] != len(batch.rows):
                 raise ProtocolError(
                     f"output {name!r} has shape {list(array.shape)} for {len(batch.rows)} rows", id=result.id
                 )
-        return replace(result, outputs=outputs)
+        return result
 
 
 async def _gather(runs: Sequence[Coroutine[Any, Any, End]]) -> list[End]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import orjson
 import pytest
 
 from router.client_steps import Options, Ticket
@@ -12,6 +13,7 @@ from router.errors import (
     JobCancelled,
     JobFailed,
     JobUnknown,
+    ProtocolError,
     ResultPending,
     Unauthenticated,
 )
@@ -25,14 +27,16 @@ def test_an_answer_that_comes_later_is_followed() -> None:
     assert [r.url.raw_path for r in bench.server.polls] == [b"/v2/requests/a%20b?wait=20.000"] * 2
 
 
-def _held() -> tuple[bytes, dict[str, str]]:
-    body = b'{"outputs":[{"name":"scores","datatype":"FP32","shape":[1,2],"data":[[1,2]]}]}'
-    return body, {"content-type": "application/json"}
+def _held(*names: str) -> tuple[bytes, dict[str, str]]:
+    outputs = [
+        {"name": name, "datatype": "FP32", "shape": [1, 2], "data": [[1, 2]]} for name in names or ("scores",)
+    ]
+    return orjson.dumps({"outputs": outputs}), {"content-type": "application/json"}
 
 
 def test_the_chosen_outputs_are_asked_for_where_the_answer_comes_later() -> None:
     bench = Bench(pending("r1"), pending("r1"), pending("r1"))
-    bench.server._held["r1"] = _held()
+    bench.server._held["r1"] = _held("scores", "a&b")
     limit = bench.core.limit("10min")
     options = Options(outputs=("scores", "a&b"))
     ticket = bench.drive(bench.core.submit("digits", ONE, limit, options))
@@ -44,6 +48,14 @@ def test_the_chosen_outputs_are_asked_for_where_the_answer_comes_later() -> None
     other = bench.core.ticket("r1", ("scores",))
     bench.drive(bench.core.result(other, 5.0))
     assert bench.server.polls[-1].url.raw_path == b"/v2/requests/r1?wait=5.000&output=scores"
+
+
+def test_outputs_that_were_not_chosen_are_left_out_and_a_missing_one_is_told() -> None:
+    bench = Bench(pending("r1"), pending("r1"))
+    bench.server._held["r1"] = _held("scores", "extra")
+    assert list(bench.infer("10min", outputs=["extra"]).outputs) == ["extra"]
+    with pytest.raises(ProtocolError, match="no output 'other'"):
+        bench.infer("10min", outputs=["other"])
 
 
 def test_the_location_names_the_request_where_the_body_does_not() -> None:
