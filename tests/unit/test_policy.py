@@ -142,7 +142,7 @@ BAD = [
     ("models:\n  m:\n    artifacts: a\n", "p.yaml:2: models.m: a model needs an 'online' section"),
     ("models:\n  m:\n    online: {variants: [v]}\n", "p.yaml:2: models.m.artifacts: missing"),
     (MODEL + "rotues: []\n", "p.yaml:2: rotues: unknown key; did you mean 'routes'?"),
-    (MODEL + "zzz: 1\n", "p.yaml:2: zzz: unknown key; known here: defaults, limits, models, redis, routes"),
+    (MODEL + "zzz: 1\n", "p.yaml:2: zzz: unknown key; known here: defaults, limits, logs, models, redis, routes, tenants"),
     (MODEL + MODEL, "p.yaml:2: key 'models' is given twice"),
     (MODEL + "limits:\n  body: 1\n  body: 2\n", "p.yaml:4: key 'body' is given twice"),
     (
