@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import ray
 from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
@@ -30,11 +31,14 @@ from router.call import ServedModel
 from router.dispatch import DispatchError, OnlineDispatcher
 from router.estimate import Variant, drain_rows_per_s
 from router.ingress import Ingress
+from router.ingress.grpc_ingress import GrpcIngress, GrpcMethods
+from router.ingress.grpc_peers import is_here
 from router.manifests import read_manifests
 from router.metrics import Publisher, Recorder
 from router.policy import Batch, Policy, PolicyError
 from router.policy.reload import Look, PolicyFile, digest_of, follow
 from router.replicas import Replicas, ServeSource
+from router.request_log import LogFile, RequestLog, file_name, serve_folder
 from router.rescuer import Rescuer
 from router.service import Service
 from workers import autoscale, batch, online, redis_client, redis_queue
@@ -53,6 +57,8 @@ class AppArgs(BaseModel):
     policy: str
     redis_url: str | None = None
     router_replicas: int = 1
+    #: Where no API key is needed, take gRPC calls from this machine only.
+    local_only: bool = False
 
 
 def build(args: AppArgs) -> Application:
@@ -100,7 +106,7 @@ def build(args: AppArgs) -> Application:
         logging_config=online.LOGGING,
     )(Router)
     application: Application = router.bind(
-        shown, digest, path, os.getcwd(), redis_url, handles, workers, args.router_replicas
+        shown, digest, path, os.getcwd(), redis_url, handles, workers, args.router_replicas, args.local_only
     )
     return application
 
@@ -136,8 +142,8 @@ def _batch_deployment(
 
 
 @serve.ingress()
-class Router:
-    """The deployment behind the endpoint: HTTP, decisions, and the online dispatchers of one process."""
+class Router(GrpcMethods):
+    """The deployment behind the endpoint: HTTP and gRPC, decisions, the online dispatchers of one process."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it: background tasks need the loop
         self,
@@ -149,6 +155,7 @@ class Router:
         handles: Mapping[str, Handle],
         workers: Mapping[str, Handle],
         routers: int,
+        local_only: bool,
     ) -> None:
         os.chdir(folder)
         manifests = read_manifests(policy, policy_path)
@@ -162,6 +169,7 @@ class Router:
         self._service = Service(policy, models, self._recorder, routers=routers)
         self._policy_file = PolicyFile(policy_path, policy, digest)
         self._recorder.policy(self._policy_file.digest, refused=False)
+        self._log_file = LogFile(serve_folder(), file_name())
         self._warm = False
         self._tasks = [
             asyncio.create_task(self._warm_up()),
@@ -169,11 +177,21 @@ class Router:
             asyncio.create_task(self._probe()),
             asyncio.create_task(follow(self._policy_file, self._take)),
             asyncio.create_task(Publisher(self._recorder).run()),
+            asyncio.create_task(self._log_file.flush()),
             *(asyncio.create_task(rescuer.run()) for rescuer in self._rescuers()),
             *(asyncio.create_task(replicas.watch()) for replicas in self._replicas),
         ]
+        log = RequestLog(lambda: self._service.policy.logs.share, self._log_file.write)
         self._ingress = Ingress(
-            self._service, self._is_ready, version("hybrid-router"), self._describe_policy
+            self._service, self._is_ready, version("hybrid-router"), self._describe_policy, log
+        )
+
+        here = {ray.util.get_node_ip_address()} if local_only else None
+        self.grpc = GrpcIngress(
+            self._service,
+            self._is_ready,
+            version("hybrid-router"),
+            lambda peer: here is None or self._service.keyring.secured or is_here(peer, here),
         )
 
     def _serve_model(
@@ -291,6 +309,7 @@ class Router:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._service.close()
+        self._log_file.close()
         for served in self._service.models.values():
             if served.online:
                 await served.online.close()

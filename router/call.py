@@ -19,7 +19,8 @@ class Call(NamedTuple):
     """One inference request and who sends it.
 
     ``hold_s`` is how long a queued one is waited for before it is handed back; ``key`` its idempotency key.
-    ``headers`` (names in lower case) and ``parameters`` are for the policy's conditions.
+    ``headers`` (names in lower case) and ``parameters`` are for the policy's conditions; ``trace`` is the
+    trace context that is passed on (W3C ``traceparent``).
     """
 
     model: str
@@ -31,6 +32,7 @@ class Call(NamedTuple):
     tenant: str = ""
     headers: Mapping[bytes, bytes] = _NONE
     parameters: Mapping[str, Any] = _NONE
+    trace: str | None = None
 
 
 class Answer(NamedTuple):
@@ -45,6 +47,7 @@ class Answer(NamedTuple):
     predicted_ms: float | None
     queued_ms: float
     deadline_met: bool
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,7 @@ class Service:
             rows=rows,
             budget_ms=max(1, int(call.budget_ms)),
             tenant=call.tenant,
+            trace=call.trace,
             variant=decision.variant,
             key=call.key,
             max_attempts=batch.max_attempts if batch else 1,
@@ -352,6 +353,7 @@ class Service:
             predicted_ms,
             float(status.queued_ms or 0),
             bool(status.met),
+            status.trace,
         )
 
     async def cancel(self, request_id: str, *, tenant: str = "") -> JobState:

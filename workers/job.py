@@ -94,7 +94,8 @@ class NewJob:
     ``payload`` is an :func:`optimizers.tensors.pack` message of ``rows`` rows, opaque to the queue.
     ``budget_ms`` becomes a deadline once, by the queue's clock, when the job is accepted. ``variant``
     pins one; ``None`` leaves it to the worker. ``key`` is the caller's idempotency key, whose scope
-    is the tenant. ``max_attempts`` counts failures, not leases lost with a worker that died.
+    is the tenant. ``max_attempts`` counts failures, not leases lost with a worker that died. ``trace`` is the
+    caller's trace context, kept with the job for whoever looks into it.
     """
 
     id: str
@@ -105,6 +106,7 @@ class NewJob:
     variant: str | None = None
     key: str | None = None
     max_attempts: int = 3
+    trace: str | None = None
 
     def __post_init__(self) -> None:
         if not self.id or len(self.id) > MAX_ID_CHARS or any(c.isspace() for c in self.id):
@@ -119,7 +121,8 @@ class NewJob:
             raise InvalidJob(
                 f"job {self.id}: max_attempts is {self.max_attempts!r}, must be 1 to {MAX_ATTEMPTS}"
             )
-        for name, value in (("tenant", self.tenant), ("variant", self.variant), ("key", self.key)):
+        for name in ("tenant", "variant", "key", "trace"):
+            value = getattr(self, name)
             if value is not None and len(value) > MAX_NAME_CHARS:
                 raise InvalidJob(
                     f"job {self.id}: {name} has {len(value)} characters, at most {MAX_NAME_CHARS}"
@@ -198,6 +201,7 @@ class JobStatus:
     error: str | None = None
     failures: tuple[Failure, ...] = ()
     result: bytes | None = field(default=None, repr=False)
+    trace: str | None = None
 
     @property
     def met(self) -> bool | None:
@@ -210,7 +214,17 @@ def encode_new(jobs: list[NewJob]) -> bytes:
     """The jobs' metadata for the submit script, a JSON array of arrays; payloads travel beside it."""
     return orjson.dumps(
         [
-            [j.id, j.rows, j.budget_ms, j.tenant, j.variant or "", j.key or "", j.max_attempts, j.digest()]
+            [
+                j.id,
+                j.rows,
+                j.budget_ms,
+                j.tenant,
+                j.variant or "",
+                j.key or "",
+                j.max_attempts,
+                j.digest(),
+                j.trace or "",
+            ]
             for j in jobs
         ]
     )
@@ -254,6 +268,7 @@ def decode_status(id: str, fields: Mapping[str, Any], result: bytes | None = Non
             error=fields.get("error") or None,
             failures=failures,
             result=result,
+            trace=fields.get("trace") or None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise JobDecodeError(

@@ -67,6 +67,7 @@ FIELDS: dict[str, str] = {
     "er": "error",
     "fa": "failures",
     "rv": "ran_variant",
+    "tp": "trace",
 }
 
 

@@ -83,6 +83,7 @@ def status_of(r: Record) -> JobStatus:
         error=r.error,
         failures=tuple(r.failures),
         result=r.result,
+        trace=r.job.trace,
     )
 
 

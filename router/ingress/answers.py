@@ -89,3 +89,10 @@ def answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferReques
         return 200, [(b"content-type", http.JSON), *headers], body
     headers.append((_HEADER_LENGTH, b"%d" % header_length))
     return 200, [(b"content-type", b"application/octet-stream"), *headers], body
+
+
+def traced(response: Response, trace: str | None) -> Response:
+    """The answer with the trace context that its request came with."""
+    if trace is not None:
+        response[1].append((b"traceparent", trace.encode()))
+    return response

@@ -6,20 +6,24 @@ A bare ASGI application: a framework's routing and validation would cost more th
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from optimizers.tensors import TensorError
 from router.call import Call, Pending
 from router.ingress import http, protocol
-from router.ingress.answers import accepted, answered, describe, prefix
-from router.ingress.http import ClientLeft, HttpError, Receive, Response, Send, json_answer, problem
+from router.ingress.answers import accepted, answered, describe, prefix, traced
+from router.ingress.http import ClientLeft, Headers, HttpError, Receive, Response, Send, json_answer, problem
+from router.ingress.log_lines import failure, success
 from router.ingress.protocol import InferRequest, ProtocolError
 from router.ingress.statuses import http_error
+from router.request_log import RequestLog
 from router.service import Service
 from router.service_errors import (
     ServiceError,
 )
+from router.trace_context import trace_parent
 
 _log = logging.getLogger("ray.serve")
 
@@ -36,7 +40,9 @@ class Ingress:
         ready: Callable[[], bool],
         version: str,
         policy: Callable[[], Mapping[str, Any]] = dict,
+        log: RequestLog | None = None,
     ) -> None:
+        self._log = log or RequestLog(lambda: 0.0, _log.info)
         self._service, self._ready, self._version, self._policy = service, ready, version, policy
         #: Model and variant of the paths that were asked for, which are few and come often.
         self._infer_paths: dict[str, tuple[str, str | None]] = {}
@@ -124,25 +130,34 @@ class Ingress:
     async def _infer(
         self, name: str, variant: str | None, scope: Mapping[str, Any], receive: Receive
     ) -> Response:
-        headers = http.headers_of(scope)
-        tenant = self._tenant(headers)
-        self._service.permit(tenant, name)
-        counted = self._service.enter(tenant)
+        headers, started_s = http.headers_of(scope), time.monotonic()
+        tenant, counted = "", False
         try:
-            return await self._admitted(name, variant, tenant, headers, scope, receive)
+            tenant = self._tenant(headers)
+            self._service.permit(tenant, name)
+            counted = self._service.enter(tenant)
+            call, request = await self._read(name, variant, tenant, headers, receive)
+            outcome = await self._service.infer(call)
+        except Exception as error:
+            if not isinstance(error, ClientLeft) and self._log.wants(well=False):
+                self._log.write(**failure(error, name, tenant, headers, started_s))
+            raise
         finally:
             if counted:
                 self._service.leave(tenant)
+        if self._log.wants(isinstance(outcome, Pending) or outcome.deadline_met):
+            self._log.write(**success(outcome, call, request, started_s))
+        specs = self._service.model(name).outputs
+        if isinstance(outcome, Pending):
+            at_once = b"respond-async" in headers.get(b"prefer", b"").lower() and call.hold_s <= 0
+            applied: Headers = [(b"preference-applied", b"respond-async")] if at_once else []
+            return traced(accepted(outcome, scope, applied), call.trace)
+        return traced(answered(outcome, specs, request), call.trace)
 
-    async def _admitted(
-        self,
-        name: str,
-        variant: str | None,
-        tenant: str,
-        headers: Mapping[bytes, bytes],
-        scope: Mapping[str, Any],
-        receive: Receive,
-    ) -> Response:
+    async def _read(
+        self, name: str, variant: str | None, tenant: str, headers: Mapping[bytes, bytes], receive: Receive
+    ) -> tuple[Call, InferRequest]:
+        """The body, as a call for the service and as what the answer must look like."""
         model, policy = self._service.model(name, variant), self._service.policy
         body = await http.read_body(receive, headers, policy.limits.body)
         request = protocol.decode(body, http.header_length(headers))
@@ -160,12 +175,9 @@ class Ingress:
             tenant,
             headers,
             request.parameters,
+            trace_parent(headers),
         )
-        outcome = await self._service.infer(call)
-        if isinstance(outcome, Pending):
-            at_once = b"respond-async" in headers.get(b"prefer", b"").lower() and call.hold_s <= 0
-            return accepted(outcome, scope, [(b"preference-applied", b"respond-async")] if at_once else [])
-        return answered(outcome, model.outputs, request)
+        return call, request
 
     async def _result(self, request_id: str, scope: Mapping[str, Any]) -> Response:
         tenant = self._tenant(http.headers_of(scope))
@@ -175,7 +187,8 @@ class Ingress:
             return accepted(outcome, scope, [])
         accept = http.headers_of(scope).get(b"accept", b"")
         request = InferRequest({}, request_id, binary=b"application/octet-stream" in accept)
-        return answered(outcome, self._service.model(outcome.model).outputs, request)
+        specs = self._service.model(outcome.model).outputs
+        return traced(answered(outcome, specs, request), outcome.trace)
 
     async def _cancel(self, request_id: str, scope: Mapping[str, Any]) -> Response:
         tenant = self._tenant(http.headers_of(scope))

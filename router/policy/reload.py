@@ -29,9 +29,7 @@ def digest_of(text: str) -> str:
 
 def needs_deploy(old: Policy, new: Policy) -> list[str]:
     """The keys that differ and that running processes cannot take over: ``models.digits.online.replicas``."""
-    keys = list(_differing("models", old.models, new.models)) + list(
-        _differing("redis", old.redis, new.redis)
-    )
+    keys = list(_differing("models", old.models, new.models))
     before, after = old.queue_settings, new.queue_settings
     # Batch workers hold these, and tenants' bounds are the router's.
     keys += ["tenants: a weight"] if before["weights"] != after["weights"] else []

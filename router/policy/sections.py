@@ -169,6 +169,12 @@ class Limits(Section):
     tenant: TenantLimits = TenantLimits()
 
 
+class Logs(Section):
+    """The log of requests: what share of those that went well is written. All others are."""
+
+    share: Share = 0.01
+
+
 class RedisSection(Section):
     """The queue's server: a URL, or the bundled server with its data in a folder."""
 
@@ -186,6 +192,7 @@ class Policy(Section):
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
     redis: RedisSection = RedisSection()
+    logs: Logs = Logs()
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:

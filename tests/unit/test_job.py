@@ -80,8 +80,8 @@ def test_every_state_can_be_reached_and_left_or_is_terminal() -> None:
 
 
 def test_metadata_travels_as_plain_json() -> None:
-    (row,) = orjson.loads(encode_new([replace(JOB, tenant="t", variant="v", key="k")]))
-    assert row == ["a", 2, 500, "t", "v", "k", 3, replace(JOB, variant="v").digest()]
+    (row,) = orjson.loads(encode_new([replace(JOB, tenant="t", variant="v", key="k", trace="c")]))
+    assert row == ["a", 2, 500, "t", "v", "k", 3, replace(JOB, variant="v").digest(), "c"]
 
 
 @pytest.mark.parametrize("rows", [b"not json", b"[[1]]", b"[]"])

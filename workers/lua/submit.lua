@@ -1,5 +1,5 @@
 #!lua flags=
--- Queue jobs. ARGV[2]: JSON [[id, rows, budget_ms, tenant, variant, key, max_attempts, digest], ...],
+-- Queue jobs. ARGV[2]: JSON [[id, rows, budget_ms, tenant, variant, key, max_attempts, digest, trace], ...],
 -- ARGV[3...]: their payloads. Answer, per job: {"ok"|"dup", id, deadline} | {"full", what, retry_after_ms}
 -- | {"conflict", first id}. The same id or idempotency key again is answered, not queued again.
 local live = call('HMGET', COUNTS, 'jobs', 'bytes', 'seq', 'rt', 'r0', 'rj', 'rb')
@@ -46,7 +46,7 @@ local function first_job(id, key)
   return first, f[1], f[2]
 end
 
-local function put(id, ro, budget, te, va, ky, ma, dg, payload)
+local function put(id, ro, budget, te, va, ky, ma, dg, tp, payload)
   local key = ky ~= '' and (B .. ':key:' .. te .. ':' .. ky) or nil
   local first, digest, deadline = first_job(id, key)
   if digest then
@@ -63,6 +63,7 @@ local function put(id, ro, budget, te, va, ky, ma, dg, payload)
   if va ~= '' then set('va', va) end
   if ky ~= '' then set('ky', ky) end
   if ma ~= 3 then set('ma', ma) end
+  if tp ~= '' then set('tp', tp) end
   call('HSET', job_key(id), unpack(fields))
   call('SET', data_key(id), payload)
   -- Outlives the job while it waits, then as long as its record (see finish).
@@ -80,7 +81,7 @@ end
 
 local answer = {}
 for i, m in ipairs(cjson.decode(ARGV[2])) do
-  answer[i] = put(m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], ARGV[i + 2])
+  answer[i] = put(m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], m[9], ARGV[i + 2])
 end
 for tenant, members in pairs(lines) do
   call('ZADD', wait_key(tenant), unpack(members))
