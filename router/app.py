@@ -186,7 +186,8 @@ class Router(GrpcMethods):
             self._service, self._is_ready, version("hybrid-router"), self._describe_policy, log
         )
 
-        here = {ray.util.get_node_ip_address()} if local_only else None
+        own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        here = {own} if local_only else None
         self.grpc = GrpcIngress(
             self._service,
             self._is_ready,

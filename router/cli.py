@@ -96,10 +96,23 @@ def main() -> None:
 @click.argument("policy", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65535),
+    help="Port of the gRPC endpoint; 0 for none.  [default: the one after --port]",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the bundled queue server's data.")
 @click.option("--address", help="Join the Ray at this address instead of starting one.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine although no tenant has a key.")
-def serve(policy: Path, host: str, port: int, data: Path | None, address: str | None, insecure: bool) -> None:
+def serve(
+    policy: Path,
+    host: str,
+    port: int,
+    grpc_port: int | None,
+    data: Path | None,
+    address: str | None,
+    insecure: bool,
+) -> None:
     """Serve the models of POLICY until Ctrl-C or SIGTERM.
 
     A changed POLICY is taken over without a restart; a broken one is refused, and the old one stays.
@@ -112,12 +125,18 @@ def serve(policy: Path, host: str, port: int, data: Path | None, address: str | 
 
         try:
             with server.running(
-                policy, host=host, port=port, data=data, address=address, insecure=insecure
+                policy,
+                host=host,
+                port=port,
+                grpc_port=port + 1 if grpc_port is None and port < 65535 else grpc_port or None,
+                data=data,
+                address=address,
+                insecure=insecure,
             ) as running:
                 console.say(f"hybrid-router serves {policy}")
                 console.say(running.describe(console.log))
                 console.say(f"ready in {running.started_in_s:.1f} s; Ctrl-C stops it")
-                replace = partial(server.deploy, policy, running.redis_url)
+                replace = partial(server.deploy, policy, running.redis_url, local_only=running.local_only)
                 with contextlib.suppress(KeyboardInterrupt):
                     follow(policy, running.policy, running.digest, replace, console.say, threading.Event())
                 console.say("stopping")

@@ -30,6 +30,12 @@ _SWITCHES = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # A batch of large inputs is one message between deployments; Serve's default limit is 4 MiB.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(512 << 20),
+    # gRPC calls that one connection may have in flight; HAProxy's default of 100 makes the rest wait.
+    "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": "1000",
+    "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": "1000",
+    # At the default of 64 KiB a large tensor waits for the other side's word 16 times a MiB.
+    "RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE": str(1 << 20),
+    "RAY_SERVE_HAPROXY_H2_BE_INITIAL_WINDOW_SIZE": str(1 << 20),
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
@@ -39,12 +45,17 @@ _SWITCHES = {
 }
 
 
-def prepare(folder: Path) -> None:
+#: A gRPC message, either way, may have twice the policy's limits.body, and at least this.
+_MIN_GRPC_BYTES = 64 << 20
+
+
+def prepare(folder: Path, max_body_bytes: int = 0) -> None:
     """Set the environment of a Ray that is to be started here; what the user has set stays.
 
     The ports that Serve opens beside the endpoint, and HAProxy's files (in ``folder``, whose path must
     be short: a Unix socket's name has 107 characters), are made this instance's own, so that two can
-    run on one machine.
+    run on one machine. ``max_body_bytes`` is the largest request body; gRPC reads a whole message before
+    anything here sees its size.
     """
     http, grpc = _free_range(), _free_range()
     settings = _SWITCHES | {
@@ -58,6 +69,7 @@ def prepare(folder: Path) -> None:
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + _RANGE - 1),
     }
+    settings["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(max(_MIN_GRPC_BYTES, 2 * max_body_bytes))
     for name in ("METRICS_PORT", "STATS_PORT"):
         settings[f"RAY_SERVE_HAPROXY_{name}"] = str(free_port())
     for name in ("HTTP", "GRPC"):
@@ -106,28 +118,46 @@ class Started:
 
 
 @contextmanager
-def running(host: str, port: int, address: str | None = None) -> Iterator[Started]:
+def running(
+    host: str,
+    port: int,
+    address: str | None = None,
+    grpc_port: int | None = None,
+    max_body_bytes: int = 0,
+) -> Iterator[Started]:
     """Start Ray and Serve on ``host:port`` (or join the Ray at ``address``), and stop them at the end.
+
+    ``grpc_port`` opens Serve's gRPC endpoint on the same host; ``max_body_bytes`` is as for `prepare`.
 
     A joined cluster lives on, without our application. Raises `ClusterError`.
     """
-    try:
-        check_port(host, port)
-    except OSError as error:
-        raise ClusterError(
-            f"cannot listen on {host}:{port}: {error.strerror}; stop what listens there or choose --port"
-        ) from None
+    for option, wanted in (("--port", port), ("--grpc-port", grpc_port)):
+        try:
+            check_port(host, wanted or 0)
+        except OSError as error:
+            raise ClusterError(
+                f"cannot listen on {host}:{wanted}: {error.strerror}; "
+                f"stop what listens there or choose {option}"
+            ) from None
     folder = Path(tempfile.mkdtemp(prefix="hybrid-router-"))
     try:
-        prepare(folder)
+        prepare(folder, max_body_bytes)
         with _ray(address) as started:
             from ray import serve
-            from ray.serve.config import HTTPOptions
+            from ray.serve.config import HTTPOptions, gRPCOptions
             from ray.serve.schema import LoggingConfig
+
+            from router.ingress.grpc_server import SERVICER
 
             serve.start(
                 proxy_location="HeadOnly",
                 http_options=HTTPOptions(host=host, port=port),
+                # Reflection is the servicer's own: Serve's looks in protobuf's shared pool only.
+                grpc_options=gRPCOptions(
+                    port=grpc_port or 0,
+                    grpc_servicer_functions=[SERVICER] if grpc_port else [],
+                    enable_reflection=False,
+                ),
                 logging_config=LoggingConfig(enable_access_log=False),
             )
             try:

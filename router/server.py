@@ -41,6 +41,9 @@ class Server:
     started_in_s: float
     #: The policy's name in a word, as `router.policy.reload` makes it.
     digest: str = ""
+    grpc_address: str | None = None
+    #: Whether calls come from this machine only.
+    local_only: bool = False
 
     def __repr__(self) -> str:
         return f"Server({self.url!r})"
@@ -54,6 +57,7 @@ class Server:
         )
         rows = [
             ("endpoint", self.url),
+            ("grpc", self.grpc_address or "off"),
             ("dashboard", self.dashboard_url or "off"),
             ("metrics", self.metrics_url or "off"),
         ]
@@ -80,21 +84,23 @@ def running(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    grpc_port: int | None = None,
     data: Path | None = None,
     address: str | None = None,
     insecure: bool = False,
 ) -> Iterator[Server]:
     """Serve a policy until the context ends; whatever was started is then gone, also after a failed start.
 
+    ``grpc_port`` opens the protocol's gRPC door beside the other.
     ``data`` overrides the policy's folder for the bundled queue server; ``address`` joins a running Ray;
     ``insecure`` listens beyond this machine even if no key is needed.
     Raises PolicyError, `router.cluster.ClusterError`, `workers.queue.QueueError` or `ServerError`.
     """
-    begun = time.monotonic()
+    begun, local_only = time.monotonic(), _is_local(host)
     policy = policies.read(policy_path)
     digest = digest_of(Path(policy_path).read_text(encoding="utf-8"))
     _check_artifacts(policy, policy_path)
-    if not insecure:
+    if not insecure and not local_only:
         _check_keys(policy, policy_path, host)
     with ExitStack() as stack:
         redis_url = policy.redis.url
@@ -102,11 +108,12 @@ def running(
             redis_url = stack.enter_context(_bundled_queue(data or policy.redis.data, policy.redis.fsync))
         elif redis_url is not None:
             _check_redis(redis_url, policy_path)
-        started = stack.enter_context(cluster.running(host, port, address))
-        deploy(policy_path, redis_url)
+        started = stack.enter_context(cluster.running(host, port, address, grpc_port, policy.limits.body))
+        deploy(policy_path, redis_url, local_only=local_only)
         stack.callback(_undeploy)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        shown = f"[{shown}]" if ":" in shown else shown
+        url = f"http://{shown}:{port}"
         _wait_ready(url)
         if data is not None:
             policy = policy.model_copy(update={"redis": policy.redis.model_copy(update={"data": data})})
@@ -118,6 +125,8 @@ def running(
             redis_url,
             time.monotonic() - begun,
             digest,
+            f"{shown}:{grpc_port}" if grpc_port else None,
+            local_only,
         )
 
 
@@ -126,13 +135,17 @@ def _check_artifacts(policy: Policy, path: str | Path) -> None:
     read_manifests(policy, str(path))
 
 
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches what listens on ``host``."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name: where it points is not known here
+
+
 def _check_keys(policy: Policy, path: str | Path, host: str) -> None:
     """Raise `PolicyError` where anybody who reaches this machine could ask."""
-    try:
-        here = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        here = False  # a name: where it points is not known here
-    if not here and not policy.secured:
+    if not policy.secured:
         mend = "give a tenant a key (hybrid-router key new), or say --insecure"
         raise PolicyError(
             [f"{path}: tenants: {host} can be reached from outside, and no key is needed; {mend}"]
@@ -170,7 +183,7 @@ def _check_redis(url: str, path: str | Path) -> None:
         raise PolicyError([f"{path}: redis.url: the server cannot be reached: {reason}"]) from None
 
 
-def deploy(policy_path: str | Path, redis_url: str | None) -> None:
+def deploy(policy_path: str | Path, redis_url: str | None, *, local_only: bool = False) -> None:
     """Deploy the policy, or replace what another has deployed. Raises `ServerError` if it does not start."""
     from ray import serve
     from ray.serve.schema import LoggingConfig
@@ -179,7 +192,7 @@ def deploy(policy_path: str | Path, redis_url: str | None) -> None:
 
     try:
         serve.run(
-            build(AppArgs(policy=str(policy_path), redis_url=redis_url)),
+            build(AppArgs(policy=str(policy_path), redis_url=redis_url, local_only=local_only)),
             name=APP_NAME,
             route_prefix="/",
             logging_config=LoggingConfig(enable_access_log=False),

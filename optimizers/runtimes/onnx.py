@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from optimizers.artifact import Artifact, ArtifactMalformed
 from optimizers.runner import DeviceMissing
-from optimizers.tensors import Tensors, TensorSpec
+from optimizers.tensors import Array, TensorError, Tensors, TensorSpec
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -49,16 +50,29 @@ class OnnxRunner:
         self.inputs, self.outputs = inputs, outputs
         self._run = run_session.run
         self._names = [spec.name for spec in outputs]
+        self._texts = [spec.name for spec in inputs if spec.datatype == "BYTES"]
         self.network_inputs = frozenset(node.name for node in run_session.get_inputs())
         missing = set(self._names) - {node.name for node in run_session.get_outputs()}
         if missing:
             raise ArtifactMalformed(f"the ONNX graph has no output {sorted(missing)}")
 
     def run(self, batch: Tensors) -> Tensors:
+        if self._texts:
+            batch = {**batch, **{name: _as_text(batch[name], name) for name in self._texts}}
         return dict(zip(self._names, self._run(self._names, batch), strict=True))
 
     def close(self) -> None:
         del self._run
+
+
+def _as_text(array: Array, name: str) -> Array:
+    """BYTES as ONNX Runtime wants its strings; of ``bytes`` it would take the ``repr``, with b and quotes."""
+    text = np.empty(array.size, dtype=object)
+    try:
+        text[:] = [item.decode() if isinstance(item, bytes) else item for item in array.ravel()]
+    except UnicodeDecodeError:
+        raise TensorError(f"input {name!r}: strings in ONNX are UTF-8, and these bytes are not") from None
+    return text.reshape(array.shape)
 
 
 def open_runner(artifact: Artifact, *, threads: int, device: str) -> OnnxRunner:

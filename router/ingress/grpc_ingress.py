@@ -1,0 +1,227 @@
+"""gRPC in, gRPC out: the Open Inference Protocol over the service, behind Serve's own gRPC server.
+
+A call arrives as bytes (`Wire`) and leaves as bytes, so that size and key are looked at before anything is
+parsed, and nothing that Serve does with a message depends on its class.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from optimizers.tensors import TensorError
+from router.call import Answer, Call, Pending
+from router.ingress import grpc_protocol as protocol
+from router.ingress import http
+from router.ingress.grpc_messages import message
+from router.ingress.grpc_statuses import GrpcStatus, StillWaiting, grpc_status
+from router.ingress.http import HttpError
+from router.ingress.protocol import ProtocolError
+from router.ingress.wire import Wire
+from router.service import Service
+from router.service_errors import Forbidden, ServiceError, UnknownModel, UnknownVariant
+
+_log = logging.getLogger("ray.serve")
+
+Headers = Mapping[bytes, bytes]
+Metadata = list[tuple[str, str]]
+EXTENSIONS = ("latency_budget",)
+
+
+class Context(Protocol):
+    """What is used of `ray.serve.grpc_util.RayServegRPCContext`."""
+
+    def invocation_metadata(self) -> Any: ...
+    def peer(self) -> str: ...
+    def trailing_metadata(self) -> Any: ...
+    def set_trailing_metadata(self, trailing_metadata: Metadata) -> None: ...
+    def set_code(self, code: Any) -> None: ...
+    def set_details(self, details: str) -> None: ...
+
+
+def headers_of(metadata: Any) -> dict[bytes, bytes]:
+    """A call's metadata, whose names are in lower case, as the HTTP door has its headers."""
+    return {
+        name.encode(): value if isinstance(value, bytes) else value.encode("latin-1", "replace")
+        for name, value in metadata
+    }
+
+
+class GrpcIngress:
+    """The protocol's six methods for one router replica.
+
+    ``admits`` says whether a peer may call at all: Serve's gRPC server of a replica listens on every
+    interface, whatever the endpoint listens on.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        ready: Callable[[], bool],
+        version: str,
+        admits: Callable[[str], bool] = lambda peer: True,
+    ) -> None:
+        self._service, self._ready, self._version, self._admits = service, ready, version, admits
+        self._methods: dict[str, Callable[[bytes, Headers], Awaitable[bytes]]] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+        }
+
+    async def call(self, method: str, request: Wire, context: Context) -> Wire:
+        """One call. What goes wrong is told by the context's code, with an empty message beside it."""
+        try:
+            if not self._admits(context.peer()):
+                raise Forbidden("this server takes calls from its own machine only")
+            return Wire(await self._methods[method](request.data, headers_of(context.invocation_metadata())))
+        except (HttpError, ServiceError, ProtocolError, TensorError, StillWaiting) as error:
+            _end(context, grpc_status(error))
+        except Exception:
+            _log.exception("gRPC call %s failed", method)
+            _end(context, grpc_status(HttpError(500, "an internal error; the router's log has it")))
+        return Wire()
+
+    def identify(self, headers: Headers) -> str:
+        """The tenant that a call acts for, from its metadata: ``authorization: Bearer KEY`` or ``x-api-key``.
+
+        Raises `Unauthenticated` or `Forbidden`.
+        """
+        return self._service.keyring.tenant(headers)
+
+    async def _server_live(self, data: bytes, headers: Headers) -> bytes:
+        return _answer("ServerLiveResponse", live=True)
+
+    async def _server_ready(self, data: bytes, headers: Headers) -> bytes:
+        return _answer("ServerReadyResponse", ready=self._ready())
+
+    async def _server_metadata(self, data: bytes, headers: Headers) -> bytes:
+        about = {"name": "hybrid-router", "version": self._version, "extensions": EXTENSIONS}
+        return _answer("ServerMetadataResponse", **about)
+
+    async def _model_ready(self, data: bytes, headers: Headers) -> bytes:
+        tenant = self.identify(headers)
+        asked = protocol.parse("ModelReadyRequest", data)
+        self._service.permit(tenant, asked.name)
+        try:
+            self._service.model(asked.name, asked.version or None)
+        except (UnknownModel, UnknownVariant):
+            # Triton's answer too: whoever waits for a model asks for it before it is there.
+            return _answer("ModelReadyResponse", ready=False)
+        return _answer("ModelReadyResponse", ready=self._ready())
+
+    async def _model_metadata(self, data: bytes, headers: Headers) -> bytes:
+        tenant = self.identify(headers)
+        asked = protocol.parse("ModelMetadataRequest", data)
+        self._service.permit(tenant, asked.name)
+        model = self._service.model(asked.name, asked.version or None)
+        return _answer(
+            "ModelMetadataResponse",
+            name=model.name,
+            versions=[asked.version] if asked.version else list(model.variants),
+            platform="hybrid-router",
+            inputs=[spec.to_json() for spec in model.inputs],
+            outputs=[spec.to_json() for spec in model.outputs],
+        )
+
+    async def _model_infer(self, data: bytes, headers: Headers) -> bytes:
+        tenant = self.identify(headers)
+        counted = self._service.enter(tenant)
+        try:
+            return await self._admitted(tenant, data, headers)
+        finally:
+            if counted:
+                self._service.leave(tenant)
+
+    async def _admitted(self, tenant: str, data: bytes, headers: Headers) -> bytes:
+        policy = self._service.policy
+        if len(data) > policy.limits.body:
+            raise HttpError(
+                413, f"the message has {len(data)} bytes, the policy's limits.body is {policy.limits.body}"
+            )
+        asked = protocol.decode(protocol.parse("ModelInferRequest", data))
+        self._service.permit(tenant, asked.model)
+        model = self._service.model(asked.model, asked.variant)
+        unknown = (asked.outputs or frozenset()) - {spec.name for spec in model.outputs}
+        if unknown:
+            known = ", ".join(spec.name for spec in model.outputs)
+            raise ProtocolError(f"unknown output {min(unknown)!r}; the model gives {known}")
+        budget_ms = http.budget_ms(asked.parameters, headers, policy.defaults.budget)
+        call = Call(
+            asked.model,
+            asked.inputs,
+            budget_ms,
+            asked.variant,
+            # There is no 202 here, and the caller's own deadline ends the wait: hold for all of the budget.
+            hold_s=http.hold_s(headers, min(budget_ms / 1_000.0, http.MAX_WAIT_S)),
+            key=http.idempotency_key(headers),
+            tenant=tenant,
+            headers=headers,
+            parameters=asked.parameters,
+        )
+        outcome = await self._service.infer(call)
+        if isinstance(outcome, Pending):
+            raise StillWaiting(outcome)
+        return protocol.encode(
+            outcome.outputs,
+            model.outputs,
+            asked,
+            variant=outcome.variant,
+            request_id=asked.id or outcome.id or "",
+            parameters=_told(outcome),
+        )
+
+
+def _told(answer: Answer) -> dict[str, Any]:
+    """How the answer was made, in the names that HTTP gives."""
+    told: dict[str, Any] = {
+        "route": answer.route,
+        "path": answer.path,
+        "variant": answer.variant,
+        "queued_ms": round(answer.queued_ms, 3),
+        "deadline_met": answer.deadline_met,
+    }
+    if answer.predicted_ms is not None:
+        told["predicted_ms"] = round(answer.predicted_ms, 3)
+    return told
+
+
+def _answer(kind: str, /, **fields: Any) -> bytes:
+    encoded: bytes = message(kind)(**fields).SerializeToString()
+    return encoded
+
+
+def _end(context: Context, status: GrpcStatus) -> None:
+    context.set_code(status.code)
+    context.set_details(status.detail)
+    context.set_trailing_metadata([*context.trailing_metadata(), *status.trailing])
+
+
+class GrpcMethods:
+    """Mixed into the router's deployment: Serve calls a gRPC method by its name there.
+
+    The argument's name ``grpc_context`` is how Serve knows that the method wants it.
+    """
+
+    grpc: GrpcIngress
+
+    async def ServerLive(self, request: Wire, grpc_context: Context) -> Wire:
+        return await self.grpc.call("ServerLive", request, grpc_context)
+
+    async def ServerReady(self, request: Wire, grpc_context: Context) -> Wire:
+        return await self.grpc.call("ServerReady", request, grpc_context)
+
+    async def ModelReady(self, request: Wire, grpc_context: Context) -> Wire:
+        return await self.grpc.call("ModelReady", request, grpc_context)
+
+    async def ServerMetadata(self, request: Wire, grpc_context: Context) -> Wire:
+        return await self.grpc.call("ServerMetadata", request, grpc_context)
+
+    async def ModelMetadata(self, request: Wire, grpc_context: Context) -> Wire:
+        return await self.grpc.call("ModelMetadata", request, grpc_context)
+
+    async def ModelInfer(self, request: Wire, grpc_context: Context) -> Wire:
+        return await self.grpc.call("ModelInfer", request, grpc_context)
