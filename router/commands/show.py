@@ -30,6 +30,14 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
+def as_json_of(id: str, state: str, told: Result | Exception) -> dict[str, Any]:
+    """The same members for a request in any state: null where it has no result, or no error."""
+    answer = as_json(told if isinstance(told, Result) else Result({}))
+    if not isinstance(told, Result):
+        answer = dict.fromkeys(answer)
+    return {**answer, "id": id, "state": state, "error": str(told) if isinstance(told, Exception) else None}
+
+
 def say_json(value: Any) -> None:
     click.echo(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode())
 

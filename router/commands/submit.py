@@ -18,7 +18,7 @@ from router.bulk.progress import shown
 from router.bulk.run import Report, Tally, run
 from router.bulk.store import Paths
 from router.client import AsyncClient
-from router.commands import show
+from router.commands import completion, show
 from router.commands.common import (
     EXIT_CODES,
     INTERRUPTED,
@@ -38,12 +38,19 @@ _RETRY_FOR = "5min"
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--budget", required=True, callback=budget, help="Time for all of FILE, such as 2h.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="RESULTS.")
-@click.option("--variant", help="Run on this variant and no other.")
-@click.option("--output", "outputs", multiple=True, metavar="NAME", help="Only this output (repeatable).")
+@click.option("--variant", shell_complete=completion.variants, help="Run on this variant and no other.")
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completion.outputs,
+    help="Only this output (repeatable).",
+)
 @click.option("--rows-per-request", default=64, show_default=True, type=click.IntRange(1, 1_000_000))
 @click.option(
     "--concurrency", default=16, show_default=True, type=click.IntRange(1, 256), help="Requests in flight."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -13,12 +13,11 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from router import client_wire
 from router.cli import main
+from tests.contract.cli_harness import URL, Cli, Server, against
 from tests.unit.bulk_harness import BulkServer, table
 from tests.unit.client_harness import FakeServer, pending, problem
 
-URL = "http://router.test"
 QUEUE = {
     "jobs": 1200, "rows": 76800, "waiting_jobs": 1190, "delayed_jobs": 1, "leased_jobs": 9,
     "rows_per_s": 3400.4, "totals": {"done": 5, "failed": 0},
@@ -28,26 +27,12 @@ STATS = {
     "online": {"busy_ms": 1.25, "waiting_ms": 0.0, "predicted_ms": {"float32": 0.5}},
     "queue": QUEUE,
 }
-Server = Callable[[httpx.Request], httpx.Response]
-Cli = Callable[..., Result]
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Server], Cli]]:
+def cli(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], Cli]:
     """Give it a server; get a function that runs the command line against it."""
-
-    def against(server: Server) -> Cli:
-        transport = httpx.MockTransport(server)
-        monkeypatch.setattr(client_wire, "Lanes", lambda tls: transport)
-        monkeypatch.setattr(client_wire, "AsyncLanes", lambda tls: transport)
-
-        def invoke(*arguments: str | Path, stdin: str | None = None) -> Result:
-            command = [str(a) for a in arguments]
-            return CliRunner().invoke(main, command, input=stdin, env={"HYBRID_ROUTER_URL": URL})
-
-        return invoke
-
-    yield against
+    return lambda server: against(monkeypatch, server)
 
 
 def described(server: FakeServer) -> Server:
@@ -147,7 +132,8 @@ def test_what_was_typed_wrong_ends_with_2_and_one_message(
     [
         (problem(504, "too late"), 5),
         (problem(429, "it would be late"), 6),
-        (problem(401, "no key"), 2),
+        (problem(401, "no key"), 8),
+        (problem(403, "not yours"), 8),
         (problem(500, "the model failed"), 1),
         (problem(422, "no such shape"), 2),
     ],
@@ -182,7 +168,8 @@ def test_result_shows_what_an_earlier_request_gave(cli: Callable[[Server], Cli])
 def test_a_request_that_has_not_ended_ends_with_7_and_says_its_state(cli: Callable[[Server], Cli]) -> None:
     done = cli(FakeServer(pending("r1", "leased")))("result", "r1", "--json")
     assert done.exit_code == 7
-    assert orjson.loads(done.stdout) == {"id": "r1", "state": "leased"}
+    told = orjson.loads(done.stdout)
+    assert (told["id"], told["state"], told["outputs"]) == ("r1", "leased", None)
     assert cli(FakeServer(pending("r1"), pending("r1")))("result", "r1", "--wait", "0s").exit_code == 7
 
 
@@ -286,7 +273,7 @@ def test_the_main_help_names_every_command_and_how_to_get_tab_completion() -> No
     said = CliRunner().invoke(main, ["--help"]).stdout
     for command in ("submit", "infer", "result", "status"):
         assert f"\n  {command} " in said
-    assert "_HYBRID_ROUTER_COMPLETE=bash_source hybrid-router" in said
+    assert 'eval "$(hybrid-router completion bash)"' in said
 
 
 def test_the_clients_commands_need_none_of_the_servers_packages() -> None:
