@@ -192,6 +192,7 @@ class Router(GrpcMethods):
             self._service,
             self._is_ready,
             version("hybrid-router"),
+            log,
             lambda peer: here is None or self._service.keyring.secured or is_here(peer, here),
         )
 

@@ -7,6 +7,7 @@ parsed, and nothing that Serve does with a message depends on its class.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -15,12 +16,16 @@ from router.call import Answer, Call, Pending
 from router.ingress import grpc_protocol as protocol
 from router.ingress import http
 from router.ingress.grpc_messages import message
+from router.ingress.grpc_protocol import InferMessage
 from router.ingress.grpc_statuses import GrpcStatus, StillWaiting, grpc_status
 from router.ingress.http import HttpError
-from router.ingress.protocol import ProtocolError
+from router.ingress.log_lines import failure, success
+from router.ingress.protocol import InferRequest, ProtocolError
 from router.ingress.wire import Wire
+from router.request_log import RequestLog
 from router.service import Service
 from router.service_errors import Forbidden, ServiceError, UnknownModel, UnknownVariant
+from router.trace_context import trace_parent
 
 _log = logging.getLogger("ray.serve")
 
@@ -60,8 +65,10 @@ class GrpcIngress:
         service: Service,
         ready: Callable[[], bool],
         version: str,
+        log: RequestLog | None = None,
         admits: Callable[[str], bool] = lambda peer: True,
     ) -> None:
+        self._log = log or RequestLog(lambda: 0.0, _log.info)
         self._service, self._ready, self._version, self._admits = service, ready, version, admits
         self._methods: dict[str, Callable[[bytes, Headers], Awaitable[bytes]]] = {
             "ServerLive": self._server_live,
@@ -77,7 +84,12 @@ class GrpcIngress:
         try:
             if not self._admits(context.peer()):
                 raise Forbidden("this server takes calls from its own machine only")
-            return Wire(await self._methods[method](request.data, headers_of(context.invocation_metadata())))
+            headers = headers_of(context.invocation_metadata())
+            answer = Wire(await self._methods[method](request.data, headers))
+            trace = trace_parent(headers)
+            if trace is not None:
+                _trail(context, ("traceparent", trace))
+            return answer
         except (HttpError, ServiceError, ProtocolError, TensorError, StillWaiting) as error:
             _end(context, grpc_status(error))
         except Exception:
@@ -128,50 +140,60 @@ class GrpcIngress:
         )
 
     async def _model_infer(self, data: bytes, headers: Headers) -> bytes:
-        tenant = self.identify(headers)
-        counted = self._service.enter(tenant)
+        started_s, tenant, model, counted = time.monotonic(), "", "", False
         try:
-            return await self._admitted(tenant, data, headers)
+            tenant = self.identify(headers)
+            counted = self._service.enter(tenant)
+            asked = self._read(data)
+            model = asked.model
+            call = self._call(asked, tenant, headers)
+            outcome = await self._service.infer(call)
+        except Exception as error:
+            if self._log.wants(well=False):
+                self._log.write(**failure(error, model, tenant, headers, started_s))
+            raise
         finally:
             if counted:
                 self._service.leave(tenant)
+        if self._log.wants(isinstance(outcome, Pending) or outcome.deadline_met):
+            self._log.write(**success(outcome, call, InferRequest({}, asked.id), started_s))
+        if isinstance(outcome, Pending):
+            raise StillWaiting(outcome)
+        return protocol.encode(
+            outcome.outputs,
+            self._service.model(model).outputs,
+            asked,
+            variant=outcome.variant,
+            request_id=asked.id or outcome.id or "",
+            parameters=_told(outcome),
+        )
 
-    async def _admitted(self, tenant: str, data: bytes, headers: Headers) -> bytes:
-        policy = self._service.policy
-        if len(data) > policy.limits.body:
-            raise HttpError(
-                413, f"the message has {len(data)} bytes, the policy's limits.body is {policy.limits.body}"
-            )
-        asked = protocol.decode(protocol.parse("ModelInferRequest", data))
+    def _read(self, data: bytes) -> InferMessage:
+        limit = self._service.policy.limits.body
+        if len(data) > limit:
+            raise HttpError(413, f"the message has {len(data)} bytes, the policy's limits.body is {limit}")
+        return protocol.decode(protocol.parse("ModelInferRequest", data))
+
+    def _call(self, asked: InferMessage, tenant: str, headers: Headers) -> Call:
         self._service.permit(tenant, asked.model)
         model = self._service.model(asked.model, asked.variant)
         unknown = (asked.outputs or frozenset()) - {spec.name for spec in model.outputs}
         if unknown:
             known = ", ".join(spec.name for spec in model.outputs)
             raise ProtocolError(f"unknown output {min(unknown)!r}; the model gives {known}")
-        budget_ms = http.budget_ms(asked.parameters, headers, policy.defaults.budget)
-        call = Call(
+        budget_ms = http.budget_ms(asked.parameters, headers, self._service.policy.defaults.budget)
+        return Call(
             asked.model,
             asked.inputs,
             budget_ms,
             asked.variant,
             # There is no 202 here, and the caller's own deadline ends the wait: hold for all of the budget.
-            hold_s=http.hold_s(headers, min(budget_ms / 1_000.0, http.MAX_WAIT_S)),
-            key=http.idempotency_key(headers),
-            tenant=tenant,
-            headers=headers,
-            parameters=asked.parameters,
-        )
-        outcome = await self._service.infer(call)
-        if isinstance(outcome, Pending):
-            raise StillWaiting(outcome)
-        return protocol.encode(
-            outcome.outputs,
-            model.outputs,
-            asked,
-            variant=outcome.variant,
-            request_id=asked.id or outcome.id or "",
-            parameters=_told(outcome),
+            http.hold_s(headers, min(budget_ms / 1_000.0, http.MAX_WAIT_S)),
+            http.idempotency_key(headers),
+            tenant,
+            headers,
+            asked.parameters,
+            trace_parent(headers),
         )
 
 
@@ -197,7 +219,12 @@ def _answer(kind: str, /, **fields: Any) -> bytes:
 def _end(context: Context, status: GrpcStatus) -> None:
     context.set_code(status.code)
     context.set_details(status.detail)
-    context.set_trailing_metadata([*context.trailing_metadata(), *status.trailing])
+    _trail(context, *status.trailing)
+
+
+def _trail(context: Context, *pairs: tuple[str, str]) -> None:
+    """More metadata behind the answer; Serve has put its request id there."""
+    context.set_trailing_metadata([*context.trailing_metadata(), *pairs])
 
 
 class GrpcMethods:
