@@ -121,8 +121,12 @@ class DayTime(Section):
             ) from None
         return {"text": value, "from_min": begin, "to_min": end, "zone": zone}
 
+    def clock(self, epoch_s: float) -> datetime:
+        """A moment as the clocks of this condition's zone show it."""
+        return datetime.fromtimestamp(epoch_s, _zone(self.zone))
+
     def holds(self, epoch_s: float) -> bool:
-        at = datetime.fromtimestamp(epoch_s, _zone(self.zone))
+        at = self.clock(epoch_s)
         minute = at.hour * 60 + at.minute
         if self.from_min < self.to_min:
             return self.from_min <= minute < self.to_min

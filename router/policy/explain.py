@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from router import estimate
 from router.decide import Ask, Enqueue, Reject, RunOnline, decide
 from router.estimate import BatchLoad, ModelLoad, OnlineLoad, Variant
-from router.policy import Policy
+from router.policy import Policy, Route
 from router.policy.check import HOP_MS
+from router.policy.conditions import When, is_among
 from router.units import format_ms
+
+_ANY = "*"
 
 
 def explain(
@@ -24,10 +27,24 @@ def explain(
     """The decision for ``ask`` with so many rows waiting on each side, as plain values.
 
     ``variants`` are those of the model asked for. Members: ``route``, ``goes`` (online, batch or refused),
-    ``variant``, ``predicted_ms``, ``reason``, ``retry_after_s``, and ``options``, what each would take.
+    ``variant``, ``predicted_ms``, ``reason``, ``retry_after_s``; ``passed``, the routes before it and why
+    none of them takes the request; ``split`` and ``shadow``, the shares of variants where the route has
+    them; and ``options``, what each variant would take.
     """
     load = _load(policy, variants, ask.model, online_rows, queued_rows)
-    decision = decide(ask, policy, load, 0.0)
+    route = policy.route(ask)
+    told = _told(_barred(policy, ask, route) or decide(ask, policy, load, 0.0), policy, ask)
+    told["passed"] = passed(policy, ask)
+    if route.split is not None:
+        whole = sum(route.split.values())
+        told["split"] = {name: weight / whole for name, weight in route.split.items()}
+    if route.shadow is not None:
+        told["shadow"] = {route.shadow.variant: route.shadow.share}
+    told["options"] = _options(load, ask.rows)
+    return told
+
+
+def _told(decision: RunOnline | Enqueue | Reject, policy: Policy, ask: Ask) -> dict[str, Any]:
     told: dict[str, Any] = {"route": decision.route, "reason": decision.reason}
     match decision:
         case RunOnline():
@@ -38,8 +55,61 @@ def explain(
             told |= {"goes": "batch", "variant": variant, "predicted_ms": decision.predicted_ms}
         case Reject():
             told |= {"goes": "refused", "retry_after_s": decision.retry_after_s}
-    told["options"] = _options(load, ask.rows)
     return told
+
+
+def _barred(policy: Policy, ask: Ask, route: Route) -> Reject | None:
+    """What is refused before any route is looked at."""
+    tenant = policy.tenants.get(ask.tenant)
+    if tenant is not None and tenant.models is not None and ask.model not in tenant.models:
+        reason = f"tenant {ask.tenant!r} may not use model {ask.model!r}"
+        return Reject("unserved", None, route.name, reason)
+    if ask.rows > policy.limits.rows:
+        reason = f"{ask.rows} rows in one request; the policy's limits.rows is {policy.limits.rows}"
+        return Reject("unserved", None, route.name, reason)
+    return None
+
+
+def passed(policy: Policy, ask: Ask) -> list[dict[str, Any]]:
+    """The routes before the one that takes ``ask``, each with the conditions that do not hold, in words."""
+    taken = policy.route(ask).name
+    found = []
+    for route in policy.routes:
+        if route.name == taken:
+            break
+        found.append({"route": route.name, "why": list(mismatches(route.when, ask))})
+    return found
+
+
+def mismatches(when: When, ask: Ask) -> Iterator[str]:
+    """Every condition that does not hold, as ``budget is 2s, not <= 250ms``."""
+    if when.model is not None and ask.model not in when.model:
+        yield f"model is {ask.model!r}, not {_either(when.model)}"
+    if when.budget is not None and not when.budget.holds(ask.budget_ms):
+        yield f"budget is {format_ms(ask.budget_ms)}, not {when.budget.text.strip()}"
+    if when.tenant is not None and ask.tenant not in when.tenant:
+        yield f"tenant is {repr(ask.tenant) if ask.tenant else 'none'}, not {_either(when.tenant)}"
+    if when.rows is not None and not when.rows.holds(ask.rows):
+        yield f"rows are {ask.rows}, not {when.rows.text.strip()}"
+    for (name, values), written in zip(when.headers, when.header.items(), strict=True):
+        given = ask.headers.get(name)
+        if given is None or not (given in values or _ANY.encode() in values):
+            yield _unlike(f"header {written[0]}", given and given.decode("latin-1"), written[1])
+    for parameter, wanted in when.parameter.items():
+        value = ask.parameters.get(parameter)
+        if parameter not in ask.parameters or not is_among(value, wanted):
+            yield _unlike(f"parameter {parameter}", value, wanted)
+    if when.time is not None and not when.time.holds(ask.epoch_s):
+        yield f"time of day is {when.time.clock(ask.epoch_s):%H:%M} {when.time.zone}, not {when.time.text.strip()}"
+
+
+def _unlike(what: str, given: Any, wanted: tuple[Any, ...]) -> str:
+    shown = "absent" if given is None else repr(given)
+    return f"{what} is {shown}" + ("" if _ANY in wanted else f", not {_either(wanted)}")
+
+
+def _either(wanted: tuple[Any, ...]) -> str:
+    return " or ".join(repr(one) for one in wanted)
 
 
 def _load(
@@ -100,4 +170,10 @@ def sentence(told: Mapping[str, Any]) -> str:
         f"   quality drop {option['quality_drop']:g}"
         for option in told["options"]
     ]
-    return "\n".join([head, *lines])
+    shares = [
+        f"  {kind}: " + ", ".join(f"{name} {share:.3g}%" for name, share in shown.items())
+        for kind in ("split", "shadow")
+        if (shown := {name: share * 100.0 for name, share in told.get(kind, {}).items()})
+    ]
+    before = [f"  not {other['route']!r}: {'; '.join(other['why'])}" for other in told["passed"]]
+    return "\n".join([head, *before, *shares, *lines])
