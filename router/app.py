@@ -214,7 +214,7 @@ class Router(GrpcMethods):
                 max_waiting=section.max_waiting,
                 on_batch=lambda variant, rows, ms: self._recorder.batch(name, variant, rows),
             )
-            replicas.on_count = dispatcher.resize
+            replicas.on_change = dispatcher.become
         queue: DeadlineQueue | None = None
         if policy.models[name].batch and self._redis is not None:
             queue = redis_queue.RedisQueue(self._redis, name, QueueSettings(**policy.queue_settings))

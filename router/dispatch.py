@@ -1,7 +1,8 @@
 """The online dispatcher: a bounded deadline heap per model in front of its replicas, one call per batch.
 
 Requests wait here, not in the replicas, so that the batch is formed at the last moment, from the most
-urgent that wait. Two batches may be in flight per replica: one runs, the next is already there.
+urgent that wait. Two batches may be in flight per replica: one runs, the next is already there. A batch
+that its replica keeps to itself goes to another one as well, and the first answer counts.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optimizers.tensors import Tensors, concat, pack, rows_of, split, unpack
 from router.estimate import OnlineLoad, Variant
-from router.lanes import Lanes, Start
+from router.lanes import TRIES, Lanes, Start
 
-Send = Callable[[str, bytes], Awaitable[bytes]]
+#: Of a variant's name, a packed batch, and a replica's name (empty: any), the packed answer.
+Send = Callable[[str, bytes, str], Awaitable[bytes]]
 
 #: A batch that takes longer than this many times its bound is taken for lost.
 _STUCK_FACTOR, _STUCK_MS = 20.0, 5_000.0
@@ -29,7 +31,7 @@ class DispatchError(Exception):
     ::
 
         DispatchError
-        |- DeadlineHopeless    the deadline can no longer be met; the request was dropped before it ran
+        |- DeadlineHopeless    dropped: the deadline can no longer be met, or the replica is silent
         |- ReplicaFailed       the replica died or failed, and a second try failed or came too late
         |- BadRows             the model fails on this request's rows; the rest of its batch was answered
         |- HeapFull            no room; nothing was queued
@@ -37,7 +39,8 @@ class DispatchError(Exception):
 
 
 class DeadlineHopeless(DispatchError):
-    """The deadline passed, or came too close for even the smallest batch, while the request waited."""
+    """The deadline passed, or came too close for even the smallest batch, while the request waited; or it
+    passed while the batch was at a replica that has stopped answering."""
 
 
 class ReplicaFailed(DispatchError):
@@ -83,11 +86,27 @@ class _Waiting:
         return self.future.done()
 
 
+class _Away:
+    """One batch on its way: ``open`` of its ``tries`` may still be answered."""
+
+    __slots__ = ("items", "message", "open", "timer", "tries")
+
+    def __init__(self, items: list[_Waiting], message: bytes) -> None:
+        self.items, self.message = items, message
+        self.tries = self.open = 1
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def told(self) -> bool:
+        """Every caller has an answer, or is gone."""
+        return all(item.future.done() for item in self.items)
+
+
 class OnlineDispatcher:
     """Deadline-ordered batching for one model: `router.lanes` decides, this sends and settles.
 
-    ``send(variant, message)`` runs one packed batch on some replica and gives the packed answer;
-    ``variants`` come best quality first. All times are ``clock`` milliseconds.
+    ``send`` runs one packed batch on a replica; ``replicas`` is how many there are until `become` names
+    them. ``variants`` come best quality first. All times are ``clock`` milliseconds.
     """
 
     def __init__(
@@ -115,9 +134,9 @@ class OnlineDispatcher:
         """The online side as `decide` weighs it, now, for a request of ``rows`` with this deadline."""
         return self._lanes.load(self._clock(), deadline_ms, rows)
 
-    def resize(self, replicas: int) -> None:
-        """So many replicas live now; predictions and what is in flight follow."""
-        self._lanes.resize(replicas)
+    def become(self, names: Collection[str]) -> None:
+        """These replicas live now; predictions and what is in flight follow."""
+        self._lanes.become(names)
         if not self._closed:
             self._pump()
 
@@ -206,56 +225,117 @@ class OnlineDispatcher:
                 item.future.set_exception(DeadlineHopeless(f"its deadline was {when} when its turn came"))
             if step.start is None:
                 break
-            # Not in the context of whichever request came last: Serve would cancel the batch with it.
-            task = asyncio.get_running_loop().create_task(self._deliver(step.start), context=self._context)
-            self._tasks.add(task)
-            task.add_done_callback(partial(self._landed, step.start))
+            self._begin(self._deliver(step.start), step.start)
         if step.wake_ms is not None:
             delay_s = max(0.0, step.wake_ms - now) / 1_000.0
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump)
 
+    def _begin(self, delivery: Coroutine[Any, Any, None], start: Start[_Waiting]) -> None:
+        # Not in the context of whichever request came last: Serve would cancel the batch with it.
+        task = asyncio.get_running_loop().create_task(delivery, context=self._context)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._landed, start))
+
     async def _deliver(self, start: Start[_Waiting]) -> None:
         """Run one batch, once more if its replica fails, and settle each caller by itself."""
-        batch, sent = start.items, self._clock()
+        now = self._clock()
         try:
-            rows = [item.rows for item in batch]
-            message = pack(concat([item.inputs for item in batch]), {"rows": rows})
-            outputs, told = unpack(await self._call(start, message))
-            run_ms, wait_ms = float(told["run_ms"]), float(told["wait_ms"])
-            bad = {int(place): str(reason) for place, reason in told.get("bad", ())}
-            if bad:
-                rows = [count for place, count in enumerate(rows) if place not in bad]
-            parts = split(outputs, rows)
+            rows = [item.rows for item in start.items]
+            message = pack(concat([item.inputs for item in start.items]), {"rows": rows})
         except Exception as error:  # whatever it is, no caller may be left waiting
-            self._fail(batch, error if isinstance(error, DispatchError) else ReplicaFailed(str(error)))
+            self._fail(start.items, ReplicaFailed(str(error)))
             return
+        away = _Away(start.items, message)
+        silent_s = (start.silent_ms - now) / 1_000.0
+        away.timer = asyncio.get_running_loop().call_later(silent_s, self._miss, start, away)
+        await self._attempt(start, away)
+
+    async def _attempt(self, start: Start[_Waiting], away: _Away) -> None:
+        """One call, and what follows from its answer, its failure or its taking too long."""
+        sent = self._clock()
+        try:
+            async with asyncio.timeout((_STUCK_MS + _STUCK_FACTOR * start.bound_ms) / 1_000.0):
+                reply = await self._send(start.variant, away.message, start.replica)
+            away.open -= 1
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            away.open -= 1
+            if task is not None and task.cancelling():
+                raise
+            await self._retry(start, away, error)
+            return
+        finally:
+            if not away.open and away.timer is not None:
+                away.timer.cancel()
+        try:
+            run_ms = self._settle(start, away, reply, sent)
+        except Exception as error:  # whatever it is, no caller may be left waiting
+            self._fail(away.items, ReplicaFailed(str(error)))
+        else:
+            self._on_batch(start.variant, start.rows, run_ms)
+
+    async def _retry(self, start: Start[_Waiting], away: _Away, error: BaseException) -> None:
+        """A try has failed: another one where nothing else may still be answered and it may be in time."""
+        if away.open or away.told:
+            self._lanes.lost(start)
+            return
+        again = self._lanes.again(start, self._clock(), failed=True) if away.tries < TRIES else None
+        if again is None:
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            what = f"variant {start.variant!r} could not run the batch: {reason}"
+            self._fail(away.items, ReplicaFailed(what))
+            return
+        away.open, away.tries = 1, away.tries + 1
+        try:
+            await self._attempt(again, away)
+        finally:
+            self._lanes.lost(again)
+
+    def _settle(self, start: Start[_Waiting], away: _Away, reply: bytes, sent: float) -> float:
+        """Give each caller his rows of the answer, or the reason why there are none; how long it ran, ms."""
+        batch = away.items
+        outputs, told = unpack(reply)
+        run_ms, wait_ms = float(told["run_ms"]), float(told["wait_ms"])
+        ran_ms = float(told["ran_ms"]) if "ran_ms" in told else None
+        bad = {int(place): str(reason) for place, reason in told.get("bad", ())}
+        parts = split(outputs, [item.rows for place, item in enumerate(batch) if place not in bad])
         if bad:
             for place, reason in bad.items():
                 self._fail([batch[place]], BadRows(reason))
             batch = [item for place, item in enumerate(batch) if place not in bad]
-        else:  # how long it took to find the rows at fault says nothing of the batches to come
-            self._lanes.landed(start, self._clock(), run_ms, wait_ms)
+            # How long it took to find the rows at fault says nothing of the batches to come.
+            self._lanes.returned(start, self._clock())
+        else:
+            news = not away.told
+            self._lanes.landed(start, self._clock(), run_ms, wait_ms, ran_ms, news)
         for item, part in zip(batch, parts, strict=True):
             if not item.future.done():
                 answer = OnlineAnswer(part, start.variant, sent - item.arrived_ms, run_ms, start.rows)
                 item.future.set_result(answer)
-        self._on_batch(start.variant, start.rows, run_ms)
+        return run_ms
 
-    async def _call(self, start: Start[_Waiting], message: bytes) -> bytes:
-        """The reply, by a second try where the first fails and one of the batch may still be in time."""
-        name, bound = start.variant, start.bound_ms
-        for attempt in (1, 2):
-            try:
-                async with asyncio.timeout((_STUCK_MS + _STUCK_FACTOR * bound) / 1_000.0):
-                    return await self._send(name, message)
-            except (Exception, asyncio.CancelledError) as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-                if attempt == 2 or not self._lanes.may_resend(start, self._clock()):
-                    raise ReplicaFailed(f"variant {name!r} could not run the batch: {reason}") from error
-        raise AssertionError("unreachable")
+    def _miss(self, start: Start[_Waiting], away: _Away) -> None:
+        """The batch is overdue by more than its bound explains: try elsewhere, tell whose time is over."""
+        if not away.open or away.told or self._closed:
+            return
+        now = self._clock()
+        again = self._lanes.again(start, now, failed=False) if away.tries < TRIES else None
+        if again is not None:
+            away.open, away.tries = away.open + 1, away.tries + 1
+            self._begin(self._attempt(again, away), again)
+        next_ms = float("inf")
+        for item in away.items:
+            if item.future.done() or not item.droppable:
+                continue
+            if item.deadline_ms <= now:
+                what = f"its deadline was {now - item.deadline_ms:.3g} ms ago and its replica is silent"
+                item.future.set_exception(DeadlineHopeless(what))
+            else:
+                next_ms = min(next_ms, item.deadline_ms)
+        if next_ms < float("inf"):
+            delay_s = max(0.0, next_ms - now) / 1_000.0
+            away.timer = asyncio.get_running_loop().call_later(delay_s, self._miss, start, away)
+        self._pump()
 
     @staticmethod
     def _fail(batch: list[_Waiting], error: DispatchError) -> None:
@@ -267,8 +347,12 @@ class OnlineDispatcher:
         self._tasks.discard(task)
         self._lanes.lost(start)
         # A task that was cancelled before its first step, or died of a fault here, has told nobody.
-        fault = "the router is shutting down" if task.cancelled() else "a fault in the router, see its log"
-        self._fail(start.items, ReplicaFailed(fault))
+        if task.cancelled():
+            self._fail(start.items, ReplicaFailed("the router is shutting down"))
+        elif (error := task.exception()) is not None:
+            self._fail(start.items, ReplicaFailed("a fault in the router, see its log"))
+            context = {"message": "a batch could not be delivered", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
         if not self._closed:
             self._pump()
 

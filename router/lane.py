@@ -1,14 +1,21 @@
-"""What waits for one variant, earliest deadline first, and the variant's profile as live batches show it."""
+"""What waits for one variant, earliest deadline first, and the variant's profiles as live batches show them.
+
+Replicas of the usual pace share one profile, which learns from all of them: a new one starts from it. One
+that is apart (see `router.fleet`) has its own, which starts from the common one at that replica's pace.
+"""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort_right
+from collections.abc import Iterable
 from dataclasses import replace
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
-from optimizers.profile import OnlineFit
+from optimizers.profile import LatencyProfile, OnlineFit
 from router.estimate import Variant
+from router.fleet import Member
 from workers.batching import BoundTable
 
 _REFIT_EVERY_MS = 250.0
@@ -16,6 +23,8 @@ _REFIT_EVERY_MS = 250.0
 _EFFICIENT_SHARE = 0.8
 #: Below this share no batch is run while enough waits for a larger one.
 _LEAST_SHARE = 0.65
+#: A replica that is apart is new there, and may change again: few batches count.
+_OWN_HALF_LIFE, _OWN_PRIOR = 16.0, 4.0
 
 
 class Item(Protocol):
@@ -45,8 +54,27 @@ T = TypeVar("T", bound=Item)
 _by_deadline = attrgetter("deadline_ms")
 
 
+class Pace:
+    """One profile as live batches correct it, and its table, which counts the hop."""
+
+    def __init__(self, profile: LatencyProfile, max_batch: int, fit: OnlineFit) -> None:
+        self.profile, self._max_batch, self._fit = profile, max_batch, fit
+        self.table = BoundTable.of(profile, max_batch)
+        self._refit_at_ms = 0.0
+
+    def learn(self, rows: int, ms: float, now_ms: float, hop_ms: float) -> bool:
+        """Correct it by a live batch; True where the table followed."""
+        self._fit.add(rows, ms)
+        if now_ms < self._refit_at_ms:
+            return False
+        self._refit_at_ms = now_ms + _REFIT_EVERY_MS
+        self.profile = self._fit.profile()
+        self.table = BoundTable.of(self.profile.scaled(1.0, hop_ms), self._max_batch)
+        return True
+
+
 class Lane(Generic[T]):
-    """What waits for one variant, earliest deadline first, and the variant's live profile."""
+    """What waits for one variant, earliest deadline first, and the variant's live profiles."""
 
     def __init__(self, variant: Variant, max_batch: int) -> None:
         self.variant, self._max_batch = variant, max_batch
@@ -54,9 +82,10 @@ class Lane(Generic[T]):
         #: Hopeless, and to be run all the same.
         self.late: list[T] = []
         self.rows = 0
-        self._plan_with(BoundTable.of(variant.profile, max_batch))
-        self._base, self._fit = variant.profile, OnlineFit(variant.profile)
-        self._refit_at_ms = 0.0
+        self._base = variant.profile
+        self._common = Pace(variant.profile, max_batch, OnlineFit(variant.profile))
+        self._own: dict[str, Pace] = {}
+        self._plan_with(self._common.table)
         self.learnt_ms = float("-inf")
 
     def _plan_with(self, table: BoundTable) -> None:
@@ -79,10 +108,18 @@ class Lane(Generic[T]):
         ahead += min(len(self.late), ahead)
         return -(-self.rows * ahead // (len(self.waiting) + len(self.late)))
 
-    def take(self, count: int) -> list[T]:
-        """The first ``count``, without those whose callers have left."""
-        items = self.waiting[:count]
-        del self.waiting[:count]
+    def feasible_from(self, starts_ms: float, table: BoundTable) -> int | None:
+        """The place of the first that could still be met by a batch that starts then, by ``table``."""
+        place = bisect_left(self.waiting, starts_ms + table.predict_ms(1), key=_by_deadline)
+        if place == len(self.waiting):
+            return None
+        item = self.waiting[place]
+        return place if starts_ms + table.predict_ms(item.rows) <= item.deadline_ms else None
+
+    def take(self, count: int, first: int = 0) -> list[T]:
+        """``count`` items from place ``first`` on, without those whose callers have left."""
+        items = self.waiting[first : first + count]
+        del self.waiting[first : first + count]
         self.rows -= sum(item.rows for item in items)
         return [item for item in items if not item.left]
 
@@ -114,16 +151,35 @@ class Lane(Generic[T]):
             self.late.remove(item)
             self.rows -= item.rows
 
-    def learn(self, rows: int, ms: float, now_ms: float, hop_ms: float) -> bool:
-        """Correct the profile by a live batch; True where the tables, which count the hop, followed."""
-        self._fit.add(rows, ms)
+    def pace_of(self, member: Member) -> Pace:
+        """What batches take there."""
+        if not member.apart:
+            return self._common
+        own = self._own.get(member.name)
+        if own is None:
+            profile = self._common.profile.scaled(math.exp(member.pace))
+            fit = OnlineFit(profile, half_life=_OWN_HALF_LIFE, prior=_OWN_PRIOR)
+            own = self._own[member.name] = Pace(profile, self._max_batch, fit)
+        return own
+
+    def forget_pace(self, names: Iterable[str]) -> None:
+        """These replicas are gone, or no longer apart."""
+        for name in names:
+            self._own.pop(name, None)
+
+    def learn(self, member: Member, rows: int, ms: float, now_ms: float, hop_ms: float) -> bool:
+        """Correct the profile by a live batch; True where the common tables followed."""
         self.learnt_ms = now_ms
-        if now_ms < self._refit_at_ms:
+        pace = self.pace_of(member)
+        if not pace.learn(rows, ms, now_ms, hop_ms) or pace is not self._common:
             return False
-        self._refit_at_ms = now_ms + _REFIT_EVERY_MS
-        self.variant = replace(self.variant, profile=self._fit.profile())
-        self._plan_with(BoundTable.of(self.variant.profile.scaled(1.0, hop_ms), self._max_batch))
+        self.variant = replace(self.variant, profile=pace.profile)
+        self._plan_with(pace.table)
         return True
+
+    def slower(self, rows: int, ms: float) -> float:
+        """How many times as long as is usual a batch took."""
+        return ms / self._common.profile.predict_ms(rows)
 
     @property
     def pessimism(self) -> float:

@@ -8,35 +8,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 from router.calibration import Margins
+from router.demand import Demand, Urgency
 from router.estimate import OnlineLoad, Variant
-from router.flights import Flights, Hop
+from router.fleet import UNHEARD_MS, Fleet, Member
+from router.flights import Hop
 from router.lane import Lane, T
 from workers.batching import Idle, Run, Wait, latest_start_ms, next_batch
 
-#: Per replica: one batch runs, the next is already there.
-BATCHES_IN_FLIGHT = 2
 _PROBE_MS, _PROBE_DOUBTFUL_MS = 5_000.0, 250.0
 #: A batch led by a request with this many times the shortest budget asked for lately takes at most one
 #: such part of that: it cannot be interrupted, and the next urgent request must find a replica in time.
-_RELAXED, _LATELY_MS = 4.0, 2_000.0
-_DEMAND_MS = 1_000.0
+_RELAXED = 4.0
+#: A batch is sent to so many replicas at most.
+TRIES = 2
 #: For so long after it was passed over, a variant is stepped up to with time to spare only.
 _STRAINED_MS = 1_000.0
+#: A batch is overdue beyond explanation when it has taken this many times its bound, and so much more.
+_SILENT_BOUNDS, _SILENT_MS = 4.0, 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Start(Generic[T]):
-    """Send these as one batch of ``variant``; tell `Lanes.landed` of ``flight`` when it is back."""
+    """Send these as one batch of ``variant`` to ``replica`` (empty: to any); tell `Lanes.landed` of
+    ``flight`` when it is back. Where it is not by ``silent_ms``, the replica may well have stopped."""
 
     flight: int
     variant: str
     items: list[T]
     rows: int
     bound_ms: float
+    replica: str
+    silent_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,39 +55,6 @@ class Step(Generic[T]):
     wake_ms: float | None = None
 
 
-class _Urgency:
-    """The shortest budget that was asked for lately."""
-
-    def __init__(self) -> None:
-        self._now_ms = self._before_ms = math.inf
-        self._turns_at_ms = -math.inf
-
-    def note(self, budget_ms: float, now_ms: float) -> None:
-        if now_ms >= self._turns_at_ms:
-            idle = now_ms >= self._turns_at_ms + _LATELY_MS
-            self._before_ms = math.inf if idle else self._now_ms
-            self._now_ms, self._turns_at_ms = math.inf, now_ms + _LATELY_MS
-        if budget_ms < self._now_ms:
-            self._now_ms = budget_ms
-
-    @property
-    def shortest_ms(self) -> float:
-        return min(self._now_ms, self._before_ms)
-
-
-class _Demand:
-    """How many rows a second are asked for, by an exponential window."""
-
-    def __init__(self) -> None:
-        self.rows_per_s = 0.0
-        self._at_ms = -math.inf
-
-    def note(self, rows: int, now_ms: float) -> None:
-        kept = math.exp((self._at_ms - now_ms) / _DEMAND_MS)
-        self.rows_per_s = self.rows_per_s * kept + rows * 1_000.0 / _DEMAND_MS
-        self._at_ms = now_ms
-
-
 class Lanes(Generic[T]):
     """One model's online side. ``variants`` come best quality first."""
 
@@ -91,12 +64,11 @@ class Lanes(Generic[T]):
         self._lanes: dict[str, Lane[T]] = {n: Lane(v, max_batch) for n, v in variants.items()}
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._variants = dict(variants)
-        self.resize(replicas)
-        self._flights = Flights()
+        self._fleet = Fleet(replicas)
         self._hop = Hop()
         self._margins = Margins()
         self._strained_until_ms: dict[str, float] = {}
-        self._urgency, self._demand = _Urgency(), _Demand()
+        self._urgency, self._demand = Urgency(), Demand()
         self._ran_late = False
 
     @property
@@ -109,12 +81,13 @@ class Lanes(Generic[T]):
 
     @property
     def in_flight(self) -> int:
-        return len(self._flights)
+        return len(self._fleet.flights)
 
-    def resize(self, replicas: int) -> None:
-        """So many replicas are there now; with none it is as with one, which will be back."""
-        self._replicas = max(1, replicas)
-        self._slots = self._replicas * BATCHES_IN_FLIGHT
+    def become(self, names: Collection[str]) -> None:
+        """These replicas live now; with none it is as with one, which will be back."""
+        gone = self._fleet.become(names)
+        for lane in self._lanes.values():
+            lane.forget_pace(gone)
 
     def room_for(self, items: int) -> bool:
         return self.waiting + items <= self._max_waiting
@@ -126,6 +99,8 @@ class Lanes(Generic[T]):
         It is noted as asked for, whatever becomes of it. The cost does not grow with what waits.
         """
         waiting_ms = 0.0
+        fleet = self._fleet
+        fleet.heed(now_ms)
         self._urgency.note(deadline_ms - now_ms, now_ms)
         self._demand.note(rows, now_ms)
         for lane in self._lanes.values():
@@ -135,9 +110,9 @@ class Lanes(Generic[T]):
                     waiting_ms += lane.table.predict_ms(ahead)
         return OnlineLoad(
             self._variants,
-            self._replicas,
-            self._flights.remaining_ms(now_ms) / self._replicas,
-            waiting_ms,
+            fleet.size,
+            fleet.busy_ms(now_ms),
+            waiting_ms * fleet.size / fleet.rooms,
             self._hop.mean_ms,
             self.waiting >= self._max_waiting,
             self._margins.value(deadline_ms - now_ms, now_ms),
@@ -164,7 +139,7 @@ class Lanes(Generic[T]):
         lane = self._lanes[variant]
         waited = bool(lane.waiting)
         lane.add(item)
-        if len(self._flights) >= self._slots:
+        if not self._fleet.has_room:
             return lane.waiting[0] is item
         return not waited or lane.rows >= self._max_batch or lane.waiting[0] is item
 
@@ -175,26 +150,63 @@ class Lanes(Generic[T]):
     def step(self, now_ms: float) -> Step[T]:
         """The next thing to do at ``now_ms``; to be asked again until it starts nothing."""
         hopeless: list[T] = []
-        while len(self._flights) < self._slots:
+        fleet = self._fleet
+        fleet.heed(now_ms)
+        while fleet.has_room:
             live = [lane for lane in self._lanes.values() if lane.waiting]
             lane = min(live, key=lambda x: x.waiting[0].deadline_ms) if live else None
-            plan = self._plan(lane, now_ms, hopeless) if lane else Idle(0)
+            member, first = self._where(lane, now_ms) if lane else (None, 0)
+            plan = self._plan(lane, member, first, now_ms, hopeless) if lane and member else Idle(0)
             late = next((x for x in self._lanes.values() if x.late), None)
             items: list[T] = []
             if late and not (self._ran_late and lane):
                 # In turns: late work must not make the rest late, nor wait for ever behind it.
                 self._ran_late, lane = True, late
+                member = fleet.ready() or fleet.ready_apart()[0]
                 items = late.take_late()
             elif lane and isinstance(plan, Run):
                 self._ran_late = False
-                items = lane.take(plan.count)
+                items = lane.take(plan.count, first)
             elif isinstance(plan, Wait):
                 return Step(hopeless, None, plan.until_ms)
-            elif not lane:
+            elif not lane or not member:
                 break
-            if lane and items:  # else all of their callers have left
-                return Step(hopeless, self._start(lane, items, now_ms))
+            if lane and member and items:  # else all of their callers have left
+                return Step(hopeless, self._start(lane, items, member, now_ms))
         return Step(hopeless, None, self._give_up(now_ms, hopeless))
+
+    def _where(self, lane: Lane[T], now_ms: float) -> tuple[Member | None, int]:
+        """Where the lane's next batch would be done first, and the place of the first that it would take.
+
+        A replica that is apart takes only what it can do in time, and leaves what is more urgent to the
+        others. None where waiting for one of them is better.
+        """
+        fleet = self._fleet
+        usual, slower = fleet.ready(), fleet.ready_apart()
+        if not slower:
+            return usual, 0
+        rows, found = min(lane.rows, self._max_batch), usual or fleet.full()
+        best_ms = math.inf
+        if found is not None:
+            # Behind what waits before it: an idle slow replica may still do the last of it sooner.
+            own_ms, all_ms = lane.table.predict_ms(rows), lane.table.predict_ms(lane.rows) / fleet.usual
+            best_ms = self._begins_ms(found, now_ms) + max(own_ms, all_ms)
+        first = 0
+        for member in slower:
+            begins_ms, table = self._begins_ms(member, now_ms), lane.pace_of(member).table
+            place = lane.feasible_from(begins_ms, table)
+            if place is None:
+                continue
+            unheard = not member.flights and now_ms - member.heard_ms >= UNHEARD_MS
+            if unheard or begins_ms + table.predict_ms(rows) < best_ms:
+                best_ms, found, first = begins_ms + table.predict_ms(rows), member, place
+                if unheard:
+                    break
+        return (found if found is usual or found in slower else None), first
+
+    def _begins_ms(self, member: Member, now_ms: float) -> float:
+        """When a batch that is sent now would begin there."""
+        return max(now_ms + self._hop.mean_ms / 2.0 + member.wait_ms, member.busy_until_ms)
 
     def _give_up(self, now_ms: float, hopeless: list[T]) -> float | None:
         """With every slot taken: drop those whom even a slot at this moment would not help any more.
@@ -212,18 +224,30 @@ class Lanes(Generic[T]):
                 self._drop(lane, 1, now_ms, hopeless)
         return None if again_ms == math.inf else again_ms
 
-    def _plan(self, lane: Lane[T], now_ms: float, hopeless: list[T]) -> Run | Wait | Idle:
-        """What the lane should do now; those of its head that are hopeless are out of it then."""
-        free_at_ms, lead_ms = self._flights.free_at_ms(self._replicas), self._hop.mean_ms / 2.0
+    def _plan(
+        self, lane: Lane[T], member: Member, first: int, now_ms: float, hopeless: list[T]
+    ) -> Run | Wait | Idle:
+        """What ``member`` should do for the lane now; the lane's hopeless heads are out of it then."""
+        lead_ms = self._hop.mean_ms / 2.0 + member.wait_ms
+        if member.apart:
+            unheard = now_ms - member.heard_ms >= UNHEARD_MS
+            return next_batch(
+                lane.waiting[first : first + self._max_batch + 1],
+                lane.pace_of(member).table,
+                now_ms,
+                busy_until_ms=member.busy_until_ms,
+                lead_ms=lead_ms,
+                most_rows=1 if unheard else None,
+            )
         plan = next_batch(
             lane.waiting,
             lane.table,
             now_ms,
-            busy_until_ms=free_at_ms,
+            busy_until_ms=member.busy_until_ms,
             lead_ms=lead_ms,
             least_rows=lane.least_rows,
             waiting_rows=lane.rows,
-            most_rows=self._most_rows(lane, max(now_ms + lead_ms, free_at_ms)),
+            most_rows=self._most_rows(lane, self._begins_ms(member, now_ms)),
         )
         self._drop(lane, plan.dropped, now_ms, hopeless)
         return plan
@@ -253,30 +277,70 @@ class Lanes(Generic[T]):
             most = fair if most is None else min(fair, most)
         return most
 
-    def _start(self, lane: Lane[T], items: list[T], now_ms: float) -> Start[T]:
-        rows = sum(item.rows for item in items)
-        begins_ms = max(now_ms + self._hop.mean_ms / 2.0, self._flights.free_at_ms(self._replicas))
+    def _start(self, lane: Lane[T], items: list[T], member: Member, now_ms: float) -> Start[T]:
+        rows, pace = sum(item.rows for item in items), lane.pace_of(member)
         # A call keeps both processes busy for about the hop, however short the model: sending more often
         # than that makes many small batches out of one and answers nobody sooner.
-        busy_ms = max(lane.variant.profile.predict_ms(rows), self._hop.mean_ms)
-        flight = self._flights.add(now_ms, begins_ms + busy_ms)
-        return Start(flight, lane.variant.name, items, rows, lane.table.bound_ms(rows))
+        busy_ms = max(pace.profile.predict_ms(rows), self._hop.mean_ms)
+        end_ms, bound_ms = self._begins_ms(member, now_ms) + busy_ms, pace.table.bound_ms(rows)
+        patience_ms = _SILENT_MS + _SILENT_BOUNDS * (bound_ms + member.wait_ms)
+        flight = self._fleet.depart(member, now_ms, end_ms, patience_ms)
+        return Start(flight, lane.variant.name, items, rows, bound_ms, member.name, end_ms + patience_ms)
 
-    def landed(self, start: Start[T], now_ms: float, run_ms: float, wait_ms: float) -> None:
-        """A batch is back: it ran ``run_ms`` after ``wait_ms`` behind another; the rest was the hop."""
-        sent_ms = self._flights.remove(start.flight)
-        if sent_ms is None:
+    def landed(
+        self,
+        start: Start[T],
+        now_ms: float,
+        run_ms: float,
+        wait_ms: float,
+        ran_ms: float | None = None,
+        news: bool = True,
+    ) -> None:
+        """A batch is back: it ran ``run_ms`` after ``wait_ms`` behind another; the rest was the hop.
+
+        ``ran_ms`` is what its replica has run so far in all, for whomever. ``news``: its callers did not
+        have their answers already, by another way.
+        """
+        flight = self._fleet.arrive(start.flight)
+        if flight is None:
             return
-        self._hop.learn(max(0.0, now_ms - sent_ms - wait_ms - run_ms))
-        came_due = [
-            (item.deadline_ms - item.arrived_ms, now_ms - item.arrived_ms > item.predicted_ms)
-            for item in start.items
-            if item.predicted_ms > 0.0
-        ]
-        self._margins.learn(came_due, now_ms)
-        lane = self._lanes[start.variant]
-        if lane.learn(start.rows, run_ms, now_ms, self._hop.mean_ms):
+        member, lane = flight.member, self._lanes[start.variant]
+        if not self._fleet.answered(flight, now_ms):
+            self._hop.learn(max(0.0, now_ms - flight.sent_ms - wait_ms - run_ms))
+        self._fleet.learn(flight, now_ms, run_ms, wait_ms, self._hop.mean_ms, ran_ms)
+        if news:
+            came_due = [
+                (item.deadline_ms - item.arrived_ms, now_ms - item.arrived_ms > item.predicted_ms)
+                for item in start.items
+                if item.predicted_ms > 0.0
+            ]
+            self._margins.learn(came_due, now_ms)
+        if self._fleet.pace(member, lane.slower(start.rows, run_ms)) and not member.apart:
+            for each in self._lanes.values():
+                each.forget_pace((member.name,))
+        if lane.learn(member, start.rows, run_ms, now_ms, self._hop.mean_ms):
             self._variants = {name: x.variant for name, x in self._lanes.items()}
+
+    def returned(self, start: Start[T], now_ms: float) -> None:
+        """A batch is back in a way from which nothing is learnt but that its replica answers."""
+        flight = self._fleet.arrive(start.flight)
+        if flight is not None:
+            self._fleet.answered(flight, now_ms)
+
+    def again(self, start: Start[T], now_ms: float, failed: bool) -> Start[T] | None:
+        """A second try of a batch that ``failed``, or that its replica keeps to itself: on another replica.
+
+        None where it would come too late, or, while the first may still be answered, no other has room.
+        """
+        if failed:
+            self._fleet.arrive(start.flight)
+        if not self.may_resend(start, now_ms):
+            return None
+        self._fleet.heed(now_ms)
+        member = self._fleet.other_than(start.replica)
+        if member is not None:
+            return self._start(self._lanes[start.variant], start.items, member, now_ms)
+        return replace(start, flight=0, replica="") if failed else None
 
     @staticmethod
     def may_resend(start: Start[T], now_ms: float) -> bool:
@@ -285,7 +349,7 @@ class Lanes(Generic[T]):
 
     def lost(self, start: Start[T]) -> None:
         """A batch will not come back; nothing is learnt from it."""
-        self._flights.remove(start.flight)
+        self._fleet.arrive(start.flight)
 
     def empty(self) -> list[T]:
         """Take out everything that waits."""
@@ -300,11 +364,14 @@ class Lanes(Generic[T]):
         """The variant that a probe should run now, if any: its estimate may be wrong for want of news.
 
         Estimates are corrected by what runs. Where they have become so bad that everything is refused,
-        nothing runs, and only a probe can tell that the trouble is over. Busy lanes need none.
+        nothing runs, and only a probe can tell that the trouble is over. Busy lanes need none, but for a
+        slow replica that nothing is given to.
         """
-        if len(self._flights) or self.waiting:
-            return None
         lane = min(self._lanes.values(), key=lambda x: x.learnt_ms)
+        if self._fleet.unheard(now_ms, _PROBE_MS):
+            return lane.variant.name
+        if self.in_flight or self.waiting:
+            return None
         doubtful = (
             max(x.pessimism for x in self._lanes.values()) > 2.0
             or self._hop.mean_ms > 5.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 _REFRESH_S, _ANSWER_WITHIN_S = 1.0, 5.0
@@ -36,16 +36,15 @@ class Source(Protocol):
 
 
 class Replicas:
-    """One model's replicas. `send` goes to the one that has the fewest of this router's batches.
+    """One model's replicas. `send` goes to the one that is named.
 
-    ``on_count`` is told how many there are whenever that changes.
+    ``on_change`` is told which there are whenever that changes.
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self.on_count: Callable[[int], None] = lambda count: None
+        self.on_change: Callable[[Collection[str]], None] = lambda names: None
         self._actors: dict[str, Actor] = {}
-        self._open: dict[str, int] = {}
         self._wanted = asyncio.Event()
 
     @property
@@ -53,39 +52,34 @@ class Replicas:
         """The ids of the replicas that are called directly."""
         return tuple(self._actors)
 
-    async def send(self, variant: str, message: bytes) -> bytes:
-        """The replica's answer; raises what the replica or its end raises.
+    async def send(self, variant: str, message: bytes, name: str = "") -> bytes:
+        """The answer of the replica ``name``; of any where that is not there, or not named.
 
-        A replica that fails, or whose answer is waited for no longer, is left alone until the source
-        names it again; with none left, batches go through the source.
+        Raises what the replica or its end raises. A replica that fails, or whose answer is waited for no
+        longer, is left alone until the source names it again; any other is then found by the source.
         """
-        if not self._actors:
-            self._wanted.set()
+        actor = self._actors.get(name)
+        if actor is None:
+            if not self._actors:
+                self._wanted.set()
             return await self._source.run(variant, message)
-        name = min(self._actors, key=self._open.__getitem__)
-        self._open[name] += 1
         try:
-            return await self._actors[name].run(variant, message)
+            return await actor.run(variant, message)
         except BaseException:
-            if self._actors.pop(name, None) is not None:
-                self.on_count(len(self._actors))
+            if self._actors.get(name) is actor:
+                del self._actors[name]
+                self.on_change(self.known)
             self._wanted.set()
             raise
-        finally:
-            self._open[name] -= 1
-            if not self._open[name] and name not in self._actors:
-                del self._open[name]
 
     async def refresh(self) -> None:
         """Ask once which replicas there are."""
         actors = await self._source.actors()
-        for name in actors:
-            self._open.setdefault(name, 0)
         # The known objects stay, and with them their connections.
-        before = len(self._actors)
+        before = self._actors.keys()
         self._actors = {name: self._actors.get(name, actor) for name, actor in actors.items()}
-        if len(actors) != before:
-            self.on_count(len(actors))
+        if self._actors.keys() != before:
+            self.on_change(self.known)
 
     async def watch(self) -> None:
         """Keep the list fresh, every second and after each failure, until cancelled."""

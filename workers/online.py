@@ -42,6 +42,8 @@ class OnlineReplica:
         #: What a batch of each variant takes at most these days; falls slowly, rises at once.
         self._usual_ms: dict[str, float] = {}
         self._running = 0
+        #: What all batches together ran so far.
+        self._ran_ms = 0.0
         for variant in variants:
             runner = load(artifact.read(f"{artifacts}/{variant}"), threads=threads)
             runner.run(example_batch(runner.inputs))
@@ -52,8 +54,10 @@ class OnlineReplica:
 
         The message's parameter ``rows`` lists the rows of each request in it. The answer's parameters
         tell ``wait_ms``, how long the batch waited here for the one before it, and ``run_ms``, how long it
-        ran; and where some requests make the model fail, ``bad``: pairs of a request's place in the
-        batch and the reason. The outputs are then those of the others.
+        ran; ``ran_ms``, how long all batches together have run so far, by which each of several routers
+        learns how much of this replica the others take; and where some requests make the model fail,
+        ``bad``: pairs of a request's place in the batch and the reason. The outputs are then those of the
+        others.
 
         Raises KeyError for a variant this replica does not hold, `workers.model_thread.ModelFault` where
         no request is to blame.
@@ -63,14 +67,24 @@ class OnlineReplica:
         try:
             if not self._running and self._usual_ms.get(variant, math.inf) < _INLINE_MS:
                 # Handing so short a batch to the thread and back would cost more than running it.
-                reply, ran_ms = _run(runner, message, arrived)
+                reply, ran_ms = self._run(runner, message, arrived)
             else:
-                reply, ran_ms = await self._apart(_run, runner, message, arrived)
+                reply, ran_ms = await self._apart(self._run, runner, message, arrived)
         except Exception as error:
             return await self._apart(_run_apart, runner, message, arrived, error)
         usual_ms = self._usual_ms.get(variant, ran_ms)
         self._usual_ms[variant] = max(ran_ms, 0.9 * usual_ms + 0.1 * ran_ms)
         return reply
+
+    def _run(self, runner: Runner, message: bytes, arrived: float) -> tuple[bytes, float]:
+        """One batch. In the model's thread, or on the event loop while that thread has nothing to do."""
+        started = time.perf_counter()
+        inputs, _ = unpack(message)
+        outputs = runner.run(inputs)
+        ended = time.perf_counter()
+        wait_ms, run_ms = (started - arrived) * 1e3, (ended - started) * 1e3
+        self._ran_ms += run_ms
+        return pack(outputs, {"wait_ms": wait_ms, "run_ms": run_ms, "ran_ms": self._ran_ms}), run_ms
 
     async def _apart(self, function: Callable[..., T], *args: object) -> T:
         """In the model's thread, behind what runs there."""
@@ -95,15 +109,6 @@ class OnlineReplica:
         self._thread.shutdown(wait=False, cancel_futures=True)
         for runner in self._runners.values():
             runner.close()
-
-
-def _run(runner: Runner, message: bytes, arrived: float) -> tuple[bytes, float]:
-    started = time.perf_counter()
-    inputs, _ = unpack(message)
-    outputs = runner.run(inputs)
-    ended = time.perf_counter()
-    wait_ms, run_ms = (started - arrived) * 1e3, (ended - started) * 1e3
-    return pack(outputs, {"wait_ms": wait_ms, "run_ms": run_ms}), run_ms
 
 
 def _run_apart(runner: Runner, message: bytes, arrived: float, error: Exception) -> bytes:

@@ -67,6 +67,7 @@ class Simulation:
                     timing,
                     self._end,
                     self._violated,
+                    self._settings.costs.routers,
                 )
             if model.batch:
                 limits = policy.limits.queue
@@ -97,14 +98,14 @@ class Simulation:
         self._sample(max(100.0, span_ms / _SAMPLES), span_ms)
         self._probe([sides.online for sides in self._sides.values() if sides.online])
         door_ms, free_ms = costs.door_ms / costs.routers, 0.0
-        for request in requests:
+        for number, request in enumerate(requests):
             self._known(request)
-            # The router's process takes one request at a time.
+            # A router's process takes one request at a time.
             free_ms = max(free_ms, request.at_ms) + door_ms
             while events.next_ms <= free_ms:
                 events.step()
             events.now_ms = free_ms
-            self._arrive(request)
+            self._arrive(request, number % costs.routers)
         self._over = True
         while self._open and events.next_ms < float("inf"):
             events.step()
@@ -129,16 +130,17 @@ class Simulation:
             side: OnlineSide | QueueSide | None = None
             if sides is not None:
                 side = sides.online if fault.side == "online" else sides.batch
-            if side is None:
+            if side is None or (fault.kind == "stop" and side is not sides.online):  # type: ignore[union-attr]
                 raise SimulationError(
                     f"a fault of {fault.model}.{fault.side}, which the policy does not have"
                 )
             self._events.at(fault.at_ms, side.suffer, fault, self._settings.costs.restart_ms)
 
-    def _arrive(self, request: Request) -> None:
+    def _arrive(self, request: Request, router: int) -> None:
         sides, now_ms = self._sides[request.model], self._events.now_ms
+        front = sides.online.routers[router] if sides.online else None
         load = ModelLoad(
-            sides.online.load(now_ms + request.budget_ms, request.rows) if sides.online else None,
+            front.load(now_ms + request.budget_ms, request.rows) if front else None,
             sides.batch.load() if sides.batch else None,
         )
         ask = Ask(request.model, request.rows, request.budget_ms)
@@ -146,9 +148,9 @@ class Simulation:
         asked = Asked(request, now_ms)
         asked.route = decision.route
         self._open += 1
-        if isinstance(decision, RunOnline) and sides.online:
+        if isinstance(decision, RunOnline) and front:
             asked.predicted_ms = decision.predicted_ms
-            sides.online.run(asked, decision)
+            front.run(asked, decision)
         elif isinstance(decision, Enqueue) and sides.batch:
             asked.predicted_ms = decision.predicted_ms
             sides.batch.submit(asked, decision)

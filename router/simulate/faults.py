@@ -1,4 +1,4 @@
-"""What goes wrong in a simulation, on request: a death, a slow replica, a queue that cannot be reached."""
+"""What goes wrong in a simulation, on request: a replica dies, is slow or stops, a queue is out of reach."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Literal
 from router import units
 
 _FAULT = re.compile(
-    r"(?P<kind>kill|slow|outage):(?P<model>[^.@:]+)\.(?P<side>online|batch|queue)(?:\.(?P<index>\d+))?"
+    r"(?P<kind>kill|slow|stop|outage):(?P<model>[^.@:]+)\.(?P<side>online|batch|queue)(?:\.(?P<index>\d+))?"
     r"@(?P<at>[^+*]+)(?:\+(?P<lasts>[^*]+))?(?:\*(?P<factor>[\d.]+))?"
 )
-_FORMS = "kill:MODEL.online.0@30s, slow:MODEL.batch.0@30s+10s*3 or outage:MODEL.queue@1min+5s"
+_FORMS = (
+    "kill:MODEL.online.0@30s, slow:MODEL.batch.0@30s+10s*3, stop:MODEL.online.0@30s+2s "
+    "or outage:MODEL.queue@1min+5s"
+)
 
 
 class FaultError(ValueError):
@@ -22,9 +25,9 @@ class FaultError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Fault:
     """``kill`` ends a replica or worker, ``slow`` makes one take ``factor`` times as long, ``outage`` makes
-    a model's queue unreachable; the latter two for ``lasts_ms``."""
+    a model's queue unreachable, ``stop`` makes a replica stand still; but for the first for ``lasts_ms``."""
 
-    kind: Literal["kill", "slow", "outage"]
+    kind: Literal["kill", "slow", "stop", "outage"]
     model: str
     side: Literal["online", "batch", "queue"]
     index: int
@@ -38,6 +41,8 @@ def parse(text: str) -> Fault:
     match = _FAULT.fullmatch(text.strip())
     if not match or (match["kind"] == "outage") != (match["side"] == "queue"):
         raise FaultError(f"{text!r} is not a fault; write {_FORMS}")
+    if match["kind"] == "stop" and match["side"] != "online":
+        raise FaultError(f"{text!r}: only an online replica can stop; a worker that does loses its lease")
     if match["kind"] != "kill" and not match["lasts"]:
         raise FaultError(f"{text!r}: say for how long: {_FORMS}")
     try:

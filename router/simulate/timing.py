@@ -22,7 +22,7 @@ class Costs:
     of the way from the client and back. ``hop_ms``: from the router to a replica and back, per batch.
     ``claim_ms``: what a worker spends on the queue per batch beside the model. ``restart_ms``: from the
     death of a replica or worker until another has taken its place. ``routers``: how many router replicas
-    share the requests.
+    share the requests and the online replicas, without knowing of each other.
     """
 
     door_ms: float = 0.3

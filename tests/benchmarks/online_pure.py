@@ -114,8 +114,8 @@ def _simulated_us(replicas: int, count: int) -> float:
     rate_per_s = 0.7 * replicas * 32 / VARIANTS["best"].profile.predict_ms(32) * 1e3
     times = bursty(rate_per_s, count / rate_per_s, seed=7)
     requests = workload.generated(times, (Share("m", 100.0),), 7)
-    # Enough routers that none of them is what limits, however many replicas there are.
-    costs = Costs(routers=max(1, round(rate_per_s / 1_000.0)))
+    # A door so quick that it is not what limits, however many replicas there are.
+    costs = Costs(door_ms=Costs().door_ms / max(1, round(rate_per_s / 1_000.0)))
     simulation = Simulation(policy(replicas), {"m": VARIANTS}, Settings(7, costs))
     start = time.process_time()
     result = simulation.run(requests)

@@ -59,7 +59,7 @@ class Replica:
     most_open_calls: int = 0
     _free: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def send(self, name: str, message: bytes) -> bytes:
+    async def send(self, name: str, message: bytes, replica: str = "") -> bytes:
         inputs, told = unpack(message)
         self.calls.append(Sent(name, inputs["x"].ravel().tolist(), now_ms()))
         self.open_calls += 1

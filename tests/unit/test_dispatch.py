@@ -20,7 +20,7 @@ from router.dispatch import (
     OnlineDispatcher,
     ReplicaFailed,
 )
-from router.lanes import BATCHES_IN_FLIGHT
+from router.fleet import BATCHES_IN_FLIGHT
 from tests.support.replica import Replica, batch, run_ms, variant
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
 
@@ -362,8 +362,8 @@ async def test_nothing_is_learnt_from_the_time_that_finding_bad_rows_took() -> N
     assert (after.hop_ms, after.variants) == (before.hop_ms, before.variants)
 
 
-def answering(reply: bytes) -> Callable[[str, bytes], Any]:
-    async def send(name: str, message: bytes) -> bytes:
+def answering(reply: bytes) -> Callable[[str, bytes, str], Any]:
+    async def send(name: str, message: bytes, replica: str) -> bytes:
         return reply
 
     return send
@@ -635,14 +635,14 @@ async def test_where_others_ask_with_short_budgets_relaxed_requests_run_in_small
 async def test_the_slots_follow_the_replicas_that_live() -> None:
     replica = Replica()
     target = dispatcher(replica, replicas=2, max_batch=1)
-    target.resize(1)
-    tasks = [ask(target, float(n)) for n in range(4)]
+    target.become(["a"])
+    tasks = [ask(target, float(n)) for n in range(7)]
     await settled()
     assert (replica.open_calls, target.load().replicas) == (BATCHES_IN_FLIGHT, 1)
-    target.resize(3)
+    target.become(["a", "b", "c"])
     await settled()
-    assert (replica.open_calls, target.load().replicas) == (4, 3)
-    target.resize(0)
+    assert (replica.open_calls, target.load().replicas) == (3 * BATCHES_IN_FLIGHT, 3)
+    target.become([])
     assert target.load().replicas == 1
     await asyncio.gather(*tasks)
 

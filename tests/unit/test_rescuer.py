@@ -50,7 +50,7 @@ async def rescuing(
     replica, recorder, sent = replica or Replica(), Recorder(), asyncio.Event()
     queue = queue or MemoryQueue("m", now_ms=queue_clock)
 
-    async def send(name: str, message: bytes) -> bytes:
+    async def send(name: str, message: bytes, where: str) -> bytes:
         sent.set()
         return await replica.send(name, message)
 

@@ -1,0 +1,40 @@
+"""What was asked for lately: the shortest budget, and how much of it."""
+
+from __future__ import annotations
+
+import math
+
+_LATELY_MS, _DEMAND_MS = 2_000.0, 1_000.0
+
+
+class Urgency:
+    """The shortest budget that was asked for lately."""
+
+    def __init__(self) -> None:
+        self._now_ms = self._before_ms = math.inf
+        self._turns_at_ms = -math.inf
+
+    def note(self, budget_ms: float, now_ms: float) -> None:
+        if now_ms >= self._turns_at_ms:
+            idle = now_ms >= self._turns_at_ms + _LATELY_MS
+            self._before_ms = math.inf if idle else self._now_ms
+            self._now_ms, self._turns_at_ms = math.inf, now_ms + _LATELY_MS
+        if budget_ms < self._now_ms:
+            self._now_ms = budget_ms
+
+    @property
+    def shortest_ms(self) -> float:
+        return min(self._now_ms, self._before_ms)
+
+
+class Demand:
+    """How many rows a second are asked for, by an exponential window."""
+
+    def __init__(self) -> None:
+        self.rows_per_s = 0.0
+        self._at_ms = -math.inf
+
+    def note(self, rows: int, now_ms: float) -> None:
+        kept = math.exp((self._at_ms - now_ms) / _DEMAND_MS)
+        self.rows_per_s = self.rows_per_s * kept + rows * 1_000.0 / _DEMAND_MS
+        self._at_ms = now_ms
