@@ -1,31 +1,13 @@
-"""Who asks: an API key becomes a tenant. Only hashes are known here, and they are compared in constant time.
-
-Keys are random and long (`new_key`), so that a plain SHA-256 keeps them: there is no dictionary to try.
-"""
+"""Who asks: an API key becomes a tenant. Only hashes are known here, compared in constant time."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import secrets
 from collections.abc import Mapping
 
+from router.api_keys import MAX_KEY_CHARS, hash_key
 from router.policy.tenants import Tenant
 from router.service_errors import Forbidden, Unauthenticated
-
-_PREFIX = "hr_"
-#: Longer than any key that this module makes; more is not hashed.
-_MAX_KEY_CHARS = 512
-
-
-def new_key() -> str:
-    """A fresh API key: 256 random bits behind a prefix that secret scanners can look for."""
-    return _PREFIX + secrets.token_urlsafe(32)
-
-
-def hash_key(key: str | bytes) -> str:
-    """A key as it stands in a policy file."""
-    return "sha256:" + hashlib.sha256(key.encode() if isinstance(key, str) else key).hexdigest()
 
 
 class Keyring:
@@ -60,7 +42,7 @@ class Keyring:
         return tenant
 
     def _tenant_of(self, key: bytes) -> str:
-        hashed = hash_key(key) if len(key) <= _MAX_KEY_CHARS else ""
+        hashed = hash_key(key) if len(key) <= MAX_KEY_CHARS else ""
         found = ""
         # All of them, whichever matches: how long it takes says nothing about how near a guess came.
         for known, tenant in self._by_hash.items():

@@ -25,6 +25,7 @@ _LAZY = {
     "demo": "router.demo.command:demo",
     "submit": "router.commands.submit:submit",
     "infer": "router.commands.infer:infer",
+    "key": "router.commands.key:key",
     "result": "router.commands.infer:result",
     "policy": "router.policy.command:policy",
     "simulate": "router.simulate.command:simulate",
@@ -35,7 +36,7 @@ Tab completion, for this shell and (in its start-up file) for all:
   eval "$(hybrid-router completion bash)"
 
 \b
-Example:
+Examples:
   hybrid-router serve configs/digits.yaml
   hybrid-router infer digits @image.npy --budget 50ms
 """

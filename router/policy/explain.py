@@ -100,7 +100,8 @@ def mismatches(when: When, ask: Ask) -> Iterator[str]:
         if parameter not in ask.parameters or not is_among(value, wanted):
             yield _unlike(f"parameter {parameter}", value, wanted)
     if when.time is not None and not when.time.holds(ask.epoch_s):
-        yield f"time of day is {when.time.clock(ask.epoch_s):%H:%M} {when.time.zone}, not {when.time.text.strip()}"
+        at = when.time.clock(ask.epoch_s)
+        yield f"time of day is {at:%H:%M} {when.time.zone}, not {when.time.text.strip()}"
 
 
 def _unlike(what: str, given: Any, wanted: tuple[Any, ...]) -> str:
