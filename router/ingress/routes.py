@@ -1,0 +1,63 @@
+"""Every path that the ingress answers, in one table: what is dispatched by it is what is documented from it.
+
+Pure: a method and a path in, the name of an operation and what the path holds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from router.ingress.http import HttpError, allow
+
+#: Path template -> method -> operation. A part in braces stands for any one part of a path.
+TABLE: Mapping[str, Mapping[str, str]] = {
+    "/v2": {"GET": "server"},
+    "/v2/health/live": {"GET": "live"},
+    "/v2/health/ready": {"GET": "ready"},
+    "/v2/policy": {"GET": "policy"},
+    "/v2/models": {"GET": "models"},
+    "/v2/models/{model}": {"GET": "model"},
+    "/v2/models/{model}/ready": {"GET": "model_ready"},
+    "/v2/models/{model}/stats": {"GET": "model_stats"},
+    "/v2/models/{model}/infer": {"POST": "infer"},
+    "/v2/models/{model}/versions/{variant}": {"GET": "variant"},
+    "/v2/models/{model}/versions/{variant}/ready": {"GET": "variant_ready"},
+    "/v2/models/{model}/versions/{variant}/infer": {"POST": "variant_infer"},
+    "/v2/requests/{id}": {"GET": "result", "DELETE": "cancel"},
+    "/openapi.json": {"GET": "openapi"},
+    "/docs": {"GET": "page"},
+    "/docs/{asset}": {"GET": "asset"},
+}
+
+
+class Found(NamedTuple):
+    """An operation, and the parts of the path that its template leaves open."""
+
+    operation: str
+    arguments: Mapping[str, str]
+
+
+_PARTS = [(tuple(template.strip("/").split("/")), methods) for template, methods in TABLE.items()]
+
+
+def find(method: str, path: str) -> Found:
+    """The operation of a path without the prefix that the application is mounted under.
+
+    Slashes at either end do not count. Raises `HttpError`: 404 for a path that no template fits, 405 with
+    the methods that there are.
+    """
+    parts = tuple(path.strip("/").split("/"))
+    for template, methods in _PARTS:
+        if len(template) == len(parts) and all(
+            given == part or (part.startswith("{") and given)
+            for given, part in zip(parts, template, strict=True)
+        ):
+            allow(method, *methods)
+            pairs = zip(template, parts, strict=True)
+            return Found(
+                methods[method], {part[1:-1]: given for part, given in pairs if part.startswith("{")}
+            )
+    raise HttpError(
+        404, f"no such path {path!r}; the protocol's paths begin with /v2, and /docs shows them all"
+    )
