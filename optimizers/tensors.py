@@ -42,6 +42,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _BY_DTYPE = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
 
 MAX_RANK = 16
+#: Of one axis, also where another of size 0 leaves nothing to hold.
+MAX_DIMENSION = (1 << 31) - 1
 MAX_HEADER_BYTES = 1 << 20
 _MAX_ELEMENTS = 1 << 56
 
@@ -132,9 +134,11 @@ def element_count(shape: Sequence[int], name: str = "tensor") -> int:
     """How many elements a shape holds. Raises :class:`TensorError` for what no array can have."""
     if len(shape) > MAX_RANK:
         raise TensorError(f"{name!r}: rank {len(shape)} is over the limit of {MAX_RANK}")
-    for size in shape:
+    for axis, size in enumerate(shape):
         if type(size) is not int or size < 0:
-            raise TensorError(f"{name!r}: shape {list(shape)} must be whole numbers of 0 or more")
+            raise TensorError(f"{name!r}: axis {axis} of the shape must be a whole number of 0 or more")
+        if size > MAX_DIMENSION:
+            raise TensorError(f"{name!r}: axis {axis} of the shape is over the limit of {MAX_DIMENSION}")
     count = math.prod(shape)
     # numpy bounds the product also where a size of 0 leaves nothing to hold.
     if (count or math.prod(size for size in shape if size)) > _MAX_ELEMENTS:

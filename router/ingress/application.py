@@ -12,11 +12,12 @@ from typing import Any
 
 from optimizers.tensors import TensorError
 from router.call import Call, Pending
-from router.ingress import http, protocol
+from router.ingress import encodings, http, protocol
 from router.ingress.answers import accepted, answered, describe, prefix, traced
 from router.ingress.http import ClientLeft, Headers, HttpError, Receive, Response, Send, json_answer, problem
 from router.ingress.log_lines import failure, success
 from router.ingress.protocol import InferRequest, ProtocolError
+from router.ingress.reading import BodyReader
 from router.ingress.statuses import http_error
 from router.request_log import RequestLog
 from router.service import Service
@@ -44,6 +45,7 @@ class Ingress:
     ) -> None:
         self._log = log or RequestLog(lambda: 0.0, _log.info)
         self._service, self._ready, self._version, self._policy = service, ready, version, policy
+        self._bodies = BodyReader()
         #: Model and variant of the paths that were asked for, which are few and come often.
         self._infer_paths: dict[str, tuple[str, str | None]] = {}
 
@@ -64,6 +66,8 @@ class Ingress:
         except Exception:
             _log.exception("request %s %s failed", scope["method"], scope["path"])
             status, headers, body = problem(HttpError(500, "an internal error; the router's log has it"))
+        if len(body) >= encodings.WORTH_BYTES:
+            body = await http.encoded(body, headers, dict(scope["headers"]))
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -73,6 +77,7 @@ class Ingress:
         target = self._infer_paths.get(scope["path"])
         if target is not None and method == "POST":
             return await self._infer(*target, scope, receive)
+        http.check_path(scope["path"])
         path = scope["path"].removeprefix(prefix(scope))
         parts = path.strip("/").split("/")
         if parts[0] != "v2":
@@ -159,7 +164,7 @@ class Ingress:
     ) -> tuple[Call, InferRequest]:
         """The body, as a call for the service and as what the answer must look like."""
         model, policy = self._service.model(name, variant), self._service.policy
-        body = await http.read_body(receive, headers, policy.limits.body)
+        body = await self._bodies.read(receive, headers, policy.limits.body)
         request = protocol.decode(body, http.header_length(headers))
         unknown = request.outputs and set(request.outputs) - {spec.name for spec in model.outputs}
         if unknown:
@@ -180,14 +185,15 @@ class Ingress:
         return call, request
 
     async def _result(self, request_id: str, scope: Mapping[str, Any]) -> Response:
-        tenant = self._tenant(http.headers_of(scope))
-        wait_s = http.wait_s(scope["query_string"])
-        outcome = await self._service.result(request_id, wait_s, tenant=tenant)
+        headers = http.headers_of(scope)
+        tenant, form = self._tenant(headers), http.result_form(scope["query_string"], headers)
+        outcome = await self._service.result(request_id, form.wait_s, tenant=tenant)
+        specs = self._service.model(request_id.partition(".")[0]).outputs
+        form.check(spec.name for spec in specs)
         if isinstance(outcome, Pending):
             return accepted(outcome, scope, [])
-        accept = http.headers_of(scope).get(b"accept", b"")
-        request = InferRequest({}, request_id, binary=b"application/octet-stream" in accept)
-        specs = self._service.model(outcome.model).outputs
+        wanted = dict.fromkeys(form.outputs, form.binary) or None
+        request = InferRequest({}, request_id, outputs=wanted, binary=form.binary)
         return traced(answered(outcome, specs, request), outcome.trace)
 
     async def _cancel(self, request_id: str, scope: Mapping[str, Any]) -> Response:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import reprlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
 
 import orjson
 
 from router import units
-from router.ingress.protocol import HEADER_LENGTH
+from router.ingress import encodings
+from router.ingress.protocol import HEADER_LENGTH, MAX_TENSORS, shown
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -22,23 +25,30 @@ Response = tuple[int, Headers, bytes]
 
 JSON = b"application/json"
 MAX_WAIT_S = 60.0
-_MAX_KEY_CHARS = 200
+MAX_KEY_CHARS = 200
+#: What HAProxy takes by default is less; a replica's own port takes what comes.
+MAX_HEADERS, MAX_HEADER_BYTES = 100, 16 << 10
+MAX_PATH_CHARS = 1_000
+_MAX_DETAIL_CHARS = 400
 #: No length has more digits; Python refuses to read thousands of them.
 _MAX_DIGITS = 18
 _WAIT = re.compile(r"(?:^|[\s,;])wait\s*=\s*\"?([0-9]+)")
 
-_TITLES = {
+TITLES = {
     400: "Malformed request",
     401: "An API key is needed",
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    408: "Too slow",
     409: "Idempotency key conflict",
     410: "Cancelled",
     413: "Too large",
+    414: "Path too long",
     415: "Unsupported encoding",
     422: "The request does not fit the model",
     429: "Not admitted",
+    431: "Headers too large",
     500: "Failed",
     503: "Not ready",
     504: "Deadline passed",
@@ -63,12 +73,15 @@ def json_answer(status: int, value: Any, headers: Headers | None = None) -> Resp
 
 def problem(error: HttpError) -> Response:
     """The error as ``application/problem+json``, with the protocol's own ``error`` member."""
+    detail = error.detail
+    if len(detail) > _MAX_DETAIL_CHARS:  # it quotes what the caller sent
+        detail = detail[: _MAX_DETAIL_CHARS - 3] + "..."
     body = {
         "type": "about:blank",
-        "title": _TITLES.get(error.status, "Failed"),
+        "title": TITLES.get(error.status, "Failed"),
         "status": error.status,
-        "detail": error.detail,
-        "error": error.detail,
+        "detail": detail,
+        "error": detail,
         **error.members,
     }
     return error.status, [(b"content-type", b"application/problem+json"), *error.headers], orjson.dumps(body)
@@ -92,7 +105,20 @@ def allow(method: str, *allowed: str) -> None:
 
 
 def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
-    return dict(scope["headers"])
+    """The request's headers by name in lower case. Raises the 431 for more of them than anybody needs."""
+    pairs = scope["headers"]
+    headers = dict(pairs)
+    # Joining is the fastest way to add up lengths.
+    if len(pairs) > MAX_HEADERS or len(b"".join(headers) + b"".join(headers.values())) > MAX_HEADER_BYTES:
+        limits = f"{MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes in all are allowed"
+        raise HttpError(431, f"the request has more headers than are read: {limits}")
+    return headers
+
+
+def check_path(path: str) -> None:
+    """Raise the 414 for a path that is longer than any that leads somewhere."""
+    if len(path) > MAX_PATH_CHARS:
+        raise HttpError(414, f"the path has {len(path)} characters, {MAX_PATH_CHARS} are allowed")
 
 
 def _text(value: bytes) -> str:
@@ -104,7 +130,8 @@ def _shown(value: bytes) -> str:
     return reprlib.repr(_text(value))
 
 
-def _whole(value: bytes) -> int | None:
+def whole(value: bytes) -> int | None:
+    """A header's value as a whole number; None for what is none, or has more digits than any length."""
     return int(value) if value.isdigit() and len(value) <= _MAX_DIGITS else None
 
 
@@ -112,8 +139,8 @@ def idempotency_key(headers: Mapping[bytes, bytes]) -> str | None:
     raw = headers.get(b"idempotency-key")
     if raw is None:
         return None
-    if not 0 < len(raw) <= _MAX_KEY_CHARS:
-        allowed = f"1 to {_MAX_KEY_CHARS} are allowed"
+    if not 0 < len(raw) <= MAX_KEY_CHARS:
+        allowed = f"1 to {MAX_KEY_CHARS} are allowed"
         raise HttpError(400, f"header Idempotency-Key has {len(raw)} characters, {allowed}")
     return _text(raw)
 
@@ -136,10 +163,10 @@ def budget_ms(parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], def
 
 def _budget(value: Any, what: str, per_ms: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise HttpError(400, f"{what}: {reprlib.repr(value)} is not a number")
+        raise HttpError(400, f"{what}: {shown(value)} is not a number")
     ms = value / per_ms
     if not 0 < ms <= units.MAX_BUDGET_MS:
-        raise HttpError(400, f"{what}: {value!r} is out of range; above 0 and at most 30 days")
+        raise HttpError(400, f"{what}: {shown(value)} is out of range; above 0 and at most 30 days")
     return ms
 
 
@@ -155,19 +182,82 @@ def hold_s(headers: Mapping[bytes, bytes], default_s: float) -> float:
     return 0.0 if "respond-async" in prefer else default_s
 
 
-def wait_s(query: bytes) -> float:
-    """The long poll's ``wait`` in a query, seconds; 0 where there is none."""
+class ResultForm(NamedTuple):
+    """How the result of a queued request is asked for: how long to wait, which outputs, in which form."""
+
+    wait_s: float = 0.0
+    outputs: tuple[str, ...] = ()
+    binary: bool = False
+
+    def check(self, known: Iterable[str]) -> None:
+        """Raise the 400 for an output that the model does not give."""
+        names = tuple(known)
+        for name in self.outputs:
+            if name not in names:
+                raise HttpError(
+                    400, f"query output={reprlib.repr(name)} is no output; the model gives {', '.join(names)}"
+                )
+
+
+def result_form(query: bytes, headers: Mapping[bytes, bytes]) -> ResultForm:
+    """``?wait=20&output=scores&output=label&binary=true``; without ``binary``, ``Accept`` decides.
+
+    Raises the 400 for a name that is not known, so that a slip is not taken for a wish, and for a bad value.
+    """
+    wait_s, outputs = 0.0, list[str]()
+    binary = b"application/octet-stream" in headers.get(b"accept", b"")
     for part in query.split(b"&"):
-        name, _, value = part.partition(b"=")
-        if name == b"wait":
-            try:
-                seconds = float(value)
-            except ValueError:
-                seconds = math.nan
-            if not 0 <= seconds <= MAX_WAIT_S:
-                raise HttpError(400, f"query wait={_shown(value)} must be 0 to {MAX_WAIT_S:.0f} seconds")
-            return seconds
-    return 0.0
+        if not part:
+            continue
+        raw_name, _, raw = part.partition(b"=")
+        name, value = unquote_plus(_text(raw_name)), unquote_plus(_text(raw))
+        if name == "wait":
+            wait_s = _wait_s(value)
+        elif name == "output":
+            if len(outputs) >= MAX_TENSORS:
+                raise HttpError(400, f"query output is given more than {MAX_TENSORS} times")
+            outputs.append(value)
+        elif name == "binary":
+            if value.lower() not in ("true", "false"):
+                raise HttpError(400, f"query binary={reprlib.repr(value)} must be true or false")
+            binary = value.lower() == "true"
+        else:
+            raise HttpError(
+                400, f"query {reprlib.repr(name)} is not known here; there is output, binary and wait"
+            )
+    return ResultForm(wait_s, tuple(outputs), binary)
+
+
+def _wait_s(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= MAX_WAIT_S:
+        raise HttpError(400, f"query wait={reprlib.repr(value)} must be 0 to {MAX_WAIT_S:.0f} seconds")
+    return seconds
+
+
+async def encoded(body: bytes, answer: Headers, headers: Mapping[bytes, bytes]) -> bytes:
+    """A large answer's body in the coding that the caller takes, if it pays; ``answer`` gets the headers.
+
+    Call it for bodies of at least ``encodings.WORTH_BYTES`` only: others never gain.
+    """
+    if any(name == b"content-encoding" for name, _ in answer):
+        return body
+    answer.append((b"vary", b"accept-encoding"))
+    accepts = headers.get(b"accept-encoding")
+    coding = encodings.chosen(_text(accepts)) if accepts else None
+    if coding is None:
+        return body
+    if len(body) <= encodings.DEFLATE_HERE_BYTES:
+        packed = encodings.compress(body, coding)
+    else:
+        packed = await asyncio.to_thread(encodings.compress, body, coding)
+    if packed is None:
+        return body
+    answer.append((b"content-encoding", coding.encode()))
+    return packed
 
 
 def header_length(headers: Mapping[bytes, bytes]) -> int | None:
@@ -175,41 +265,7 @@ def header_length(headers: Mapping[bytes, bytes]) -> int | None:
     raw = headers.get(HEADER_LENGTH.encode())
     if raw is None:
         return None
-    length = _whole(raw)
+    length = whole(raw)
     if length is None:
         raise HttpError(400, f"header {HEADER_LENGTH}: {_shown(raw)} is not a length in bytes")
     return length
-
-
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
-    """The whole body, refused at the limit before memory is spent on it. Raises `ClientLeft`."""
-    encoding = headers.get(b"content-encoding", b"identity").lower()
-    if encoding != b"identity":
-        raise HttpError(415, f"Content-Encoding {_shown(encoding)} is not supported; send the body as it is")
-    announced = headers.get(b"content-length", b"0")
-    length = _whole(announced)
-    if (length or 0) > limit or (length is None and announced.isdigit()):
-        size_shown = length if length is not None else "far too many"
-        raise HttpError(413, f"the body has {size_shown} bytes, the policy's limits.body is {limit}")
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        chunks = [message.get("body", b"")]  # nearly every request comes in one piece
-    else:
-        chunks = await _pieces(message, receive, limit)
-    body: bytes = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    if len(body) > limit:
-        raise HttpError(413, f"the body is over the policy's limits.body of {limit} bytes")
-    return body
-
-
-async def _pieces(message: Message, receive: Receive, limit: int) -> list[bytes]:
-    """The pieces of a body, of which ``message`` has the first; no more of them than pass the limit."""
-    chunks, size = list[bytes](), 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > limit or not message.get("more_body"):
-            return chunks
-        message = await receive()

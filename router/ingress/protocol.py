@@ -2,11 +2,19 @@
 
 Bytes and values only: no HTTP, no status codes. Source: Open Inference Protocol v2 (REST) and its
 binary tensor data extension.
+
+Every datatype goes both ways in both forms. In JSON: a truth is no number and a number no truth, whole
+numbers fit their datatype, FP16 and BF16 are decimal numbers rounded to the nearest that 16 bits hold (a
+number beyond the largest is refused), BYTES are strings (UTF-8). JSON has no NaN, no infinity and no bytes
+that are not text: an output that holds one is refused in JSON with a sentence that says to ask for binary
+data, never turned to null.
+
+Sizes are held before memory is spent on them: a shape is compared with the data that came before anything
+is made of it, so a tensor takes at most a small multiple of its body.
 """
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +26,7 @@ from optimizers.tensors import (
     DTYPES,
     MAX_RANK,
     Array,
+    Buffer,
     TensorError,
     Tensors,
     TensorSpec,
@@ -27,10 +36,25 @@ from optimizers.tensors import (
 )
 
 HEADER_LENGTH = "inference-header-content-length"
+#: Inputs, and outputs asked for, of one request.
+MAX_TENSORS = 256
+MAX_ID_CHARS = 1_000
+MAX_NAME_CHARS = 256
+MAX_PARAMETERS = 100
+_SHOWN_CHARS = 40
 
 
 class ProtocolError(ValueError):
     """A body that is not what the protocol says; the message names the member at fault."""
+
+
+def shown(value: Any) -> str:
+    """A value from JSON in a sentence: as JSON has it, and short."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text: str = orjson.dumps(value[:_SHOWN_CHARS] if isinstance(value, str) else value).decode()
+    cut = isinstance(value, str) and len(value) > _SHOWN_CHARS
+    return text[:-1] + '..."' if cut else text
 
 
 @dataclass(slots=True)
@@ -49,12 +73,11 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
     if header_length is not None and not 0 < header_length <= len(body):
         raise ProtocolError(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
     head = body if header_length is None else body[:header_length]
-    try:
-        message = orjson.loads(head)
-    except orjson.JSONDecodeError as error:
-        raise ProtocolError(f"the body is not JSON: {error}") from None
+    message = _parse(head)
     if not isinstance(message, dict) or not isinstance(message.get("inputs"), list):
         raise ProtocolError("the body must be a JSON object with a list 'inputs'")
+    if len(message["inputs"]) > MAX_TENSORS:
+        raise ProtocolError(f"{len(message['inputs'])} inputs in one request, {MAX_TENSORS} are allowed")
     raw = _Raw(body, len(head))
     inputs: Tensors = {}
     for entry in message["inputs"]:
@@ -64,23 +87,57 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
         inputs[name] = array
     if raw.left:
         raise ProtocolError(f"{raw.left} bytes follow the last binary input")
-    parameters = _mapping(message.get("parameters"), "parameters")
+    parameters = _parameters(message.get("parameters"))
     binary = parameters.get("binary_data_output") is True
     request_id = message.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        raise ProtocolError("'id' must be a string")
+    if request_id is not None and (not isinstance(request_id, str) or len(request_id) > MAX_ID_CHARS):
+        raise ProtocolError(f"'id' must be a string of at most {MAX_ID_CHARS} characters")
     outputs = message.get("outputs")
     wanted = None if not outputs else _outputs(outputs, binary)
     return InferRequest(inputs, request_id, parameters, wanted, binary)
 
 
+def _parse(head: Buffer) -> Any:
+    try:
+        return orjson.loads(head)
+    except orjson.JSONDecodeError as error:
+        if "depth" in error.msg:
+            raise ProtocolError("the body is nested too deep; nothing in the protocol is") from None
+        raise ProtocolError(f"the body is not JSON: {error}") from None
+
+
+def _parameters(value: Any) -> dict[str, Any]:
+    """The request's parameters, whose values the protocol bounds to strings, numbers and truths."""
+    parameters = _mapping(value, "parameters")
+    if len(parameters) > MAX_PARAMETERS:
+        raise ProtocolError(f"'parameters' has {len(parameters)} members, {MAX_PARAMETERS} are allowed")
+    for name, given in parameters.items():
+        if len(name) > MAX_NAME_CHARS:
+            limit = f"{MAX_NAME_CHARS} are allowed"
+            raise ProtocolError(f"parameter {shown(name)} has {len(name)} characters in its name, {limit}")
+        if isinstance(given, list | dict):
+            raise ProtocolError(
+                f"parameter {shown(name)} is {shown(given)}; send a string, a number, true or false"
+            )
+    return parameters
+
+
 class _Raw:
     """The binary part of a body, from ``at`` on, taken from the front; ``left`` counts what is not taken."""
 
-    __slots__ = ("_body", "left")
+    __slots__ = ("_body", "_message", "_start", "_truths", "left")
 
     def __init__(self, body: bytes, at: int) -> None:
+        self._message, self._start = body, at
+        self._truths: bool | None = None
         self._body, self.left = memoryview(body), len(body) - at
+
+    def may_hold_truths(self) -> bool:
+        """Whether there is a true or a false in the JSON part: looked for once, and only if asked."""
+        if self._truths is None:
+            find, end = self._message.find, self._start
+            self._truths = find(b"true", 0, end) >= 0 or find(b"false", 0, end) >= 0
+        return self._truths
 
     def take(self, size: int, name: str) -> memoryview:
         if size > self.left:
@@ -99,41 +156,61 @@ def _mapping(value: Any, what: str, name: str = "") -> dict[str, Any]:
     return value
 
 
-def _input(entry: Any, raw: _Raw) -> tuple[str, Array]:
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise ProtocolError("each input must be a JSON object with a 'name'")
-    name, datatype, shape = entry["name"], entry.get("datatype"), entry.get("shape")
-    if not isinstance(datatype, str) or datatype not in DTYPES:
+def _named(entry: Any, what: str) -> str:
+    """The name of an input or output; ``what`` says which of both."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str):
+        raise ProtocolError(f"each {what} must be a JSON object with a 'name'")
+    if len(name) > MAX_NAME_CHARS:
         raise ProtocolError(
-            f"input {name!r}: unknown datatype {reprlib.repr(datatype)}; known: {', '.join(DTYPES)}"
+            f"{what} {shown(name)} has {len(name)} characters in its name, {MAX_NAME_CHARS} are allowed"
         )
+    return name
+
+
+def _input(entry: Any, raw: _Raw) -> tuple[str, Array]:
+    name = _named(entry, "input")
+    datatype, shape = entry.get("datatype"), entry.get("shape")
+    if not isinstance(datatype, str) or datatype not in DTYPES:
+        raise ProtocolError(f"input {name!r}: unknown datatype {shown(datatype)}; known: {', '.join(DTYPES)}")
     if not isinstance(shape, list) or not shape or len(shape) > MAX_RANK:
         raise ProtocolError(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
     size = _mapping(entry.get("parameters"), "input {} parameters", name).get("binary_data_size")
-    if size is not None:
-        if type(size) is not int or size < 0:
-            raise ProtocolError(f"input {name!r}: 'binary_data_size' must be a whole number of bytes")
-        if "data" in entry:
-            raise ProtocolError(f"input {name!r}: give 'data' or 'binary_data_size', not both")
-        try:
-            return name, from_bytes(raw.take(size, name), datatype, shape, name)
-        except TensorError as error:
-            raise ProtocolError(f"input {error}") from None
-    if "data" not in entry:
-        raise ProtocolError(f"input {name!r}: 'data' is missing")
-    return name, _from_json(entry["data"], datatype, shape, name)
+    if size is None:
+        if "data" not in entry:
+            raise ProtocolError(f"input {name!r}: 'data' is missing")
+        return name, _from_json(entry["data"], datatype, shape, name, raw)
+    if type(size) is not int or size < 0:
+        raise ProtocolError(f"input {name!r}: 'binary_data_size' must be a whole number of bytes")
+    if "data" in entry:
+        raise ProtocolError(f"input {name!r}: give 'data' or 'binary_data_size', not both")
+    return name, tensor(raw.take(size, name), datatype, shape, name)
+
+
+def tensor(raw: Buffer, datatype: str, shape: Sequence[int], name: str) -> Array:
+    """One input from its raw bytes, as the binary extension and gRPC's ``raw_input_contents`` lay them out.
+
+    A numeric array is a read-only view of ``raw``, row-major; BF16 is widened to float32, BYTES are an object
+    array of ``bytes``. Raises `ProtocolError`, which names the input, for a datatype that does not exist, a
+    shape over the limits of rank and dimension, and bytes that are not as many as the shape says.
+    """
+    try:
+        return from_bytes(raw, datatype, shape, name)
+    except TensorError as error:
+        raise ProtocolError(f"input {error}") from None
 
 
 _KINDS = {"BOOL": "b", "FP16": "fiu", "BF16": "fiu", "FP32": "fiu", "FP64": "fiu", "BYTES": "OU"}
 
 
-def _from_json(data: Any, datatype: str, shape: list[Any], name: str) -> Array:
+def _from_json(data: Any, datatype: str, shape: list[Any], name: str, raw: _Raw) -> Array:
     """An array from JSON data, nested or flat, without any silent cast between kinds."""
     if not isinstance(data, list):
         raise ProtocolError(f"input {name!r}: 'data' must be a list")
-    dtype = DTYPES[datatype]
     try:
         count = element_count(shape, name)
+        if _depth(data) > MAX_RANK:
+            raise TensorError(f"{name!r}: 'data' is nested deeper than the {MAX_RANK} axes that are allowed")
         array = np.array(data, dtype=object) if datatype == "BYTES" else np.array(data)
     except TensorError as error:
         raise ProtocolError(f"input {error}") from None
@@ -147,25 +224,70 @@ def _from_json(data: Any, datatype: str, shape: list[Any], name: str) -> Array:
         flat = np.empty(array.size, dtype=object)
         flat[:] = [item.encode() for item in array.ravel()]
         return flat.reshape(shape)
-    if array.size and array.dtype.kind not in _KINDS.get(datatype, "iu"):
+    kind = array.dtype.kind
+    if kind == "f" and datatype == "UINT64" and _kinds(data) == {int}:
+        array = _large(data, name)  # numpy takes whole numbers on both sides of 2**63 for floats
+        kind = "u"
+    if array.size and kind not in _KINDS.get(datatype, "iu"):
         raise ProtocolError(f"input {name!r}: 'data' does not fit datatype {datatype}")
+    # numpy takes a true among numbers for a 1.
+    if kind != "b" and raw.may_hold_truths() and bool in _kinds(data):
+        raise ProtocolError(f"input {name!r}: 'data' holds true or false among the numbers of {datatype}")
+    return _cast(array, datatype, name).reshape(shape)
+
+
+def _depth(data: Any) -> int:
+    """How deep a list is nested, by its first elements; an uneven one is found out later."""
+    depth = 0
+    while isinstance(data, list) and depth <= MAX_RANK:
+        depth += 1
+        data = data[0] if data else None
+    return depth
+
+
+def _kinds(data: list[Any]) -> set[type]:
+    """What evenly nested lists hold: int, float, bool."""
+    if data and isinstance(data[0], list):
+        return set().union(*map(_kinds, data))
+    return set(map(type, data))
+
+
+def _large(data: list[Any], name: str) -> Array:
+    try:
+        return np.array(data, dtype="<u8")
+    except OverflowError:
+        raise ProtocolError(f"input {name!r}: values are out of the range of UINT64") from None
+
+
+def _cast(array: Array, datatype: str, name: str) -> Array:
+    """Numbers as ``datatype`` holds them; refused where it cannot."""
+    dtype = DTYPES[datatype]
     if dtype.kind in "iu" and array.size:
         limits = np.iinfo(dtype)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
             raise ProtocolError(f"input {name!r}: values are out of the range of {datatype}")
-    with np.errstate(over="ignore"):
-        return array.astype(dtype).reshape(shape)
+    try:
+        with np.errstate(over="raise"):
+            cast = array.astype(dtype)
+    except FloatingPointError:
+        raise ProtocolError(f"input {name!r}: values are out of the range of {datatype}") from None
+    if datatype == "BF16":
+        cast = from_bytes(to_bytes(cast, "BF16"), "BF16", cast.shape, name)
+        if not np.isfinite(cast).all():
+            raise ProtocolError(f"input {name!r}: values are out of the range of {datatype}")
+    return cast
 
 
 def _outputs(entries: Any, binary: bool) -> dict[str, bool]:
     if not isinstance(entries, list):
         raise ProtocolError("'outputs' must be a list")
+    if len(entries) > MAX_TENSORS:
+        raise ProtocolError(f"{len(entries)} outputs in one request, {MAX_TENSORS} are allowed")
     wanted: dict[str, bool] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise ProtocolError("each output must be a JSON object with a 'name'")
-        parameters = _mapping(entry.get("parameters"), "output {} parameters", entry["name"])
-        wanted[entry["name"]] = parameters.get("binary_data", binary) is True
+        name = _named(entry, "output")
+        parameters = _mapping(entry.get("parameters"), "output {} parameters", name)
+        wanted[name] = parameters.get("binary_data", binary) is True
     return wanted
 
 
@@ -180,9 +302,10 @@ def encode(
     """A response body and, where binary data follows, the length of its JSON part.
 
     ``envelope`` holds the other members (model_name, model_version, id, parameters). ``wanted`` picks
-    outputs and says which are binary; without it all go, binary or not by ``binary``.
+    outputs and says which are binary; without it all go, binary or not by ``binary``. Raises `ProtocolError`
+    for an output that JSON cannot carry: NaN, infinity, bytes that are not UTF-8.
     """
-    entries, blobs = [], []
+    entries, blobs, numbers = [], [], []
     for spec in specs:
         if wanted is not None and spec.name not in wanted:
             continue
@@ -193,13 +316,23 @@ def encode(
             entry["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
         else:
-            entry["data"] = _to_json(array, spec)
+            entry["data"] = data = _to_json(array, spec)
+            numbers.append((spec.name, data))
         entries.append(entry)
     envelope["outputs"] = entries
     head = orjson.dumps(envelope, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in head:  # what is not a number is written so; a text that says it costs a look
+        _check_finite(numbers)
     if not blobs:
         return head, None
     return b"".join((head, *blobs)), len(head)
+
+
+def _check_finite(outputs: Sequence[tuple[str, Any]]) -> None:
+    for name, data in outputs:
+        if isinstance(data, np.ndarray) and data.dtype.kind == "f" and not np.isfinite(data).all():
+            reason = "NaN or infinity, which JSON has no word for"
+            raise ProtocolError(f"output {name!r} holds {reason}; ask for it as binary data")
 
 
 def _to_json(array: Array, spec: TensorSpec) -> Any:
@@ -212,4 +345,6 @@ def _to_json(array: Array, spec: TensorSpec) -> Any:
             ) from None
     if spec.datatype == "FP16":
         array = array.astype(np.float32)
+    elif spec.datatype == "BF16":  # the same values as in binary
+        array = from_bytes(to_bytes(array, "BF16"), "BF16", array.shape, spec.name)
     return np.ascontiguousarray(array).ravel()

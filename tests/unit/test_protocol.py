@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ BAD: list[tuple[str, bytes, int | None, str]] = [
     ("no body", b"", None, "the body is not JSON"),
     ("half a body", body(tensor(data=[1, 2]))[:-3], None, "the body is not JSON"),
     ("not UTF-8", b'{"inputs": "\xff"}', None, "the body is not JSON"),
-    ("nesting beyond reason", b"[" * 100_000, None, "the body is not JSON"),
+    ("nesting beyond reason", b"[" * 100_000, None, "the body is nested too deep"),
     ("not a number", b'{"inputs": [NaN]}', None, "the body is not JSON"),
     ("a list", b"[]", None, "must be a JSON object with a list 'inputs'"),
     ("no inputs", b"{}", None, "must be a JSON object with a list 'inputs'"),
@@ -92,19 +93,49 @@ BAD: list[tuple[str, bytes, int | None, str]] = [
     ("input as number", b'{"inputs": [1]}', None, "each input must be a JSON object with a 'name'"),
     ("input without name", body({"shape": [1]}), None, "each input must be a JSON object with a 'name'"),
     ("name as number", body(tensor(name=3)), None, "each input must be"),  # type: ignore[arg-type]
-    ("no datatype", body({"name": "x", "shape": [1], "data": [1]}), None, "'x': unknown datatype None"),
-    ("wrong datatype", body(tensor(datatype="FLOAT", data=[1, 2])), None, "unknown datatype 'FLOAT'; known"),
-    ("datatype as list", body(tensor(datatype=["FP32"], data=[])), None, "unknown datatype ['FP32']"),  # type: ignore[arg-type]
-    ("datatype as object", body(tensor(datatype={}, data=[])), None, "unknown datatype {}"),  # type: ignore[arg-type]
+    ("no datatype", body({"name": "x", "shape": [1], "data": [1]}), None, "'x': unknown datatype null"),
+    ("wrong datatype", body(tensor(datatype="FLOAT", data=[1, 2])), None, 'unknown datatype "FLOAT"; known'),
+    ("datatype as list", body(tensor(datatype=["FP32"], data=[])), None, "unknown datatype a list"),  # type: ignore[arg-type]
+    ("datatype as object", body(tensor(datatype={}, data=[])), None, "unknown datatype an object"),  # type: ignore[arg-type]
     ("no shape", body({"name": "x", "datatype": "FP32", "data": [1]}), None, "'shape' must be a list of 1"),
     ("empty shape", body(tensor(shape=[], data=[1])), None, "'shape' must be a list of 1 to 16"),
     ("rank 17", body(tensor(shape=[1] * 17, data=[1])), None, "'shape' must be a list of 1 to 16"),
-    ("negative size", body(tensor(shape=[-1, 2], data=[1, 2])), None, "must be whole numbers of 0 or more"),
-    ("fractional size", body(tensor(shape=[1.0, 2], data=[1, 2])), None, "must be whole numbers of 0 or"),
-    ("size as text", body(tensor(shape=["1"], data=[1])), None, "must be whole numbers of 0 or more"),
-    ("true as size", body(tensor(shape=[True, 2], data=[1, 2])), None, "must be whole numbers of 0 or more"),
-    ("a shape of terabytes", body(tensor(shape=[1 << 40], data=[1])), None, "does not hold 1 elements"),
-    ("endless and empty", body(tensor(shape=[0, 1 << 63], data=[])), None, "larger than any array"),
+    (
+        "negative size",
+        body(tensor(shape=[-1, 2], data=[1, 2])),
+        None,
+        "of the shape must be a whole number of 0 or more",
+    ),
+    (
+        "fractional size",
+        body(tensor(shape=[1.0, 2], data=[1, 2])),
+        None,
+        "axis 0 of the shape must be a whole number",
+    ),
+    (
+        "size as text",
+        body(tensor(shape=["1"], data=[1])),
+        None,
+        "of the shape must be a whole number of 0 or more",
+    ),
+    (
+        "true as size",
+        body(tensor(shape=[True, 2], data=[1, 2])),
+        None,
+        "of the shape must be a whole number of 0 or more",
+    ),
+    (
+        "a shape of terabytes",
+        body(tensor(shape=[1 << 40], data=[1])),
+        None,
+        "axis 0 of the shape is over the limit",
+    ),
+    (
+        "endless and empty",
+        body(tensor(shape=[0, 1 << 63], data=[])),
+        None,
+        "axis 1 of the shape is over the limit",
+    ),
     ("too few data", body(tensor(data=[1])), None, "shape [1, 2] does not hold 1 elements"),
     ("ragged data", body(tensor(data=[[1, 2], [3]])), None, "'data' is ragged or not of one kind"),
     ("no data", body(tensor()), None, "'data' is missing"),
@@ -116,6 +147,71 @@ BAD: list[tuple[str, bytes, int | None, str]] = [
     ("fractions for INT32", body(tensor(datatype="INT32", data=[1.5, 2])), None, "does not fit datatype INT"),
     ("numbers for BOOL", body(tensor(datatype="BOOL", data=[0, 1])), None, "does not fit datatype BOOL"),
     ("truth for FP32", body(tensor(data=[True, False])), None, "does not fit datatype FP32"),
+    (
+        "truth among numbers",
+        body(tensor(data=[True, 1])),
+        None,
+        "holds true or false among the numbers of FP32",
+    ),
+    ("truth deep inside", body(tensor(shape=[2, 2], data=[[1, 2], [3, False]])), None, "true or false among"),
+    ("truth among INT8", body(tensor(datatype="INT8", data=[1, True])), None, "among the numbers of INT8"),
+    (
+        "a number among truths",
+        body(tensor(datatype="BOOL", data=[True, 0])),
+        None,
+        "does not fit datatype BOOL",
+    ),
+    ("1e39 as FP32", body(tensor(data=[1, 1e39])), None, "values are out of the range of FP32"),
+    ("70000 as FP16", body(tensor(datatype="FP16", data=[1, 70_000])), None, "out of the range of FP16"),
+    ("1e39 as BF16", body(tensor(datatype="BF16", data=[1, 1e39])), None, "out of the range of BF16"),
+    ("3.4e38 as BF16", body(tensor(datatype="BF16", data=[1, 3.4e38])), None, "out of the range of BF16"),
+    (
+        "UINT64 and -1",
+        body(tensor(datatype="UINT64", data=[2**64 - 1, -1])),
+        None,
+        "out of the range of UINT64",
+    ),
+    ("infinity", b'{"inputs": [{"name": "x", "data": [1e400]}]}', None, "the body is not JSON"),
+    ("half a size of shape", body(tensor(shape=[2**31 - 1] * 16, data=[1])), None, "larger than any array"),
+    (
+        "17 axes",
+        body(tensor(shape=[1], data=orjson.loads("[" * 17 + "1" + "]" * 17))),
+        None,
+        "deeper than the 16",
+    ),
+    (
+        "257 inputs",
+        body(*[tensor(str(n), data=[1, 2]) for n in range(257)]),
+        None,
+        "257 inputs in one request",
+    ),
+    (
+        "257 outputs",
+        body(tensor(data=[1, 2]), outputs=[{"name": "y"}] * 257),
+        None,
+        "257 outputs in one requ",
+    ),
+    ("a name of 257", body(tensor("n" * 257, data=[1, 2])), None, "has 257 characters in its name, 256 are"),
+    (
+        "an output's name",
+        body(tensor(data=[1, 2]), outputs=[{"name": "n" * 257}]),
+        None,
+        "257 characters in its",
+    ),
+    ("id of 1001", body(tensor(data=[1, 2]), id="i" * 1_001), None, "'id' must be a string of at most 1000"),
+    ("101 parameters", body(parameters={str(n): n for n in range(101)}), None, "101 members"),
+    (
+        "a parameter's name",
+        body(parameters={"n" * 257: 1}),
+        None,
+        "257 characters in its name, 256 are allowed",
+    ),
+    (
+        "nested parameters",
+        body(parameters={"a": {"b": 1}}),
+        None,
+        'parameter "a" is an object; send a string',
+    ),
     ("300 as UINT8", body(tensor(datatype="UINT8", data=[1, 300])), None, "out of the range of UINT8"),
     ("-1 as UINT64", body(tensor(datatype="UINT64", data=[1, -1])), None, "out of the range of UINT64"),
     (
@@ -132,7 +228,12 @@ BAD: list[tuple[str, bytes, int | None, str]] = [
         "input 'x'",
     ),
     ("the same input twice", body(tensor(data=[1, 2]), tensor(data=[1, 2])), None, "'x' is given twice"),
-    ("id as number", body(tensor(data=[1, 2]), id=5), None, "'id' must be a string"),
+    (
+        "id as number",
+        body(tensor(data=[1, 2]), id=5),
+        None,
+        "'id' must be a string of at most 1000 characters",
+    ),
     ("parameters as list", body(tensor(data=[1, 2]), parameters=[]), None, "'parameters' must be a JSON obj"),
     (
         "tensor parameters",
@@ -196,3 +297,63 @@ def test_bytes_that_are_no_text_must_be_asked_for_as_binary() -> None:
         encode(outputs, [TEXT], wanted=None, binary=False, envelope={})
     raw, length = encode(outputs, [TEXT], wanted=None, binary=True, envelope={})
     assert raw[length:] == b"\x01\0\0\0\xff"
+
+
+def test_every_datatype_goes_both_ways_in_json_with_the_values_it_can_hold() -> None:
+    cases: list[tuple[str, list[Any], list[Any]]] = [
+        ("BOOL", [True, False], [True, False]),
+        ("UINT64", [2**64 - 1, 0], [2**64 - 1, 0]),
+        ("INT64", [-(2**63), 2**63 - 1], [-(2**63), 2**63 - 1]),
+        ("FP16", [0.1, 65_504], [0.0999755859375, 65_504.0]),
+        ("BF16", [0.1, 3], [0.10009765625, 3.0]),
+        ("FP32", [0.1, 1], [0.10000000149011612, 1.0]),
+        ("FP64", [0.1, 1], [0.1, 1.0]),
+        ("BYTES", ["\u00e9", ""], ["\u00e9".encode(), b""]),
+    ]
+    for datatype, sent, held in cases:
+        array = decode(body(tensor(datatype=datatype, data=sent)), None).inputs["x"]
+        assert array.tolist() == [held]
+        spec = TensorSpec("x", datatype, (-1, 2))
+        raw, _ = encode({"x": array}, [spec], wanted=None, binary=False, envelope={})
+        again = orjson.loads(raw)["outputs"][0]
+        assert decode(orjson.dumps({"inputs": [again]}), None).inputs["x"].tolist() == [held]
+
+
+def test_bf16_in_json_and_in_binary_are_the_same_values() -> None:
+    spec = TensorSpec("y", "BF16", (-1,))
+    outputs = {"y": np.array([0.1, 1 / 3, 1e-30], "<f4")}  # as a model gives them, not yet rounded
+    text, _ = encode(outputs, [spec], wanted=None, binary=False, envelope={})
+    raw, length = encode(outputs, [spec], wanted=None, binary=True, envelope={})
+    bits = np.frombuffer(raw[length:], "<u2").astype("<u4") << 16
+    assert np.array(orjson.loads(text)["outputs"][0]["data"], "<f4").tolist() == bits.view("<f4").tolist()
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_json_has_no_word_for_is_refused_and_goes_as_binary(datatype: str, value: float) -> None:
+    spec = TensorSpec("y", datatype, (-1,))
+    outputs = {"y": np.array([1, value], spec.dtype)}
+    with pytest.raises(ProtocolError, match=r"'y' holds NaN or infinity, .* ask for it as binary data"):
+        encode(outputs, [spec], wanted=None, binary=False, envelope={})
+    assert encode(outputs, [spec], wanted={"y": True}, binary=False, envelope={})[1] is not None
+
+
+def test_a_text_that_says_null_is_no_reason_to_refuse() -> None:
+    raw, _ = encode(
+        {**OUTPUTS, "text": np.array([b"null"], object)}, [Y, TEXT], wanted=None, binary=False, envelope={}
+    )
+    assert orjson.loads(raw)["outputs"][1]["data"] == ["null"]
+
+
+@pytest.mark.parametrize("shape", [[1 << 30], [1 << 20, 1 << 11], [(1 << 31) - 1]])
+@pytest.mark.parametrize("datatype", ["FP64", "BYTES", "BF16"])
+def test_a_shape_of_gigabytes_takes_no_memory(shape: list[int], datatype: str) -> None:
+    head = body(sized(8, shape=shape, datatype=datatype))
+    tracemalloc.start()
+    try:
+        for raw, length in ((body(tensor(shape=shape, data=[], datatype=datatype)), None), (head, len(head))):
+            with pytest.raises(ProtocolError):
+                decode(raw if length is None else raw + bytes(8), length)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
