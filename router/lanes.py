@@ -25,6 +25,9 @@ _PROBE_MS, _PROBE_DOUBTFUL_MS = 5_000.0, 250.0
 _RELAXED = 4.0
 #: A batch is sent to so many replicas at most.
 TRIES = 2
+#: A slow replica is taken although the answer comes a little later from it: what it does, the others need
+#: not do.
+_SOONER = 1.5
 #: For so long after it was passed over, a variant is stepped up to with time to spare only.
 _STRAINED_MS = 1_000.0
 #: A batch is overdue beyond explanation when it has taken this many times its bound, and so much more.
@@ -190,7 +193,7 @@ class Lanes(Generic[T]):
         if found is not None:
             # Behind what waits before it: an idle slow replica may still do the last of it sooner.
             own_ms, all_ms = lane.table.predict_ms(rows), lane.table.predict_ms(lane.rows) / fleet.usual
-            best_ms = self._begins_ms(found, now_ms) + max(own_ms, all_ms)
+            best_ms = self._begins_ms(found, now_ms) + _SOONER * max(own_ms, all_ms)
         first = 0
         for member in slower:
             begins_ms, table = self._begins_ms(member, now_ms), lane.pace_of(member).table

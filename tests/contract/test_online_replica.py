@@ -69,8 +69,10 @@ async def ask(replica: Replica, *requests: list[int]) -> tuple[Tensors, dict[str
 async def test_a_good_batch_is_answered_with_its_times(replica: Replica) -> None:
     outputs, told = await ask(replica, [0, 3], [1])
     assert outputs["value"].tolist() == [10.0, 13.0, 11.0]
-    assert set(told) == {"run_ms", "wait_ms"}
-    assert told["run_ms"] > 0
+    assert set(told) == {"run_ms", "ran_ms", "wait_ms"}
+    assert told["run_ms"] == told["ran_ms"] > 0
+    _, again = await ask(replica, [2])
+    assert again["ran_ms"] == pytest.approx(told["run_ms"] + again["run_ms"])
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["in the thread", "on the loop"])
