@@ -17,7 +17,8 @@ from router.ingress.http import ClientLeft, HttpError, Message, Receive, whole
 
 BODY_WITHIN_S = 20.0
 BODY_BYTES_PER_S = 16 << 10
-#: How often those who read are looked at. A timer for each of them would cost more than all else here.
+#: How often those who read are looked at, which is also how exact their time is. A timer for each of them
+#: would cost more than all else here.
 _LOOK_EVERY_S = 1.0
 
 
@@ -25,10 +26,10 @@ class BodyReader:
     """Reads the bodies of one application, and ends those that come too slowly."""
 
     def __init__(self) -> None:
-        #: Who reads, and until when (the loop's clock, s).
+        #: Who reads, and until which look.
         self._until: dict[asyncio.Task[object], float] = {}
         self._late: set[asyncio.Task[object]] = set()
-        self._looks = False
+        self._looks, self._looking = 0, False
 
     @property
     def reading(self) -> int:
@@ -50,14 +51,13 @@ class BodyReader:
         return body if coding is None else await _decompressed(body, coding, limit)
 
     async def _whole(self, receive: Receive, limit: int) -> bytes:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
+        task = asyncio.current_task()
         assert task is not None
-        began = loop.time()
-        self._until[task] = began + BODY_WITHIN_S
-        if not self._looks:
-            self._looks = True
-            loop.call_later(_LOOK_EVERY_S, self._look, loop)
+        began = self._looks
+        self._until[task] = began + BODY_WITHIN_S / _LOOK_EVERY_S
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
         try:
             message = await receive()
             if message["type"] == "http.request" and not message.get("more_body"):
@@ -76,13 +76,14 @@ class BodyReader:
             ) from None
         finally:
             del self._until[task]
-            self._late.discard(task)
+            if self._late:
+                self._late.discard(task)
         if len(body) > limit:
             raise HttpError(413, f"the body is over the policy's limits.body of {limit} bytes")
         return body
 
     async def _pieces(
-        self, message: Message, receive: Receive, limit: int, task: asyncio.Task[object], began: float
+        self, message: Message, receive: Receive, limit: int, task: asyncio.Task[object], began: int
     ) -> bytes:
         """A body of which ``message`` has the first piece; no more of it than passes the limit."""
         body = bytearray()
@@ -92,18 +93,19 @@ class BodyReader:
             body += message.get("body", b"")
             if len(body) > limit or not message.get("more_body"):
                 return bytes(body)
-            self._until[task] = began + BODY_WITHIN_S + len(body) / BODY_BYTES_PER_S
+            within_s = BODY_WITHIN_S + len(body) / BODY_BYTES_PER_S
+            self._until[task] = began + within_s / _LOOK_EVERY_S
             message = await receive()
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
+    def _look(self) -> None:
+        self._looks += 1
         for task, until in self._until.items():
-            if until <= now and task not in self._late:
+            if until < self._looks and task not in self._late:
                 self._late.add(task)
                 task.cancel()
-        self._looks = bool(self._until)
-        if self._looks:
-            loop.call_later(_LOOK_EVERY_S, self._look, loop)
+        self._looking = bool(self._until)
+        if self._looking:
+            asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
 
 
 def _coding(headers: Mapping[bytes, bytes]) -> str | None:

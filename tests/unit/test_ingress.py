@@ -447,6 +447,25 @@ async def test_a_queued_request_that_takes_longer_is_handed_back_by_its_address(
 
 
 @in_virtual_time
+async def test_the_outputs_of_a_queued_answer_are_chosen_when_it_is_asked_for() -> None:
+    async with serving() as served:
+        accepted = await served.infer(2.0, budget_ms=LONG, headers={"prefer": "respond-async"})
+        address = accepted.headers["location"]
+        early = await served.client.get(f"{address}?output=z")
+        assert "query output='z' is no output; the model gives y" in the_problem(early, 400)
+        await served.work()
+        chosen = await served.client.get(f"{address}?output=y&output=y&binary=false&wait=1")
+        assert [o["data"] for o in chosen.json()["outputs"]] == [[4.0]]
+        binary = await served.client.get(f"{address}?output=%79&binary=true")
+        assert binary.content[int(binary.headers[HEADER_LENGTH]) :] == np.float32(4.0).tobytes()
+        accept = {"accept": "application/octet-stream"}
+        text = await served.client.get(f"{address}?binary=False", headers=accept)
+        assert text.json()["outputs"][0]["data"] == [4.0]  # the query is closer than the header
+        late = await served.client.get(f"{address}?output=y&output=z")
+        assert "'z' is no output" in the_problem(late, 400)
+
+
+@in_virtual_time
 async def test_a_caller_who_prefers_not_to_wait_is_not_made_to() -> None:
     async with serving() as served:
         began = now_ms()
