@@ -46,6 +46,7 @@ class Member:
         "counted",
         "flights",
         "heard_ms",
+        "held_until_ms",
         "landed_ms",
         "living",
         "name",
@@ -61,7 +62,7 @@ class Member:
     def __init__(self, name: str) -> None:
         self.name, self.living = name, True
         self.flights: dict[int, Flight] = {}
-        self.busy_until_ms = 0.0
+        self.busy_until_ms = self.held_until_ms = 0.0
         #: How many times slower than the others, as a logarithm.
         self.pace = 0.0
         self.apart = self.silent = False
@@ -277,6 +278,9 @@ class Fleet:
                 member.usage = member.usage * kept + usage * (1.0 - kept)
             member.ran_ms = ran_ms
         member.landed_ms = now_ms
+        # Others' batches lie there for so long yet. A batch that joined them now would wait longer than it
+        # runs, and a later one is larger.
+        member.held_until_ms = now_ms + max(0.0, member.wait_ms - run_ms)
         self._file(member)
 
     def pace(self, member: Member, slower: float) -> bool:

@@ -253,6 +253,14 @@ class Lanes(Generic[T]):
             most_rows=self._most_rows(lane, self._begins_ms(member, now_ms)),
         )
         self._drop(lane, plan.dropped, now_ms, hopeless)
+        if isinstance(plan, Run) and now_ms < member.held_until_ms and plan.rows < self._max_batch:
+            leader = lane.waiting[0]
+            due_ms = leader.deadline_ms
+            if leader.predicted_ms > 0.0:
+                due_ms = min(due_ms, leader.arrived_ms + leader.predicted_ms)
+            until_ms = min(member.held_until_ms, due_ms - plan.bound_ms - lead_ms)
+            if until_ms > now_ms:
+                return Wait(until_ms, 0)
         return plan
 
     def _drop(self, lane: Lane[T], count: int, now_ms: float, hopeless: list[T]) -> None:

@@ -35,7 +35,8 @@ def profile(fixed_ms: float, row_ms: float, tail: float = 1.2) -> LatencyProfile
 
 
 def random_case(seed: int) -> Case:
-    """One to two models with either side or both, up to twice their capacity, up to six faults."""
+    """One to two models with either side or both, one to three routers, up to twice their capacity, up to
+    six faults."""
     draw = random.Random(seed)
     models, variants, requests, faults = {}, {}, list[Request](), list[Fault]()
     for name in ("a", "b")[: draw.randint(1, 2)]:
@@ -58,7 +59,7 @@ def random_case(seed: int) -> Case:
         {"name": "rest", "to": draw.choice(("auto", "batch"))},
     ]
     requests.sort(key=lambda request: request.at_ms)
-    costs = Costs(restart_ms=draw.uniform(200.0, 5_000.0))
+    costs = Costs(restart_ms=draw.uniform(200.0, 5_000.0), routers=draw.choice((1, 1, 2, 3)))
     policy = Policy.model_validate({"models": models, "routes": routes})
     return Case(policy, variants, requests, Settings(seed, costs, tuple(faults)))
 
@@ -96,7 +97,7 @@ def _fault(draw: random.Random, model: str, side: str) -> Fault:
     at_ms, lasts_ms = draw.uniform(0.0, SECONDS * 1_000.0), draw.uniform(100.0, 8_000.0)
     if side == "batch" and draw.random() < 0.3:
         return Fault("outage", model, "queue", 0, at_ms, lasts_ms)
-    kind: Any = draw.choice(("kill", "kill", "slow"))
+    kind: Any = draw.choice(("kill", "slow", "stop" if side == "online" else "kill"))
     return Fault(
         kind, model, "online" if side == "online" else "batch", draw.randint(0, 3), at_ms, lasts_ms, 4.0
     )
