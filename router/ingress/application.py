@@ -12,10 +12,11 @@ from typing import Any
 
 from optimizers.tensors import TensorError
 from router.call import Call, Pending
-from router.ingress import encodings, http, protocol
+from router.ingress import encodings, http, protocol, routes
 from router.ingress.answers import accepted, answered, describe, prefix, traced
 from router.ingress.http import ClientLeft, Headers, HttpError, Receive, Response, Send, json_answer, problem
 from router.ingress.log_lines import failure, success
+from router.ingress.page import Document, Page
 from router.ingress.protocol import InferRequest, ProtocolError
 from router.ingress.reading import BodyReader
 from router.ingress.statuses import http_error
@@ -46,6 +47,7 @@ class Ingress:
         self._log = log or RequestLog(lambda: 0.0, _log.info)
         self._service, self._ready, self._version, self._policy = service, ready, version, policy
         self._bodies = BodyReader()
+        self._page, self._document = Page(), Document(version)
         #: Model and variant of the paths that were asked for, which are few and come often.
         self._infer_paths: dict[str, tuple[str, str | None]] = {}
 
@@ -68,7 +70,8 @@ class Ingress:
             status, headers, body = problem(HttpError(500, "an internal error; the router's log has it"))
         if len(body) >= encodings.WORTH_BYTES:
             body = await http.encoded(body, headers, dict(scope["headers"]))
-        headers.append((b"content-length", b"%d" % len(body)))
+        if status != 304:  # its length would be that of the copy
+            headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -78,29 +81,27 @@ class Ingress:
         if target is not None and method == "POST":
             return await self._infer(*target, scope, receive)
         http.check_path(scope["path"])
-        path = scope["path"].removeprefix(prefix(scope))
-        parts = path.strip("/").split("/")
-        if parts[0] != "v2":
-            raise HttpError(404, f"no such path {scope['path']!r}; the protocol's paths begin with /v2")
-        if parts[-1] == "infer" and len(parts) in (4, 6):
-            http.allow(method, "POST")
-            name, variant = _model_path(parts[:-1], scope["path"])
-            self._service.model(name, variant)
-            if len(self._infer_paths) < _MAX_PATHS:  # a path with more slashes than it needs is one more
-                self._infer_paths[scope["path"]] = (name, variant)
-            return await self._infer(name, variant, scope, receive)
-        if len(parts) == 3 and parts[1] == "requests":
-            http.allow(method, "GET", "DELETE")
-            return await (self._result if method == "GET" else self._cancel)(parts[2], scope)
-        http.allow(method, "GET")
-        return self._metadata(parts, scope)
+        found = routes.find(method, scope["path"].removeprefix(prefix(scope)))
+        name, variant = found.arguments.get("model", ""), found.arguments.get("variant")
+        match found.operation:
+            case "infer" | "variant_infer":
+                self._service.model(name, variant)
+                if len(self._infer_paths) < _MAX_PATHS:  # a path with more slashes than it needs is one more
+                    self._infer_paths[scope["path"]] = (name, variant)
+                return await self._infer(name, variant, scope, receive)
+            case "result":
+                return await self._result(found.arguments["id"], scope)
+            case "cancel":
+                return await self._cancel(found.arguments["id"], scope)
+            case "page" | "asset":
+                return self._page.answer(found.arguments.get("asset"), scope)
+        return self._metadata(found.operation, name, variant, scope)
 
     def _tenant(self, headers: Mapping[bytes, bytes]) -> str:
         return self._service.keyring.tenant(headers)
 
-    def _metadata(self, parts: list[str], scope: Mapping[str, Any]) -> Response:
-        path = scope["path"]
-        if len(parts) == 1:
+    def _metadata(self, operation: str, name: str, variant: str | None, scope: Mapping[str, Any]) -> Response:
+        if operation == "server":
             return json_answer(
                 200,
                 {
@@ -109,25 +110,25 @@ class Ingress:
                     "extensions": ["binary_tensor_data", "latency_budget", "requests"],
                 },
             )
-        if parts[1:] == ["health", "live"]:
+        if operation == "live":
             return json_answer(200, {"live": True})
-        if parts[1:] == ["health", "ready"]:
+        if operation == "ready":
             ready = self._ready()
             return json_answer(200 if ready else 503, {"ready": ready})
         tenant = self._tenant(http.headers_of(scope))
-        if parts[1:] == ["policy"]:
+        if operation == "policy":
             return json_answer(200, dict(self._policy()))
-        if parts[1:] == ["models"]:
+        if operation == "models":
             return json_answer(
                 200, {"models": [describe(model) for model in self._service.models_of(tenant)]}
             )
-        ready_asked, stats_asked = parts[-1] == "ready", parts[-1] == "stats" and len(parts) == 4
-        name, variant = _model_path(parts[:-1] if ready_asked or stats_asked else parts, path)
+        if operation == "openapi":
+            return self._document.answer(self._service.models_of(tenant), self._service.policy, scope)
         self._service.permit(tenant, name)
-        if stats_asked:
+        if operation == "model_stats":
             return json_answer(200, self._service.describe_load(name))
         model = self._service.model(name, variant)
-        if ready_asked:
+        if operation in ("model_ready", "variant_ready"):
             ready = self._ready()
             return json_answer(200 if ready else 503, {"name": name, "ready": ready})
         return json_answer(200, describe(model, variant))
@@ -208,12 +209,3 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         await send({"type": f"{kind}.complete"})
         if kind == "lifespan.shutdown":
             return
-
-
-def _model_path(parts: list[str], path: str) -> tuple[str, str | None]:
-    """Model and variant of ``v2/models/{model}[/versions/{variant}]``."""
-    if len(parts) == 3 and parts[1] == "models":
-        return parts[2], None
-    if len(parts) == 5 and parts[1] == "models" and parts[3] == "versions":
-        return parts[2], parts[4]
-    raise HttpError(404, f"no such path {path!r}; see GET /v2/models")

@@ -82,8 +82,8 @@ def infer_parameters(default_ms: float, max_ms: float) -> list[Schema]:
         _at(
             "header",
             "Content-Encoding",
-            "What the body is compressed with.",
-            {"type": "string", "enum": [*CODINGS, "identity"]},
+            f"What the body is compressed with: {' or '.join(CODINGS)}, one of them.",
+            _STRING,
         ),
         _at(
             "header",
