@@ -112,6 +112,13 @@ def main(ctx: click.Context) -> None:
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the bundled queue server's data.")
 @click.option("--address", help="Join the Ray at this address instead of starting one.")
+@click.option(
+    "--routers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Routers side by side: more requests a second, and one may die.",
+)
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine although no tenant has a key.")
 def serve(
     policy: Path,
@@ -120,6 +127,7 @@ def serve(
     grpc_port: int | None,
     data: Path | None,
     address: str | None,
+    routers: int,
     insecure: bool,
 ) -> None:
     """Serve the models of POLICY until Ctrl-C or SIGTERM.
@@ -141,11 +149,18 @@ def serve(
                 data=data,
                 address=address,
                 insecure=insecure,
+                routers=routers,
             ) as running:
                 console.say(f"hybrid-router serves {policy}")
                 console.say(running.describe(console.log))
                 console.say(f"ready in {running.started_in_s:.1f} s; Ctrl-C stops it")
-                replace = partial(server.deploy, policy, running.redis_url, local_only=running.local_only)
+                replace = partial(
+                    server.deploy,
+                    policy,
+                    running.redis_url,
+                    local_only=running.local_only,
+                    routers=routers,
+                )
                 with contextlib.suppress(KeyboardInterrupt):
                     follow(policy, running.policy, running.digest, replace, console.say, threading.Event())
                 console.say("stopping")

@@ -88,12 +88,13 @@ def running(
     data: Path | None = None,
     address: str | None = None,
     insecure: bool = False,
+    routers: int = 1,
 ) -> Iterator[Server]:
     """Serve a policy until the context ends; whatever was started is then gone, also after a failed start.
 
     ``grpc_port`` opens the protocol's gRPC door beside the other.
     ``data`` overrides the policy's folder for the bundled queue server; ``address`` joins a running Ray;
-    ``insecure`` listens beyond this machine even if no key is needed.
+    ``insecure`` listens beyond this machine even if no key is needed; ``routers`` work side by side.
     Raises PolicyError, `router.cluster.ClusterError`, `workers.queue.QueueError` or `ServerError`.
     """
     begun, local_only = time.monotonic(), _is_local(host)
@@ -109,12 +110,12 @@ def running(
         elif redis_url is not None:
             _check_redis(redis_url, policy_path)
         started = stack.enter_context(cluster.running(host, port, address, grpc_port, policy.limits.body))
-        deploy(policy_path, redis_url, local_only=local_only)
+        deploy(policy_path, redis_url, local_only=local_only, routers=routers)
         stack.callback(_undeploy)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
         url = f"http://{shown}:{port}"
-        _wait_ready(url)
+        _wait_ready(url, routers)
         if data is not None:
             policy = policy.model_copy(update={"redis": policy.redis.model_copy(update={"data": data})})
         yield Server(
@@ -183,7 +184,9 @@ def _check_redis(url: str, path: str | Path) -> None:
         raise PolicyError([f"{path}: redis.url: the server cannot be reached: {reason}"]) from None
 
 
-def deploy(policy_path: str | Path, redis_url: str | None, *, local_only: bool = False) -> None:
+def deploy(
+    policy_path: str | Path, redis_url: str | None, *, local_only: bool = False, routers: int = 1
+) -> None:
     """Deploy the policy, or replace what another has deployed. Raises `ServerError` if it does not start."""
     from ray import serve
     from ray.serve.schema import LoggingConfig
@@ -192,7 +195,14 @@ def deploy(policy_path: str | Path, redis_url: str | None, *, local_only: bool =
 
     try:
         serve.run(
-            build(AppArgs(policy=str(policy_path), redis_url=redis_url, local_only=local_only)),
+            build(
+                AppArgs(
+                    policy=str(policy_path),
+                    redis_url=redis_url,
+                    router_replicas=routers,
+                    local_only=local_only,
+                )
+            ),
             name=APP_NAME,
             route_prefix="/",
             logging_config=LoggingConfig(enable_access_log=False),
@@ -225,16 +235,22 @@ def _undeploy() -> None:
         serve.delete(APP_NAME)
 
 
-def _wait_ready(url: str) -> None:
-    """Until the router says that every model answers and the queue is there."""
-    last = "no answer"
+def _wait_ready(url: str, routers: int) -> None:
+    """Until the router says that every model answers and the queue is there.
+
+    Of several any may be the one that is asked: they are, then, when two rounds in a row say so.
+    """
+    last, ready, wanted = "no answer", 0, 1 if routers == 1 else 2 * routers
     end = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5) as reply:
-                if json.load(reply).get("ready"):
+                ready = ready + 1 if json.load(reply).get("ready") else 0
+                if ready >= wanted:
                     return
+                if ready:
+                    continue
         except (urllib.error.URLError, OSError, ValueError) as error:
-            last = str(error)
+            last, ready = str(error), 0
         time.sleep(0.05)
     raise ServerError(f"{url} was not ready within {READY_WITHIN_S:.0f} s: {last}")

@@ -32,10 +32,17 @@ _ERRORS = (
 @options.arrivals
 @click.option("--replicas", help="Other numbers than the policy's: online=2,batch=4.")
 @click.option(
+    "--routers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Routers side by side on the same replicas.",
+)
+@click.option(
     "--fault",
     "fault_texts",
     multiple=True,
-    help="kill:MODEL.online.0@30s, slow:...@30s+10s*3, outage:MODEL.queue@1min+5s.",
+    help="kill:MODEL.online.0@30s, slow:...@30s+10s*3, stop:...@30s+2s, outage:MODEL.queue@1min+5s.",
 )
 @click.option("--compare", type=click.Path(path_type=Path), help="Another policy, on the same arrivals.")
 @click.option("--fit", "target", help="Find the fewest replicas that meet so many deadlines: 99.9%.")
@@ -53,6 +60,7 @@ def simulate(
     seconds: float | None,
     mix: str | None,
     replicas: str | None,
+    routers: int,
     fault_texts: Sequence[str],
     seed: int,
     compare: Path | None,
@@ -75,7 +83,7 @@ def simulate(
         chosen = policies.read(policy)
         requests = _requests(chosen, trace_file, rate, scale, seconds, mix, seed)
         found = [faults.parse(text) for text in fault_texts]
-        costs = Costs()
+        costs = Costs(routers=routers)
         seen = observed.read(observed_file) if observed_file else None
         settings = Settings(seed, seen.costs(costs) if seen else costs, tuple(found))
         results: dict[str, Result] = {}
