@@ -17,6 +17,7 @@ import pytest
 from optimizers.examples import digits
 from router import Client
 from router.cluster import free_port
+from tests.support import every_datatype
 
 POLICY = """
 models:
@@ -62,8 +63,12 @@ def artifacts() -> Path:
 
 @pytest.fixture(scope="session")
 def policy(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("policy") / "digits.yaml"
-    path.write_text(POLICY.format(artifacts=artifacts))
+    """The digits beside a model with every datatype of the protocol."""
+    folder = tmp_path_factory.mktemp("policy")
+    every_datatype.write(folder / "every")
+    path = folder / "digits.yaml"
+    every = f"  every: {{artifacts: {folder / 'every'}, online: {{variants: [plain], max_batch: 64}}}}\n"
+    path.write_text(POLICY.format(artifacts=artifacts).replace("routes:", every + "routes:"))
     return path
 
 
