@@ -12,11 +12,11 @@ import numpy as np
 
 from optimizers.artifact import Manifest
 from optimizers.tensors import TensorSpec, pack, unpack
+from router.call import ServedModel
 from router.dispatch import OnlineDispatcher
 from router.ingress import Ingress
 from router.metrics import Recorder
 from router.policy import parse
-from router.call import ServedModel
 from router.service import Service
 from tests.support.replica import Replica, variant
 from tests.support.virtual_time import now_ms
@@ -99,14 +99,17 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    replica: Replica | None = None, settings: QueueSettings | None = None, root_path: str = ""
+    replica: Replica | None = None,
+    settings: QueueSettings | None = None,
+    root_path: str = "",
+    policy: str = POLICY,
 ) -> AsyncIterator[Served]:
     """A router whose every clock is the running loop's virtual one."""
     replica = replica or Replica()
-    policy, recorder = parse(POLICY), Recorder()
+    parsed, recorder = parse(policy), Recorder()
     queue = MemoryQueue("m", settings, now_ms=lambda: QUEUE_START_MS + int(now_ms()))
     models: dict[str, ServedModel] = {}
-    for name, model in policy.models.items():
+    for name, model in parsed.models.items():
         assert model.online is not None
         dispatcher = OnlineDispatcher(
             {v: variant(v) for v in model.online.variants},
@@ -119,7 +122,7 @@ async def serving(
         manifests = {v: manifest(name, v) for v in model.variants}
         has_queue = queue if model.batch else None
         models[name] = ServedModel(name, (INPUT,), (OUTPUT,), manifests, dispatcher, has_queue)
-    service, ready = Service(policy, models, recorder, clock=now_ms), [True]
+    service, ready = Service(parsed, models, recorder, clock=now_ms), [True]
     ingress = Ingress(service, lambda: ready[0], "1.2.3")
     app: Any = ingress
     transport = httpx.ASGITransport(app=app, root_path=root_path)
