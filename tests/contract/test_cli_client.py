@@ -261,12 +261,19 @@ def test_submit_that_stops_early_says_how_to_go_on_and_does(
     assert (again.exit_code, "--restart" in again.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("command", ["submit", "infer", "result", "status"])
-def test_help_shows_an_example_and_the_exit_codes(command: str) -> None:
-    done = CliRunner().invoke(main, [command, "--help"])
+@pytest.mark.parametrize(
+    ("command", "exits"),
+    [
+        *((name, "Exit codes:") for name in ("submit", "infer", "result", "status")),
+        *((name, "Exit status") for name in ("policy check", "policy explain")),
+    ],
+)
+def test_help_shows_an_example_and_the_exit_codes(command: str, exits: str) -> None:
+    done = CliRunner().invoke(main, [*command.split(), "--help"])
     assert done.exit_code == 0
     assert f"  hybrid-router {command} " in done.stdout
-    assert "Exit codes:" in done.stdout
+    assert exits in done.stdout
+    assert "--json" in done.stdout
 
 
 def test_the_main_help_names_every_command_and_how_to_get_tab_completion() -> None:
