@@ -134,11 +134,12 @@ def element_count(shape: Sequence[int], name: str = "tensor") -> int:
     """How many elements a shape holds. Raises :class:`TensorError` for what no array can have."""
     if len(shape) > MAX_RANK:
         raise TensorError(f"{name!r}: rank {len(shape)} is over the limit of {MAX_RANK}")
-    for axis, size in enumerate(shape):
-        if type(size) is not int or size < 0:
+    for size in shape:
+        if type(size) is not int or not 0 <= size <= MAX_DIMENSION:
+            axis = next(n for n, each in enumerate(shape) if each is size)
+            if type(size) is int and size > 0:
+                raise TensorError(f"{name!r}: axis {axis} of the shape is over the limit of {MAX_DIMENSION}")
             raise TensorError(f"{name!r}: axis {axis} of the shape must be a whole number of 0 or more")
-        if size > MAX_DIMENSION:
-            raise TensorError(f"{name!r}: axis {axis} of the shape is over the limit of {MAX_DIMENSION}")
     count = math.prod(shape)
     # numpy bounds the product also where a size of 0 leaves nothing to hold.
     if (count or math.prod(size for size in shape if size)) > _MAX_ELEMENTS:

@@ -109,8 +109,8 @@ def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
     pairs = scope["headers"]
     headers = dict(pairs)
     # Joining is the fastest way to add up lengths.
-    if len(pairs) > MAX_HEADERS or len(b"".join(headers) + b"".join(headers.values())) > MAX_HEADER_BYTES:
-        limits = f"{MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes in all are allowed"
+    if len(pairs) > MAX_HEADERS or len(b"".join(headers.values())) > MAX_HEADER_BYTES:
+        limits = f"{MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes of values in all are allowed"
         raise HttpError(431, f"the request has more headers than are read: {limits}")
     return headers
 

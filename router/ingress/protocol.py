@@ -42,6 +42,7 @@ MAX_ID_CHARS = 1_000
 MAX_NAME_CHARS = 256
 MAX_PARAMETERS = 100
 _SHOWN_CHARS = 40
+_NESTED = frozenset({list, dict})
 
 
 class ProtocolError(ValueError):
@@ -73,7 +74,10 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
     if header_length is not None and not 0 < header_length <= len(body):
         raise ProtocolError(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
     head = body if header_length is None else body[:header_length]
-    message = _parse(head)
+    try:
+        message = orjson.loads(head)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(error) from None
     if not isinstance(message, dict) or not isinstance(message.get("inputs"), list):
         raise ProtocolError("the body must be a JSON object with a list 'inputs'")
     if len(message["inputs"]) > MAX_TENSORS:
@@ -97,13 +101,10 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
     return InferRequest(inputs, request_id, parameters, wanted, binary)
 
 
-def _parse(head: Buffer) -> Any:
-    try:
-        return orjson.loads(head)
-    except orjson.JSONDecodeError as error:
-        if "depth" in error.msg:
-            raise ProtocolError("the body is nested too deep; nothing in the protocol is") from None
-        raise ProtocolError(f"the body is not JSON: {error}") from None
+def _not_json(error: orjson.JSONDecodeError) -> ProtocolError:
+    if "depth" in error.msg:
+        return ProtocolError("the body is nested too deep; nothing in the protocol is")
+    return ProtocolError(f"the body is not JSON: {error}")
 
 
 def _parameters(value: Any) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def _parameters(value: Any) -> dict[str, Any]:
         if len(name) > MAX_NAME_CHARS:
             limit = f"{MAX_NAME_CHARS} are allowed"
             raise ProtocolError(f"parameter {shown(name)} has {len(name)} characters in its name, {limit}")
-        if isinstance(given, list | dict):
+        if type(given) in _NESTED:
             raise ProtocolError(
                 f"parameter {shown(name)} is {shown(given)}; send a string, a number, true or false"
             )
@@ -159,13 +160,12 @@ def _mapping(value: Any, what: str, name: str = "") -> dict[str, Any]:
 def _named(entry: Any, what: str) -> str:
     """The name of an input or output; ``what`` says which of both."""
     name = entry.get("name") if isinstance(entry, dict) else None
+    if isinstance(name, str) and len(name) <= MAX_NAME_CHARS:
+        return name
     if not isinstance(name, str):
         raise ProtocolError(f"each {what} must be a JSON object with a 'name'")
-    if len(name) > MAX_NAME_CHARS:
-        raise ProtocolError(
-            f"{what} {shown(name)} has {len(name)} characters in its name, {MAX_NAME_CHARS} are allowed"
-        )
-    return name
+    limit = f"{MAX_NAME_CHARS} are allowed"
+    raise ProtocolError(f"{what} {shown(name)} has {len(name)} characters in its name, {limit}")
 
 
 def _input(entry: Any, raw: _Raw) -> tuple[str, Array]:
@@ -184,7 +184,10 @@ def _input(entry: Any, raw: _Raw) -> tuple[str, Array]:
         raise ProtocolError(f"input {name!r}: 'binary_data_size' must be a whole number of bytes")
     if "data" in entry:
         raise ProtocolError(f"input {name!r}: give 'data' or 'binary_data_size', not both")
-    return name, tensor(raw.take(size, name), datatype, shape, name)
+    try:
+        return name, from_bytes(raw.take(size, name), datatype, shape, name)
+    except TensorError as error:
+        raise ProtocolError(f"input {error}") from None
 
 
 def tensor(raw: Buffer, datatype: str, shape: Sequence[int], name: str) -> Array:

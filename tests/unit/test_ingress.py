@@ -259,7 +259,7 @@ BAD: list[Bad] = [
         431,
         "the request has more headers than are read",
     ),
-    ("POST", INFER, {"x-long": "y" * 17_000}, x(), 431, "100 headers of 16384 bytes in all are allowed"),
+    ("POST", INFER, {"x-long": "y" * 17_000}, x(), 431, "100 headers and 16384 bytes of values in all"),
     ("GET", "/v2/" + "x" * 1_000, {}, b"", 414, "the path has 1004 characters, 1000 are allowed"),
     ("GET", "/v2/requests/m.1?binary=1", {}, b"", 400, "query binary='1' must be true or false"),
     ("GET", "/v2/requests/m.1?outputs=y", {}, b"", 400, "query 'outputs' is not known here; there is output"),
