@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from router import Client
 from router.ingress.grpc_messages import METHODS, SERVICE, message
 from router.ingress.grpc_protocol import set_values, values
-from tests.acceptance.conftest import Served
+from tests.acceptance.conftest import Served, start
 
 BODY = 1 << 20  # the policy's limits.body
 
@@ -119,6 +121,17 @@ def test_a_hold_that_is_over_leaves_the_request_to_be_asked_for(
     trailing = dict(late.trailing_metadata())
     assert trailing["location"] == f"/v2/requests/{trailing['id']}"
     assert client.job(trailing["id"]).result().outputs["label"].shape == (1,)
+
+
+def test_a_port_in_use_is_refused_in_one_message(policy: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = start(policy, tmp_path, "--grpc-port", str(port))
+        assert refused.process.wait(60) == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in refused.said
+    assert "choose --grpc-port" in refused.said
 
 
 def replica(served: Served, deployment: str) -> psutil.Process:
