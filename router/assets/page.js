@@ -98,10 +98,12 @@ function variantRow(name, about) {
   head.append(make("small", [one.runtime, ...places.filter(Boolean)].join(", ")));
   const quality = make("td", (one.quality[one.metric] ?? 0).toFixed(3));
   quality.append(make("small", one.metric));
+  head.append(make("small", bytes(one.size_bytes)));
   const first = one.latency[0];
+  const time = make("td", ms(first?.median_ms));
+  time.append(make("small", `p99 ${ms(first?.p99_ms)}`));
   const row = document.createElement("tr");
-  row.append(head, quality, make("td", ms(first?.median_ms)), make("td", ms(first?.p99_ms)),
-    make("td", bytes(one.size_bytes)), make("td", "–", { "data-now": name }));
+  row.append(head, quality, time, make("td", "–", { "data-now": name }));
   return row;
 }
 

@@ -20,21 +20,19 @@ def _at(place: str, name: str, description: str, schema: Schema, **more: Any) ->
 
 
 _STRING: Schema = {"type": "string"}
-#: Visible ASCII: what a header may hold wherever it passes through.
-_VISIBLE: Schema = {"type": "string", "pattern": "^[!-~]+$"}
 
 VARIANT = {"name": "variant", "in": "path", "required": True, "description": "The variant that must run."}
 TENANT = _at(
     "header",
     "Tenant",
     "For whom the request is. With API keys it may only repeat the key's own; without, it is believed.",
-    _VISIBLE,
+    _STRING,
 )
 INFER_HEADERS: dict[str, Schema] = {
     "id": _at("path", "id", "As the 202 answer gave it.", _STRING, required=True),
     "accept": _at("header", "Accept", "application/octet-stream asks for binary tensors.", _STRING),
     "asset": _at("path", "asset", "Its name.", _STRING, required=True, example="page.css"),
-    "if-none-match": _at("header", "If-None-Match", "The ETag of the copy that the caller has.", _VISIBLE),
+    "if-none-match": _at("header", "If-None-Match", "The ETag of the copy that the caller has.", _STRING),
 }
 
 RESULT_QUERY: list[Schema] = [
@@ -57,7 +55,7 @@ RESULT_QUERY: list[Schema] = [
 def infer_parameters(default_ms: float, max_ms: float) -> list[Schema]:
     """The headers of an inference request."""
     budget = {"type": "number", "exclusiveMinimum": 0, "maximum": max_ms, "default": default_ms}
-    key = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS, "pattern": "^[!-~]+$"}
+    key = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS}
     return [
         _at("header", "Latency-Budget-Ms", "How long the answer may take; milliseconds.", budget),
         _at(
@@ -65,7 +63,7 @@ def infer_parameters(default_ms: float, max_ms: float) -> list[Schema]:
             "Prefer",
             "`respond-async`: answer 202 at once where the request is queued. `wait=N`: hold it for at most "
             f"N seconds, up to {MAX_WAIT_S:.0f} (RFC 7240).",
-            _VISIBLE,
+            _STRING,
         ),
         _at(
             "header",
@@ -77,7 +75,7 @@ def infer_parameters(default_ms: float, max_ms: float) -> list[Schema]:
             "header",
             "traceparent",
             "The caller's trace (W3C Trace Context); it is passed on and answered.",
-            _VISIBLE,
+            _STRING,
         ),
         _at(
             "header",
