@@ -1,4 +1,4 @@
-"""The page at /docs in a real browser: a request is tried, queued ones are followed, no other host is asked."""
+"""The page at /docs in a real browser: requests are tried, queued ones followed, no other host is asked."""
 
 from __future__ import annotations
 
