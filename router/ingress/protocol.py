@@ -104,7 +104,8 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
 def _not_json(error: orjson.JSONDecodeError) -> ProtocolError:
     if "depth" in error.msg:
         return ProtocolError("the body is nested too deep; nothing in the protocol is")
-    return ProtocolError(f"the body is not JSON: {error}")
+    hint = f"where binary data follows, {HEADER_LENGTH} is the length of the JSON"
+    return ProtocolError(f"the body is not JSON: {error}; {hint}")
 
 
 def _parameters(value: Any) -> dict[str, Any]:

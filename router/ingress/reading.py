@@ -20,6 +20,7 @@ BODY_BYTES_PER_S = 16 << 10
 #: How often those who read are looked at, which is also how exact their time is. A timer for each of them
 #: would cost more than all else here.
 _LOOK_EVERY_S = 1.0
+_MEND = "send it in parts"
 
 
 class BodyReader:
@@ -46,7 +47,9 @@ class BodyReader:
         length = whole(announced)
         if (length or 0) > limit or (length is None and announced.isdigit()):
             size_shown = length if length is not None else "far too many"
-            raise HttpError(413, f"the body has {size_shown} bytes, the policy's limits.body is {limit}")
+            raise HttpError(
+                413, f"the body has {size_shown} bytes, the policy's limits.body is {limit}; {_MEND}"
+            )
         body = await self._whole(receive, limit)
         return body if coding is None else await _decompressed(body, coding, limit)
 
@@ -79,7 +82,7 @@ class BodyReader:
             if self._late:
                 self._late.discard(task)
         if len(body) > limit:
-            raise HttpError(413, f"the body is over the policy's limits.body of {limit} bytes")
+            raise HttpError(413, f"the body is over the policy's limits.body of {limit} bytes; {_MEND}")
         return body
 
     async def _pieces(
@@ -126,7 +129,7 @@ async def _decompressed(body: bytes, coding: str, limit: int) -> bytes:
         return await asyncio.to_thread(encodings.decompress, body, coding, limit)
     except Oversized:
         raise HttpError(
-            413, f"the {coding} body holds more than the policy's limits.body of {limit} bytes"
+            413, f"the {coding} body holds more than the policy's limits.body of {limit} bytes; {_MEND}"
         ) from None
     except EncodingError as error:
         raise HttpError(400, str(error)) from None
