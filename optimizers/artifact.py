@@ -80,7 +80,8 @@ class Manifest:
     ``runtime`` names the backend; ``settings`` are its own: ``weights`` (the file to load),
     ``threads``, ``device``, and whatever the backend documents.
     ``interpretability`` says what of the model a reader can follow (its ``kind``; rules and their
-    number); ``notes`` keep what passes reported (sensitivity by layer, tries of a search).
+    number); ``notes`` keep what passes reported (sensitivity by layer, tries of a search)
+    and an ``example``: a row to try the variant with.
     ``preprocess`` describes what turns the artifact's inputs into the network's, or is empty.
     """
 

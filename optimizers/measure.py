@@ -21,12 +21,32 @@ from optimizers.tensors import Tensors, concat
 ROUNDS = 6
 _LEAST_SAMPLES = 5
 _MOST_SAMPLES = 4000
+#: Elements of an example's longest input.
+_MOST_SHOWN = 1024
 
 
 def rows(data: Dataset, count: int) -> Tensors:
     """``count`` rows of a data set's inputs, repeated from the start where it is shorter."""
     index = np.arange(count) % len(data)
     return {name: np.ascontiguousarray(array[index]) for name, array in data.inputs.items()}
+
+
+def example(data: Dataset) -> dict[str, Any]:
+    """The first row as JSON holds it, ``{input: {"shape": [1, ...], "data": flat list}}``: a request to try.
+
+    Empty where it is too long to read, or holds what JSON does not (NaN, bytes that are no text).
+    """
+    shown: dict[str, Any] = {}
+    for name, array in rows(data, 1).items():
+        flat = array.ravel()
+        if flat.size > _MOST_SHOWN or (flat.dtype.kind == "f" and not np.isfinite(flat).all()):
+            return {}
+        try:
+            values = [v.decode() if isinstance(v, bytes) else v for v in flat.tolist()]
+        except UnicodeDecodeError:
+            return {}
+        shown[name] = {"shape": list(array.shape), "data": values}
+    return shown
 
 
 def latency(runner: Runner, data: Dataset, batches: Sequence[int], seconds: float) -> LatencyProfile:

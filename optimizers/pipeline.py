@@ -305,6 +305,7 @@ class _Maker:
             notes = {k: v for k, v in model.notes.items() if k not in _OWN_MEMBERS}
             if tried:
                 notes["search"] = tried
+            notes["example"] = measure.example(self._task.test)
             manifest = replace(done.manifest, lineage=lineage, notes=notes)
             files = {name: draft.path / name for name in draft.manifest.files}
             return artifacts.write(self._out, manifest, files)

@@ -56,6 +56,8 @@ def test_a_run_makes_artifacts_a_report_and_skips_what_is_not_available(tmp_path
     assert [list(step) for step in manifest.recipe] == [["fine_tune"], ["quantize_static"]]
     assert manifest.lineage["original"] == "float32" and manifest.machine["cores"] >= 1
     assert result.met and len(result.goals["int8"]) == 1
+    (example,) = manifest.notes["example"].values()
+    assert example["shape"][0] == 1 and any(value > 0 for value in example["data"])
     assert orjson.loads((tmp_path / "report.json").read_bytes())["skipped"] == dict(result.skipped)
 
     again, said = _run(RECIPE, tmp_path)
