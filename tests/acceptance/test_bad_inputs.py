@@ -9,8 +9,8 @@ from tests.acceptance.conftest import Served
 from tests.support import served as memory
 from tests.support.bad_inputs import TABLE, Bad, Target, check, the_headers
 
-IN_MEMORY = Target("m", "x", 1, "y", rows=16, body_bytes=64 << 10)
-LIVE = Target("digits", "image", 64, "label", rows=1_000, body_bytes=1 << 20)
+IN_MEMORY = Target("m", "x", (1,), rows=16, body_bytes=64 << 10)
+LIVE = Target("digits", "image", (1, 8, 8), rows=1_000, body_bytes=1 << 20)
 NAMES = [bad.what for bad in TABLE]
 
 

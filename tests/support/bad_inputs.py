@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import orjson
@@ -22,12 +23,11 @@ INSIDE = re.compile(
 
 @dataclass(frozen=True)
 class Target:
-    """The model that is asked: its input's name and width, and the server's limits."""
+    """The model that is asked: its input's name and the shape of a row of it, and the server's limits."""
 
     model: str
     input: str
-    width: int
-    output: str
+    row: tuple[int, ...]
     rows: int
     body_bytes: int
 
@@ -35,8 +35,12 @@ class Target:
     def infer(self) -> str:
         return f"/v2/models/{self.model}/infer"
 
+    @property
+    def width(self) -> int:
+        return prod(self.row)
+
     def entry(self, **members: Any) -> dict[str, Any]:
-        good = {"name": self.input, "datatype": "FP32", "shape": [1, self.width], "data": [0.5] * self.width}
+        good = {"name": self.input, "datatype": "FP32", "shape": [1, *self.row], "data": [0.5] * self.width}
         return {name: value for name, value in {**good, **members}.items() if value is not ...}
 
     def body(self, entry: Mapping[str, Any] | None = None, **members: Any) -> bytes:
@@ -185,20 +189,23 @@ TABLE: tuple[Bad, ...] = (
     Bad("a datatype that is none", 400, ('"FLOAT"', "known: BOOL"), lambda t: t.with_entry(datatype="FLOAT")),
     Bad("no datatype", 400, ("unknown datatype null", "known"), lambda t: t.with_entry(datatype=...)),
     Bad("no shape", 400, ("'shape' must be a list", "1 to 16"), lambda t: t.with_entry(shape=...)),
-    Bad("a shape of null", 400, ("axis 0", "whole number"), lambda t: t.with_entry(shape=[None, t.width])),
-    Bad("a shape below nothing", 400, ("axis 0", "0 or more"), lambda t: t.with_entry(shape=[-1, t.width])),
+    Bad("a shape of null", 400, ("axis 0", "whole number"), lambda t: t.with_entry(shape=[None, *t.row])),
+    Bad("a shape below nothing", 400, ("axis 0", "0 or more"), lambda t: t.with_entry(shape=[-1, *t.row])),
     Bad("a shape of terabytes", 400, ("axis 0", "2147483647"), lambda t: t.with_entry(shape=[1 << 40, 1])),
-    Bad("a shape of gigabytes", 400, ("does not hold",), lambda t: t.with_entry(shape=[1 << 30, t.width])),
+    Bad("a shape of gigabytes", 400, ("does not hold",), lambda t: t.with_entry(shape=[1 << 30, *t.row])),
     Bad("17 axes", 400, ("1 to 16",), lambda t: t.with_entry(shape=[1] * 17)),
     Bad(
-        "another shape than the model's", 422, ("takes shape", "got"), lambda t: t.with_entry(shape=[t.width])
+        "another shape than the model's",
+        422,
+        ("takes shape", "got"),
+        lambda t: t.with_entry(shape=[*t.row, 1, 1]),
     ),
-    Bad("no rows", 422, ("at least one row",), lambda t: t.with_entry(shape=[0, t.width], data=[])),
+    Bad("no rows", 422, ("at least one row",), lambda t: t.with_entry(shape=[0, *t.row], data=[])),
     Bad(
         "too many rows",
         413,
         ("rows in one request", "limits.rows"),
-        lambda t: t.with_entry(shape=[t.rows + 1, t.width], data=[0] * ((t.rows + 1) * t.width)),
+        lambda t: t.with_entry(shape=[t.rows + 1, *t.row], data=[0] * ((t.rows + 1) * t.width)),
     ),
     Bad("too few data", 400, ("does not hold",), lambda t: t.with_entry(data=[])),
     Bad("ragged data", 400, ("ragged",), lambda t: t.with_entry(data=[[1], [2, 3]])),
