@@ -148,7 +148,11 @@ def _first_reason(ask: Ask, route: Route) -> str:
     """Why the first of those allowed is the first."""
     if ask.variant is not None:
         return "the variant that the caller pins"
-    return "the most accurate variant" if route.split is None else "the split's variant"
+    if route.split is not None:
+        return "the split's variant"
+    return (
+        "the most accurate variant" if route.variants is None else "the most accurate that the route allows"
+    )
 
 
 def _batch(ask: Ask, route: Route, load: BatchLoad | None, now_ms: float) -> Decision:

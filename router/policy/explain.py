@@ -105,12 +105,17 @@ def mismatches(when: When, ask: Ask) -> Iterator[str]:
 
 
 def _unlike(what: str, given: Any, wanted: tuple[Any, ...]) -> str:
-    shown = "absent" if given is None else repr(given)
+    shown = "absent" if given is None else _written(given)
     return f"{what} is {shown}" + ("" if _ANY in wanted else f", not {_either(wanted)}")
 
 
 def _either(wanted: tuple[Any, ...]) -> str:
-    return " or ".join(repr(one) for one in wanted)
+    return " or ".join(_written(one) for one in wanted)
+
+
+def _written(value: Any) -> str:
+    """A value as the policy file has it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _load(
