@@ -152,7 +152,7 @@ def _parameters(name: str, model: ServedModel | None, policy: Policy) -> list[Sc
         found += [*RESULT_QUERY, INFER_HEADERS["accept"]]
     if name == "asset":
         found.append(INFER_HEADERS["asset"])
-    if name not in _WITHOUT_KEY:
+    if name not in _WITHOUT_KEY and policy.tenants:
         found.append(TENANT)
     if name in _KEPT:
         found.append(INFER_HEADERS["if-none-match"])

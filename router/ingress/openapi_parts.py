@@ -62,8 +62,8 @@ def infer_parameters(default_ms: float, max_ms: float) -> list[Schema]:
             "header",
             "Prefer",
             "`respond-async`: answer 202 at once where the request is queued. `wait=N`: hold it for at most "
-            f"N seconds, up to {MAX_WAIT_S:.0f} (RFC 7240).",
-            _STRING,
+            f"N seconds, up to {MAX_WAIT_S:.0f} (RFC 7240). Others are ignored.",
+            {"anyOf": [{"type": "string", "enum": ["respond-async", "wait=5"]}, _STRING]},
         ),
         _at(
             "header",
@@ -81,7 +81,7 @@ def infer_parameters(default_ms: float, max_ms: float) -> list[Schema]:
             "header",
             "Content-Encoding",
             f"What the body is compressed with: {' or '.join(CODINGS)}, one of them.",
-            _STRING,
+            {"anyOf": [{"type": "string", "enum": [*CODINGS, "identity"]}, _STRING]},
         ),
         _at(
             "header",

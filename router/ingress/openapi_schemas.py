@@ -85,7 +85,7 @@ def request(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], rows: i
     wanted = record(
         {
             "name": {"type": "string", "enum": [spec.name for spec in outputs]},
-            "parameters": record({"binary_data": {"type": "boolean"}}),
+            "parameters": record({"binary_data": {"description": "true: as a binary tensor"}}),
         },
         ["name"],
     )
@@ -160,6 +160,28 @@ _TENSOR = record(
     ["name", "datatype", "shape"],
 )
 
+_MODEL = record(
+    {
+        "name": {"type": "string"},
+        "versions": {"type": "array", "items": {"type": "string"}, "description": "The variants."},
+        "platform": {"type": "string"},
+        "inputs": {"type": "array", "items": _TENSOR},
+        "outputs": {"type": "array", "items": _TENSOR},
+        "parameters": {
+            "type": "object",
+            "additionalProperties": record(
+                {
+                    "runtime": {"type": "string"},
+                    "quality": {"type": "object", "additionalProperties": {"type": "number"}},
+                    "size_bytes": {"type": "integer"},
+                },
+                ["runtime", "quality", "size_bytes"],
+            ),
+        },
+    },
+    ["name", "versions", "platform", "inputs", "outputs"],
+)
+
 
 def _problem() -> Schema:
     return record(
@@ -186,14 +208,15 @@ def _request_parameters(max_budget_ms: float) -> Schema:
                 exclusiveMinimum=0,
                 maximum=max_budget_ms,
             ),
-            "timeout": number(
-                "The same in microseconds, as Triton's clients send it; the last to be looked at.",
-                minimum=0,
-                maximum=max_budget_ms * 1_000.0,
-            ),
+            # What is not looked at is not checked either: these take anything.
+            "timeout": {
+                "description": "The budget in microseconds, as Triton's clients send it; the last to be "
+                f"looked at. Above 0 and at most {max_budget_ms * 1_000.0:.0f}; 0 is none.",
+                "examples": [500_000],
+            },
             "binary_data_output": {
-                "type": "boolean",
-                "description": "Answer with binary tensors, unless an output says otherwise.",
+                "description": "true: answer with binary tensors, unless an output says otherwise.",
+                "examples": [True],
             },
         },
         maxProperties=MAX_PARAMETERS,
@@ -254,27 +277,7 @@ def shared(max_budget_ms: float) -> dict[str, Schema]:
                 },
             }
         ),
-        "Model": record(
-            {
-                "name": {"type": "string"},
-                "versions": {"type": "array", "items": {"type": "string"}, "description": "The variants."},
-                "platform": {"type": "string"},
-                "inputs": {"type": "array", "items": _TENSOR},
-                "outputs": {"type": "array", "items": _TENSOR},
-                "parameters": {
-                    "type": "object",
-                    "additionalProperties": record(
-                        {
-                            "runtime": {"type": "string"},
-                            "quality": {"type": "object", "additionalProperties": {"type": "number"}},
-                            "size_bytes": {"type": "integer"},
-                        },
-                        ["runtime", "quality", "size_bytes"],
-                    ),
-                },
-            },
-            ["name", "versions", "platform", "inputs", "outputs"],
-        ),
+        "Model": _MODEL,
         "Models": record({"models": {"type": "array", "items": ref("Model")}}, ["models"]),
         "Load": record(
             {"name": {"type": "string"}, "online": {"type": "object"}, "queue": {"type": "object"}},
