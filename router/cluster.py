@@ -131,35 +131,18 @@ def running(
 
     A joined cluster lives on, without our application. Raises `ClusterError`.
     """
-    for option, wanted in (("--port", port), ("--grpc-port", grpc_port)):
-        try:
-            check_port(host, wanted or 0)
-        except OSError as error:
-            raise ClusterError(
-                f"cannot listen on {host}:{wanted}: {error.strerror}; "
-                f"stop what listens there or choose {option}"
-            ) from None
+    if address is None:
+        _check_ports(host, port, grpc_port)
     folder = Path(tempfile.mkdtemp(prefix="hybrid-router-"))
     try:
         prepare(folder, max_body_bytes)
         with _ray(address) as started:
             from ray import serve
-            from ray.serve.config import HTTPOptions, gRPCOptions
-            from ray.serve.schema import LoggingConfig
 
-            from router.ingress.grpc_server import SERVICER
-
-            serve.start(
-                proxy_location="HeadOnly",
-                http_options=HTTPOptions(host=host, port=port),
-                # Reflection is the servicer's own: Serve's looks in protobuf's shared pool only.
-                grpc_options=gRPCOptions(
-                    port=grpc_port or 0,
-                    grpc_servicer_functions=[SERVICER] if grpc_port else [],
-                    enable_reflection=False,
-                ),
-                logging_config=LoggingConfig(enable_access_log=False),
-            )
+            if address is None or not _serve_runs(host, port, grpc_port):
+                if address is not None:
+                    _check_ports(host, port, grpc_port)
+                _start_serve(host, port, grpc_port)
             try:
                 yield started
             finally:
@@ -171,12 +154,69 @@ def running(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _check_ports(host: str, port: int, grpc_port: int | None) -> None:
+    """Raise `ClusterError` where something listens on either of them."""
+    for option, wanted in (("--port", port), ("--grpc-port", grpc_port)):
+        try:
+            check_port(host, wanted or 0)
+        except OSError as error:
+            raise ClusterError(
+                f"cannot listen on {host}:{wanted}: {error.strerror}; "
+                f"stop what listens there or choose {option}"
+            ) from None
+
+
+def _start_serve(host: str, port: int, grpc_port: int | None) -> None:
+    from ray import serve
+    from ray.serve.config import HTTPOptions, gRPCOptions
+    from ray.serve.schema import LoggingConfig
+
+    from router.ingress.grpc_server import SERVICER
+
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host=host, port=port),
+        # Reflection is the servicer's own: Serve's looks in protobuf's shared pool only.
+        grpc_options=gRPCOptions(
+            port=grpc_port or 0,
+            grpc_servicer_functions=[SERVICER] if grpc_port else [],
+            enable_reflection=False,
+        ),
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+
+
+def _serve_runs(host: str, port: int, grpc_port: int | None) -> bool:
+    """Whether a joined Ray runs Serve already. Raises `ClusterError` where that listens elsewhere.
+
+    Serve keeps the ports that it was started with, whatever comes later, and outlives its applications.
+    """
+    import ray
+    from ray.serve.context import _get_global_client
+
+    from router.ingress.grpc_server import SERVICER
+
+    client: Any = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return False
+    http, grpc = client.http_config, ray.get(client._controller.get_grpc_config.remote())
+    there = grpc.port if SERVICER in grpc.grpc_servicer_functions else None
+    if (http.host, http.port, there) != (host, port, grpc_port):
+        raise ClusterError(
+            f"Serve runs in this Ray already, on {http.host}:{http.port} and "
+            f"{f'gRPC port {there}' if there else 'without this gRPC'}; say --host {http.host} "
+            f"--port {http.port} --grpc-port {there or 0}, or end it first (`serve shutdown`)"
+        )
+    return True
+
+
 @contextmanager
 def _ray(address: str | None) -> Iterator[Started]:
+    if address:
+        # Ray reads it while it is imported. A Ray that asks for no token takes one as well.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
-    if address:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         with _signals_kept():
             context: Any = ray.init(
