@@ -13,6 +13,7 @@ from typing import Any, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from router.policy.names import Misnamed
 from router.policy.sections import Policy
 
 
@@ -62,14 +63,22 @@ def parse(text: str, source: str = "policy") -> Policy:
     try:
         return Policy.model_validate(document)
     except ValidationError as error:
-        errors: list[dict[str, Any]] = [
-            {**found, "loc": tuple(part for part in found["loc"] if part not in _NO_KEYS)}
-            for found in error.errors()
-        ]
+        errors = [each for found in error.errors() for each in _apart(found)]
         misspelt = {_intended(e) for e in errors}
         # A misspelt key is one mistake: that the right one is missing follows from it.
         shown = [e for e in errors if e["type"] != "missing" or tuple(e["loc"]) not in misspelt]
         raise PolicyError([_problem(source, root, e) for e in shown]) from None
+
+
+def _apart(found: Any) -> Iterator[dict[str, Any]]:
+    """One error of pydantic's for each place in the file that is wrong."""
+    loc = tuple(part for part in found["loc"] if part not in _NO_KEYS)
+    cause = found.get("ctx", {}).get("error")
+    if not isinstance(cause, Misnamed):
+        yield {**found, "loc": loc}
+        return
+    for place, text in cause.found:
+        yield {**found, "loc": (*loc, *place), "msg": text}
 
 
 def _duplicate_keys(root: yaml.Node | None) -> Iterator[tuple[str, int]]:

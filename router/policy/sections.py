@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from router.ask import Ask
 from router.policy.conditions import When
+from router.policy.names import Misnamed, misnamed
 from router.policy.tenants import Tenant, TenantLimits
 from router.policy.values import BudgetMs, Bytes, Milliseconds, Name, Names, Section, Share, Surcharge
 
@@ -196,44 +197,9 @@ class Policy(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:
-        seen: set[str] = set()
-        for route in self.routes:
-            if route.name in seen:
-                raise ValueError(f"two routes are named {route.name!r}; give each its own name")
-            seen.add(route.name)
-            self._check_names(route)
-        hashes: dict[str, str] = {}
-        for name, tenant in self.tenants.items():
-            for model in tenant.models or ():
-                if model not in self.models:
-                    raise ValueError(f"tenant {name!r} may use model {model!r}, which is not in 'models'")
-            for key in tenant.keys:
-                other = hashes.setdefault(key, name)
-                if other != name:
-                    raise ValueError(
-                        f"tenants {other!r} and {name!r} have the same key; a key tells them apart"
-                    )
+        if found := list(misnamed(self)):
+            raise Misnamed(found)
         return self
-
-    def _check_names(self, route: Route) -> None:
-        where = f"route {route.name!r} names"
-        for model in route.when.model or ():
-            if model not in self.models:
-                raise ValueError(f"{where} model {model!r}, which is not in 'models'")
-        for tenant in route.when.tenant or ():
-            if tenant not in self.tenants:
-                raise ValueError(f"{where} tenant {tenant!r}, which is not in 'tenants'")
-        named = [
-            *(route.variants or ()),
-            *(route.split or ()),
-            *([route.shadow.variant] if route.shadow else ()),
-        ]
-        models = [self.models[name] for name in route.when.model or self.models]
-        known = {variant for model in models for variant in model.variants}
-        for variant in named:
-            if variant not in known:
-                listed = ", ".join(sorted(known))
-                raise ValueError(f"{where} variant {variant!r}; the models that it takes serve {listed}")
 
     @property
     def queued_models(self) -> tuple[str, ...]:

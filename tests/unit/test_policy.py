@@ -142,7 +142,10 @@ BAD = [
     ("models:\n  m:\n    artifacts: a\n", "p.yaml:2: models.m: a model needs an 'online' section"),
     ("models:\n  m:\n    online: {variants: [v]}\n", "p.yaml:2: models.m.artifacts: missing"),
     (MODEL + "rotues: []\n", "p.yaml:2: rotues: unknown key; did you mean 'routes'?"),
-    (MODEL + "zzz: 1\n", "p.yaml:2: zzz: unknown key; known here: defaults, limits, logs, models, redis, routes, tenants"),
+    (
+        MODEL + "zzz: 1\n",
+        "p.yaml:2: zzz: unknown key; known here: defaults, limits, logs, models, redis, routes, tenants",
+    ),
     (MODEL + MODEL, "p.yaml:2: key 'models' is given twice"),
     (MODEL + "limits:\n  body: 1\n  body: 2\n", "p.yaml:4: key 'body' is given twice"),
     (
@@ -184,11 +187,11 @@ BAD = [
     ),
     (
         MODEL + "routes:\n- {name: a, to: auto}\n- {name: a, to: auto}\n",
-        "p.yaml:1: policy: two routes are named 'a'; give each its own name",
+        "p.yaml:4: routes.1.name: two routes are named 'a'; give each its own name",
     ),
     (
         MODEL + "routes:\n- {name: a, to: auto, when: {model: x}}\n",
-        "p.yaml:1: policy: route 'a' names model 'x', which is not in 'models'",
+        "p.yaml:3: routes.0.when.model: route 'a' names model 'x', which is not in 'models'; known here: m",
     ),
     (
         MODEL + "routes:\n- name: a\n  to: auto\n  when: {budget: about 5s}\n",
