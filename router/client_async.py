@@ -206,8 +206,8 @@ class AsyncClient(Face):
     async def models(self) -> list[ModelInfo]:
         """The models that the server serves to this key.
 
-        >>> [model.name for model in await client.models()]
-        ['digits']
+        >>> "digits" in [model.name for model in await client.models()]
+        True
         """
         return await self._drive(self._core.models())
 
