@@ -88,8 +88,8 @@ def _headers(key: str | None, tenant: str | None, headers: Mapping[str, str] | N
     """Raises ValueError for what cannot stand in a header, without repeating its value."""
     merged = {"User-Agent": "hybrid-router", **(headers or {})}
     if key is None and not any(name.lower() in ("authorization", "x-api-key") for name in merged):
-        key = os.environ.get(KEY_VARIABLE, "").strip()
-    if key:
+        key = os.environ.get(KEY_VARIABLE)
+    if key and (key := key.strip()):  # what was read from a file ends with a line break
         merged["Authorization"] = f"Bearer {key}"
     if tenant is not None:
         merged["Tenant"] = tenant

@@ -163,6 +163,7 @@ def test_key_tenant_and_headers_go_with_every_request_and_never_into_a_repr(both
     [
         ({}, "Bearer fr0m-env"),
         ({"key": "own"}, "Bearer own"),
+        ({"key": "own\n"}, "Bearer own"),
         ({"key": ""}, None),
         ({"headers": {"authorization": "Basic abc"}}, "Basic abc"),
         ({"headers": {"X-Api-Key": "other"}}, None),
@@ -171,7 +172,7 @@ def test_key_tenant_and_headers_go_with_every_request_and_never_into_a_repr(both
 def test_the_key_is_taken_from_the_environment_where_none_is_given(
     both: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], sent: str | None
 ) -> None:
-    monkeypatch.setenv("HYBRID_ROUTER_KEY", "fr0m-env")
+    monkeypatch.setenv("HYBRID_ROUTER_KEY", "fr0m-env\n")
     server = FakeServer()
     call = both(server, **settings)
     call(call.client, "ready")
