@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
+from router.api_keys import hash_key, new_key
+from router.policy.tenants import Tenant
 from tests.acceptance.conftest import Served
 from tests.support.browser import Page, browsing
 from tests.support.live import live
@@ -109,3 +111,25 @@ def test_under_a_prefix_and_with_a_slash_at_the_end_it_works_the_same(page: Page
         assert fact(page, "Path") == "batch"
         assert all(urlsplit(asked).path.startswith("/ml/v1/") for asked in page.requested)
         check_own_host_only(page, url)
+
+
+def test_where_a_key_is_needed_it_is_asked_for_and_stays_in_memory(page: Page) -> None:
+    key = new_key()
+    with live(tenants={"t": Tenant(keys=(hash_key(key),), models=("o",))}) as url:
+        page.open(f"{url}/docs")
+        page.wait("!document.querySelector('#trouble').hidden")
+        assert "an API key is needed" in page.text("#trouble")
+        page.fill("#key", "hr_wrong")
+        page.focus("#key")
+        page.press("Enter", 13)
+        page.wait("document.querySelector('#trouble').innerText.includes('not known')")
+        page.fill("#key", key)
+        page.press("Enter", 13)
+        page.wait(_LISTED)
+        assert page.text("#models") == "o"
+        page.click("#send")
+        page.wait(_ENDED)
+        assert page.text("#status") == "200: answered"
+        assert key not in page.text("body")
+        assert page.run("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})") == "{}"
+        assert not [asked for asked in page.requested if key in asked]

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from optimizers.tensors import TensorSpec
-from router.auth import hash_key
+from router.api_keys import hash_key
 from router.call import ServedModel
 from router.ingress import http, routes
 from router.ingress.http import HttpError

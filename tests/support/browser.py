@@ -95,10 +95,11 @@ class Page:
         return told["result"].get("value")
 
     def wait(self, expression: str, within_s: float = 20.0) -> Any:
-        """The expression's value as soon as it is true."""
+        """The expression's value as soon as it is true; while the page is not there yet it is not."""
+        attempt = f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()"
         end = time.monotonic() + within_s
         while time.monotonic() < end:
-            value = self.run(expression)
+            value = self.run(attempt)
             if value:
                 return value
             time.sleep(0.05)

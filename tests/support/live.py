@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 
+from router.policy.tenants import Tenant
 from tests.support.served import Served, serving
 
 
@@ -31,10 +32,10 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def live(prefix: str = "") -> Iterator[str]:
-    """The address of a router with a batch worker, in a thread of its own."""
+def live(prefix: str = "", tenants: Mapping[str, Tenant] | None = None) -> Iterator[str]:
+    """The address of a router with a batch worker, in a thread of its own; ``tenants`` go into its policy."""
     listening, servers = threading.Event(), list[_Server]()
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(listening, servers, prefix)))
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(listening, servers, prefix, tenants or {})))
     thread.start()
     try:
         assert listening.wait(20), "the server does not start"
@@ -46,8 +47,11 @@ def live(prefix: str = "") -> Iterator[str]:
         assert not thread.is_alive(), "the server does not end"
 
 
-async def _serve(listening: threading.Event, servers: list[_Server], prefix: str) -> None:
+async def _serve(
+    listening: threading.Event, servers: list[_Server], prefix: str, tenants: Mapping[str, Tenant]
+) -> None:
     async with serving() as served:
+        served.service.take(served.service.policy.model_copy(update={"tenants": dict(tenants)}))
         app: Any = _mounted(served, prefix)
         config = uvicorn.Config(
             app, host="127.0.0.1", port=0, lifespan="off", log_level="critical", root_path=prefix
