@@ -110,7 +110,9 @@ async def _failed(client: AsyncClient, served: Served) -> None:
 
 async def _expired(client: AsyncClient, served: Served) -> None:
     job = await client.submit("m", [[1.0]], budget="31s")
-    await asyncio.sleep(32)
+    passed = asyncio.Event()
+    asyncio.get_running_loop().call_later(32, passed.set)
+    await passed.wait()
     await served.work()  # whoever claims sees that it is too late
     await job.result()
 
