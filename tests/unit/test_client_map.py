@@ -62,6 +62,16 @@ def test_items_are_packed_and_answered_in_order(
     assert all(r.headers["prefer"] == "respond-async" for r in server.posts)
 
 
+def test_the_chosen_outputs_are_asked_for_at_once_and_when_they_are_done(mapped: Any) -> None:
+    server = FakeServer(queue=True)
+    results = mapped(server, images(3), budget="1h", outputs=["scores"])
+    assert [list(r.outputs) for r in results] == [["scores"]] * 3
+    (post,) = server.posts
+    decoded = protocol.decode(post.content, int(post.headers[protocol.HEADER_LENGTH]))
+    assert set(decoded.outputs) == {"scores"}
+    assert {r.url.params.get("output") for r in server.polls} == {"scores"}
+
+
 def test_an_endless_generator_is_pulled_no_further_than_the_window() -> None:
     pulled = 0
 
