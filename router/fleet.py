@@ -237,6 +237,9 @@ class Fleet:
 
     def heed(self, now_ms: float) -> None:
         """Pass over those that should have answered long ago."""
+        due = self.flights.due
+        if not due or due[0][0] > now_ms:
+            return
         while (flight := self.flights.silent(now_ms)) is not None:
             if not flight.member.silent:
                 flight.member.silent = True

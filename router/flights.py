@@ -43,7 +43,8 @@ class Flights:
         self._of: dict[int, Flight] = {}
         self._ends: list[float] = []
         self._sum = 0.0
-        self._due: list[tuple[float, int]] = []
+        #: When each will be silent, a heap; some of them have been moved since, or are back.
+        self.due: list[tuple[float, int]] = []
         self._number = 0
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class Flights:
         if flight.counted:
             insort_right(self._ends, flight.end_ms)
             self._sum += flight.end_ms
-        heappush(self._due, (flight.silent_ms, self._number))
+        heappush(self.due, (flight.silent_ms, self._number))
         return self._number
 
     def remove(self, number: int) -> Flight | None:
@@ -65,18 +66,18 @@ class Flights:
             del self._ends[bisect_left(self._ends, flight.end_ms)]
             self._sum = self._sum - flight.end_ms if self._ends else 0.0
         if not self._of:
-            self._due.clear()
+            self.due.clear()
         return flight
 
     def more_patience(self, number: int, now_ms: float) -> None:
         """The one ahead of it is back at last: its own time begins now."""
         flight = self._of[number]
         flight.silent_ms = max(flight.silent_ms, now_ms + flight.patience_ms)
-        heappush(self._due, (flight.silent_ms, number))
+        heappush(self.due, (flight.silent_ms, number))
 
     def silent(self, now_ms: float) -> Flight | None:
         """One that should have been back long ago, if there is any that was not told yet."""
-        due = self._due
+        due = self.due
         while due and due[0][0] <= now_ms:
             at_ms, number = heappop(due)
             flight = self._of.get(number)

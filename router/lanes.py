@@ -111,11 +111,12 @@ class Lanes(Generic[T]):
                 ahead = lane.rows_before(deadline_ms)
                 if ahead:
                     waiting_ms += lane.table.predict_ms(ahead)
+        replicas = fleet.size
         return OnlineLoad(
             self._variants,
-            fleet.size,
+            replicas,
             fleet.busy_ms(now_ms),
-            waiting_ms * fleet.size / fleet.rooms,
+            waiting_ms * replicas / fleet.rooms if waiting_ms else 0.0,
             self._hop.mean_ms,
             self.waiting >= self._max_waiting,
             self._margins.value(deadline_ms - now_ms, now_ms),
