@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -52,7 +53,7 @@ class SlowClients:
 async def slow_clients(
     url: str, path: str, count: int, *, every_s: float = 2.0, in_head: bool = False
 ) -> AsyncIterator[SlowClients]:
-    """``count`` clients that post to ``path``: a byte now and then, of the body or, ``in_head``, of the head."""
+    """``count`` clients that post: a byte now and then of the body, or (``in_head``) of the head."""
     clients, gate = SlowClients(count), asyncio.Semaphore(_OPEN_AT_ONCE)
     tasks = [asyncio.create_task(_client(clients, gate, url, path, every_s, in_head)) for _ in range(count)]
     try:
@@ -92,3 +93,21 @@ async def _client(
             await writer.wait_closed()
     parts = answer.split(b" ", 2)
     clients._ended(int(parts[1]) if len(parts) > 2 else 0, time.monotonic() - began)
+
+
+async def _until_told(url: str, path: str, count: int) -> None:
+    """Half of them slow in the head, half in the body. Says "open"; told to end, how many had been ended."""
+    half = count // 2
+    async with (
+        slow_clients(url, path, half, in_head=True) as heads,
+        slow_clients(url, path, count - half) as bodies,
+    ):
+        await asyncio.gather(heads.wait_open(120), bodies.wait_open(120))
+        print("open", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        print(len(heads.after_s), len(bodies.after_s), flush=True)
+
+
+if __name__ == "__main__":
+    # In a process of its own, so that they do not slow down whoever measures beside them.
+    asyncio.run(_until_told(sys.argv[1], sys.argv[2], int(sys.argv[3])))
