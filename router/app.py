@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -54,6 +54,8 @@ _log = logging.getLogger("ray.serve")
 class AppArgs(BaseModel):
     """What ``serve deploy`` gives: the policy file, and the queue's server unless the policy names it."""
 
+    model_config = ConfigDict(extra="forbid")
+
     policy: str
     redis_url: str | None = None
     router_replicas: int = 1
@@ -61,8 +63,12 @@ class AppArgs(BaseModel):
     local_only: bool = False
 
 
-def build(args: AppArgs) -> Application:
-    """The bound application: router, and per model its online replicas and batch workers."""
+def build(args: AppArgs | dict[str, Any]) -> Application:
+    """The bound application: router, and per model its online replicas and batch workers.
+
+    Serve hands over what stands in its configuration; it does not see a class behind a postponed annotation.
+    """
+    args = args if isinstance(args, AppArgs) else AppArgs.model_validate(args)
     path = os.path.abspath(args.policy)
     policy = policies.read(path)
     # Both are among the router's arguments: a router that is started again while the file is broken has the

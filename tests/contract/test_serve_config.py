@@ -1,0 +1,52 @@
+"""`serve deploy`: what the configuration file says is what Serve and the application builder take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve import Application
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as call_builder
+from ray.serve._private.utils import is_grpc_enabled
+from ray.serve.schema import ServeDeploySchema
+
+from router.app import build
+from router.ingress.grpc_server import add_to_server
+from tests.support import every_datatype
+
+
+@pytest.fixture
+def config() -> ServeDeploySchema:
+    return ServeDeploySchema.model_validate(yaml.safe_load(Path("configs/serve.yaml").read_text()))
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    every_datatype.write(tmp_path / "every")
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        f"models: {{every: {{artifacts: {tmp_path / 'every'}, online: {{variants: [plain]}}}}}}\n"
+        "routes: [{name: all, to: online}]\n"
+    )
+    return str(path)
+
+
+def test_the_builder_takes_what_the_file_gives(config: ServeDeploySchema, policy: str) -> None:
+    args: dict[str, Any] = {**config.applications[0].args, "policy": policy}
+    assert isinstance(call_builder(build, args), Application)
+
+
+def test_an_argument_that_is_not_known_is_named(policy: str) -> None:
+    with pytest.raises(ValidationError, match="router_replica\n"):
+        call_builder(build, {"policy": policy, "router_replica": 2})
+
+
+def test_the_file_opens_the_grpc_door(config: ServeDeploySchema) -> None:
+    options: Any = config.grpc_options
+    assert is_grpc_enabled(options)
+    assert not options.enable_reflection
+    module, _, name = options.grpc_servicer_functions[0].rpartition(".")
+    assert (module, name) == (add_to_server.__module__, add_to_server.__name__)
