@@ -134,6 +134,11 @@ class OnlineDispatcher:
         """The online side as `decide` weighs it, now, for a request of ``rows`` with this deadline."""
         return self._lanes.load(self._clock(), deadline_ms, rows)
 
+    @property
+    def hop_deviation_ms(self) -> float:
+        """The mean deviation of what a call costs beside the model, ms."""
+        return self._lanes.hop.deviation_ms
+
     def become(self, names: Collection[str]) -> None:
         """These replicas live now; predictions and what is in flight follow."""
         self._lanes.become(names)

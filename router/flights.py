@@ -14,12 +14,12 @@ class Hop:
     """What a call costs beside the model, ms: its mean, and the mean deviation from that (RFC 6298)."""
 
     def __init__(self) -> None:
-        self.mean_ms, self._deviation_ms = 1.0, 0.5
+        self.mean_ms, self.deviation_ms = 1.0, 0.5
 
     def learn(self, ms: float) -> None:
         # One stall must not shut the door on the requests of the next second.
-        ms = min(ms, self.mean_ms + 8.0 * self._deviation_ms)
-        self._deviation_ms += 0.05 * (abs(ms - self.mean_ms) - self._deviation_ms)
+        ms = min(ms, self.mean_ms + 8.0 * self.deviation_ms)
+        self.deviation_ms += 0.05 * (abs(ms - self.mean_ms) - self.deviation_ms)
         self.mean_ms += 0.05 * (ms - self.mean_ms)
 
 

@@ -68,7 +68,7 @@ class Lanes(Generic[T]):
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._variants = dict(variants)
         self._fleet = Fleet(replicas)
-        self._hop = Hop()
+        self.hop = Hop()
         self._margins = Margins()
         self._strained_until_ms: dict[str, float] = {}
         self._urgency, self._demand = Urgency(), Demand()
@@ -117,7 +117,7 @@ class Lanes(Generic[T]):
             replicas,
             fleet.busy_ms(now_ms),
             waiting_ms * replicas / fleet.rooms if waiting_ms else 0.0,
-            self._hop.mean_ms,
+            self.hop.mean_ms,
             self.waiting >= self._max_waiting,
             self._margins.value(deadline_ms - now_ms, now_ms),
             self._strained(now_ms) if self._strained_until_ms else (),
@@ -210,7 +210,7 @@ class Lanes(Generic[T]):
 
     def _begins_ms(self, member: Member, now_ms: float) -> float:
         """When a batch that is sent now would begin there."""
-        return max(now_ms + self._hop.mean_ms / 2.0 + member.wait_ms, member.busy_until_ms)
+        return max(now_ms + self.hop.mean_ms / 2.0 + member.wait_ms, member.busy_until_ms)
 
     def _give_up(self, now_ms: float, hopeless: list[T]) -> float | None:
         """With every slot taken: drop those whom even a slot at this moment would not help any more.
@@ -221,7 +221,7 @@ class Lanes(Generic[T]):
         again_ms = math.inf
         for lane in self._lanes.values():
             while lane.waiting:
-                latest_ms = latest_start_ms(lane.waiting[0], lane.table, self._hop.mean_ms / 2.0)
+                latest_ms = latest_start_ms(lane.waiting[0], lane.table, self.hop.mean_ms / 2.0)
                 if now_ms < latest_ms:
                     again_ms = min(again_ms, latest_ms)
                     break
@@ -232,7 +232,7 @@ class Lanes(Generic[T]):
         self, lane: Lane[T], member: Member, first: int, now_ms: float, hopeless: list[T]
     ) -> Run | Wait | Idle:
         """What ``member`` should do for the lane now; the lane's hopeless heads are out of it then."""
-        lead_ms = self._hop.mean_ms / 2.0 + member.wait_ms
+        lead_ms = self.hop.mean_ms / 2.0 + member.wait_ms
         if member.apart:
             unheard = now_ms - member.heard_ms >= UNHEARD_MS
             return next_batch(
@@ -293,7 +293,7 @@ class Lanes(Generic[T]):
         rows, pace = sum(item.rows for item in items), lane.pace_of(member)
         # A call keeps both processes busy for about the hop, however short the model: sending more often
         # than that makes many small batches out of one and answers nobody sooner.
-        busy_ms = max(pace.profile.predict_ms(rows), self._hop.mean_ms)
+        busy_ms = max(pace.profile.predict_ms(rows), self.hop.mean_ms)
         end_ms, bound_ms = self._begins_ms(member, now_ms) + busy_ms, pace.table.bound_ms(rows)
         patience_ms = _SILENT_MS + _SILENT_BOUNDS * (bound_ms + member.wait_ms)
         flight = self._fleet.depart(member, now_ms, end_ms, patience_ms)
@@ -318,8 +318,8 @@ class Lanes(Generic[T]):
             return
         member, lane = flight.member, self._lanes[start.variant]
         if not self._fleet.answered(flight, now_ms):
-            self._hop.learn(max(0.0, now_ms - flight.sent_ms - wait_ms - run_ms))
-        self._fleet.learn(flight, now_ms, run_ms, wait_ms, self._hop.mean_ms, ran_ms)
+            self.hop.learn(max(0.0, now_ms - flight.sent_ms - wait_ms - run_ms))
+        self._fleet.learn(flight, now_ms, run_ms, wait_ms, self.hop.mean_ms, ran_ms)
         if news:
             came_due = [
                 (item.deadline_ms - item.arrived_ms, now_ms - item.arrived_ms > item.predicted_ms)
@@ -330,7 +330,7 @@ class Lanes(Generic[T]):
         if self._fleet.pace(member, lane.slower(start.rows, run_ms)) and not member.apart:
             for each in self._lanes.values():
                 each.forget_pace((member.name,))
-        if lane.learn(member, start.rows, run_ms, now_ms, self._hop.mean_ms):
+        if lane.learn(member, start.rows, run_ms, now_ms, self.hop.mean_ms):
             self._variants = {name: x.variant for name, x in self._lanes.items()}
 
     def returned(self, start: Start[T], now_ms: float) -> None:
@@ -386,7 +386,7 @@ class Lanes(Generic[T]):
             return None
         doubtful = (
             max(x.pessimism for x in self._lanes.values()) > 2.0
-            or self._hop.mean_ms > 5.0
+            or self.hop.mean_ms > 5.0
             or self._margins.value(math.inf, now_ms) > 1.0
         )
         due_ms = _PROBE_DOUBTFUL_MS if doubtful else _PROBE_MS

@@ -125,6 +125,7 @@ class Service:
                 "busy_ms": load.busy_ms,
                 "waiting_ms": load.waiting_ms,
                 "hop_ms": load.hop_ms,
+                "hop_deviation_ms": served.online.hop_deviation_ms,
                 "margin": load.margin,
                 "batches": {
                     v: {"count": count, "rows": rows}

@@ -19,18 +19,31 @@ class Costs:
     """What a request costs beside the model, ms. The defaults are those of one 2-core machine.
 
     ``door_ms``: the router process's own work per request; it does one at a time. ``wire_ms``: the rest
-    of the way from the client and back. ``hop_ms``: from the router to a replica and back, per batch.
-    ``claim_ms``: what a worker spends on the queue per batch beside the model. ``restart_ms``: from the
-    death of a replica or worker until another has taken its place. ``routers``: how many router replicas
-    share the requests and the online replicas, without knowing of each other.
+    of the way from the client and back. ``hop_ms``: the median from the router to a replica and back, per
+    batch; ``hop_sigma``: how far each half of it spreads, of its logarithm, upwards. ``claim_ms``: what a
+    worker spends on the queue per batch beside the model. ``restart_ms``: from the death of a replica or
+    worker until another has taken its place. ``routers``: how many router replicas share the requests.
     """
 
     door_ms: float = 0.3
     wire_ms: float = 0.5
     hop_ms: float = 1.2
+    hop_sigma: float = 0.3
     claim_ms: float = 1.0
     restart_ms: float = 4_000.0
     routers: int = 1
+
+
+def mean_over_median(sigma: float) -> float:
+    """How much larger the mean of what `Timing` draws is than its median."""
+    late = math.exp(sigma**2 / 2.0) * _normal(sigma)
+    early = math.exp((_EARLY * sigma) ** 2 / 2.0) * _normal(-_EARLY * sigma)
+    return late + early
+
+
+def _normal(z: float) -> float:
+    """The standard normal's distribution function."""
+    return 0.5 * (1.0 + math.erf(z / math.sqrt(2.0)))
 
 
 class Timing:
@@ -51,7 +64,7 @@ class Timing:
         return self._spread(*known)
 
     def half_hop_ms(self) -> float:
-        return self._spread(self.costs.hop_ms / 2.0, 0.3)
+        return self._spread(self.costs.hop_ms / 2.0, self.costs.hop_sigma)
 
     def _spread(self, median_ms: float, sigma: float) -> float:
         z = self._gauss(0.0, 1.0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import orjson
@@ -17,7 +19,7 @@ from router.simulate import command, faults, observed, plan, workload
 from router.simulate.engine import Settings, Simulation, SimulationError
 from router.simulate.faults import Fault
 from router.simulate.result import Result
-from router.simulate.timing import Costs
+from router.simulate.timing import Costs, Timing
 from router.simulate.workload import Request, Share
 from tests.support.simulated import profile, random_case
 from workers.batching import Run
@@ -301,3 +303,14 @@ def test_times_as_a_live_deployment_sees_them_take_the_place_of_the_measured_one
     assert variants["m"]["best"].profile == live
     assert variants["m"]["quick"] == VARIANTS["m"]["quick"]
     assert seen.costs(Costs()).hop_ms == 9.0
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.6, 1.0])
+def test_a_hop_as_observed_is_drawn_with_its_mean_and_its_deviation(sigma: float) -> None:
+    drawn = Timing(Costs(hop_ms=6.0, hop_sigma=sigma), random.Random(5))
+    seen_ms = [drawn.half_hop_ms() + drawn.half_hop_ms() for _ in range(20_000)]
+    mean_ms = fmean(seen_ms)
+    deviation_ms = fmean(abs(ms - mean_ms) for ms in seen_ms)
+    costs = observed.Observed({}, mean_ms, deviation_ms).costs(Costs())
+    assert costs.hop_ms == pytest.approx(6.0, rel=0.15)
+    assert costs.hop_sigma == pytest.approx(sigma, rel=0.15)
