@@ -85,6 +85,8 @@ class Ingress:
         name, variant = found.arguments.get("model", ""), found.arguments.get("variant")
         match found.operation:
             case "infer" | "variant_infer":
+                # First who asks: which models there are is told to those who may use them.
+                self._service.permit(self._tenant(http.headers_of(scope)), name)
                 self._service.model(name, variant)
                 if len(self._infer_paths) < _MAX_PATHS:  # a path with more slashes than it needs is one more
                     self._infer_paths[scope["path"]] = (name, variant)

@@ -35,7 +35,7 @@ async def test_without_a_key_nothing_but_the_servers_health_is_told() -> None:
             assert (await served.client.get(path)).status_code == 200
         for path in ("/v2/models", "/v2/models/m", "/v2/models/none", "/v2/models/m/stats", "/v2/policy"):
             assert "an API key is needed" in detail(await served.client.get(path), 401), path
-        for path in ("m", "o"):
+        for path in ("m", "o", "none", "m/versions/none"):
             response = await served.infer(3.0, path=path)
             assert "an API key is needed" in detail(response, 401)
             assert response.headers["www-authenticate"].startswith("Bearer")
@@ -52,6 +52,11 @@ async def test_a_key_opens_the_models_of_its_tenant_and_no_others() -> None:
         said = detail(await served.infer(3.0, path="o", headers=ACME), 403)
         assert said == "tenant 'acme' may not use model 'o'"
         assert detail(await served.client.get("/v2/models/o", headers=ACME), 403)
+        # Whether there is such a model is not for this tenant to know.
+        assert detail(await served.infer(3.0, path="none", headers=ACME), 403) == said.replace(
+            "'o'", "'none'"
+        )
+        assert detail(await served.infer(3.0, path="none", headers=ZOO), 404)
         assert detail(await served.infer(3.0, headers={**ACME, "Tenant": "zoo"}), 403)
         assert "not known" in detail(await served.infer(3.0, headers={"X-Api-Key": "hr_acm"}), 401)
         for headers, known in ((ACME, ["m"]), (ZOO, ["m", "o"])):
