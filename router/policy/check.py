@@ -122,11 +122,12 @@ def _gaps(policy: Policy, space: Space) -> Iterator[Finding]:
             rest = all(piece[name] == space.all[name] for name in piece if name not in ("model", "budget"))
             (everybody if rest else somebody).update(probe.text for probe in space.values(piece, "budget"))
         told = [probe.text for probe in space.probes["budget"] if probe.text in everybody | somebody]
+        what = "any budget" if told == ["all budgets"] else f"budgets {', '.join(told)}"
         some = "" if everybody else " of some requests (by tenant, rows, time, header or parameter)"
         yield Finding(
             "note",
             DEFAULT_ROUTE.name,
-            f"{model!r}: no route takes budgets {', '.join(told)}{some}; they go where it is cheapest (auto)",
+            f"{model!r}: no route takes {what}{some}; they go where it is cheapest (auto)",
         )
 
 

@@ -61,7 +61,7 @@ def test_gaps_are_named_with_where_their_requests_go() -> None:
     assert found[-1] == (
         "default: 'm': no route takes budgets between 1s and 1h; they go where it is cheapest (auto)"
     )
-    assert "all budgets" in texts()[-1]
+    assert "no route takes any budget; they go" in texts()[-1]
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,104 @@ def test_explain_says_where_a_request_goes(
         (("--model", "x"), "--model: the policy has m"),
         (("--budget", "soon"), "--budget: 'soon' is not a duration"),
         (("--variant", "x"), "--variant: model 'm' has best, quick"),
+        (("--tenant", "x"), "--tenant: the policy has none"),
+        (("--header", "X-Tier"), "--header: 'X-Tier' is not a header; write 'X-Tier: gold'"),
+        (("--header", ": gold"), "--header: ': gold' is not a header"),
+        (("--header", "X-Tier: \u20ac"), "has a character that no header can carry"),
+        (("--parameter", "explain"), "--parameter: 'explain' is not a parameter; write explain=true"),
+        (("--parameter", "k=[1"), "--parameter: 'k=[1' is not a parameter"),
+        (("--parameter", "k=2026-01-15"), "--parameter: 'k=2026-01-15' is not a parameter"),
+        (("--at", "noon"), "--at: 'noon' is not a time; write 2026-01-15T23:00 or 23:00"),
+        (("--at", "2026-13-15"), "--at: '2026-13-15' is not a time"),
     ],
 )
 def test_what_cannot_be_explained_is_said_in_a_sentence(file: str, args: tuple[str, ...], said: str) -> None:
     code, text = say("explain", file, *args)
     assert (code, said in text) == (2, True)
+
+
+ASKING = """
+models:
+  m:
+    artifacts: a
+    online: {variants: [best, quick]}
+    batch: {variant: quick}
+  o: {artifacts: a, online: {variants: [best]}}
+tenants: {acme: {models: m}, zoo: {models: o}}
+routes:
+  - {name: short, when: {budget: "<= 250ms"}, to: online, variants: best}
+  - {name: night, when: {time: "22:00-06:00 Europe/Vienna"}, to: batch}
+  - {name: gold, when: {header: {X-Tier: gold}, tenant: acme}, to: online, split: {best: 3, quick: 1}}
+  - {name: explained, when: {parameter: {explain: true}}, to: online, variants: quick,
+     shadow: {variant: best, share: 5%}}
+  - {name: large, when: {rows: "> 8"}, to: batch}
+  - {name: rest, to: auto}
+"""
+
+
+@pytest.fixture
+def asking(file: str) -> str:
+    Path(file).write_text(ASKING)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("args", "route"),
+    [
+        (("--budget", "80ms"), "short"),
+        (("--at", "2026-01-15T21:00"), "night"),
+        (("--at", "2026-01-15T22:30+01:00"), "night"),
+        (("--at", "2026-01-15T20:59"), "rest"),
+        (("--at", "12:00", "--tenant", "acme", "--header", "x-tier:  gold"), "gold"),
+        (("--at", "12:00", "--header", "X-Tier: gold"), "rest"),
+        (("--at", "12:00", "--parameter", "explain=true"), "explained"),
+        (("--at", "12:00", "--parameter", "explain=yes please"), "rest"),
+        (("--at", "12:00", "--parameter", "explain='true'"), "rest"),
+        (("--at", "12:00", "--rows", "9"), "large"),
+    ],
+)
+def test_explain_asks_as_any_caller_may(asking: str, args: tuple[str, ...], route: str) -> None:
+    code, text = say("explain", asking, "--model", "m", *args, "--json")
+    assert (code, orjson.loads(text)["route"]) == (0, route)
+
+
+def test_explain_says_why_no_earlier_route_took_it(asking: str) -> None:
+    args = ("--model", "m", "--budget", "2s", "--at", "2026-07-15T10:00", "--parameter", "explain=true")
+    told = orjson.loads(say("explain", asking, *args, "--json")[1])
+    assert told["passed"] == [
+        {"route": "short", "why": ["budget is 2s, not <= 250ms"]},
+        {
+            "route": "night",
+            "why": ["time of day is 12:00 Europe/Vienna, not 22:00-06:00 Europe/Vienna"],
+        },
+        {"route": "gold", "why": ["tenant is none, not 'acme'", "header X-Tier is absent, not 'gold'"]},
+    ]
+    lines = say("explain", asking, *args)[1].splitlines()
+    assert lines[0].startswith("route 'explained': online, variant 'quick'")
+    assert lines[0].endswith("the most accurate that the route allows")
+    assert lines[1:5] == [
+        "  not 'short': budget is 2s, not <= 250ms",
+        "  not 'night': time of day is 12:00 Europe/Vienna, not 22:00-06:00 Europe/Vienna",
+        "  not 'gold': tenant is none, not 'acme'; header X-Tier is absent, not 'gold'",
+        "  shadow: best 5%",
+    ]
+
+
+def test_explain_shows_the_shares_of_a_split(asking: str) -> None:
+    args = ("--model", "m", "--at", "12:00", "--tenant", "acme", "--header", "X-Tier: gold")
+    assert orjson.loads(say("explain", asking, *args, "--json")[1])["split"] == {"best": 0.75, "quick": 0.25}
+    assert "  split: best 75%, quick 25%" in say("explain", asking, *args)[1].splitlines()
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("--tenant", "zoo"), "tenant 'zoo' may not use model 'm'"),
+        (("--rows", "5000"), "5000 rows in one request; the policy's limits.rows is 4096"),
+    ],
+)
+def test_explain_says_what_is_refused_before_any_route(
+    asking: str, args: tuple[str, ...], reason: str
+) -> None:
+    code, text = say("explain", asking, "--model", "m", "--at", "12:00", *args)
+    assert (code, f"refused: {reason}" in text) == (1, True)
