@@ -26,7 +26,6 @@ from optimizers.tensors import (
     DTYPES,
     MAX_RANK,
     Array,
-    Buffer,
     TensorError,
     Tensors,
     TensorSpec,
@@ -187,19 +186,6 @@ def _input(entry: Any, raw: _Raw) -> tuple[str, Array]:
         raise ProtocolError(f"input {name!r}: give 'data' or 'binary_data_size', not both")
     try:
         return name, from_bytes(raw.take(size, name), datatype, shape, name)
-    except TensorError as error:
-        raise ProtocolError(f"input {error}") from None
-
-
-def tensor(raw: Buffer, datatype: str, shape: Sequence[int], name: str) -> Array:
-    """One input from its raw bytes, as the binary extension and gRPC's ``raw_input_contents`` lay them out.
-
-    A numeric array is a read-only view of ``raw``, row-major; BF16 is widened to float32, BYTES are an object
-    array of ``bytes``. Raises `ProtocolError`, which names the input, for a datatype that does not exist, a
-    shape over the limits of rank and dimension, and bytes that are not as many as the shape says.
-    """
-    try:
-        return from_bytes(raw, datatype, shape, name)
     except TensorError as error:
         raise ProtocolError(f"input {error}") from None
 

@@ -7,9 +7,10 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 #: As many connections are opened at one time.
@@ -47,6 +48,16 @@ class SlowClients:
         self.opened += 1
         if self.opened == self.count:
             self._open.set()
+
+
+def trickling(pieces: Iterator[bytes], every_s: float) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """ASGI's ``receive`` for a client that sends a piece every so often, and never the last one."""
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(every_s)
+        return {"type": "http.request", "body": next(pieces), "more_body": True}
+
+    return receive
 
 
 @asynccontextmanager

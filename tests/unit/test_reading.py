@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -13,20 +13,11 @@ import pytest
 from router.ingress.http import ClientLeft, HttpError
 from router.ingress.reading import BODY_BYTES_PER_S, BODY_WITHIN_S, BodyReader
 from tests.support.served import serving
+from tests.support.slow_clients import trickling
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
 
 LIMIT = 10 << 20
 INFER = "/v2/models/m/infer"
-
-
-def sender(pieces: Iterator[bytes], every_s: float) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """A client that sends a piece every so often, and never says that it was the last."""
-
-    async def receive() -> dict[str, Any]:
-        await asyncio.sleep(every_s)
-        return {"type": "http.request", "body": next(pieces), "more_body": True}
-
-    return receive
 
 
 def endless(piece: bytes) -> Iterator[bytes]:
@@ -44,7 +35,7 @@ async def silent() -> dict[str, Any]:
 async def test_a_body_that_trickles_is_ended(every_s: float) -> None:
     reader, began = BodyReader(), now_ms()
     with pytest.raises(HttpError, match="the body did not come within 20 s") as caught:
-        await reader.read(sender(endless(b"x"), every_s), {}, LIMIT)
+        await reader.read(trickling(endless(b"x"), every_s), {}, LIMIT)
     assert caught.value.status == 408
     assert (b"connection", b"close") in caught.value.headers
     assert BODY_WITHIN_S <= (now_ms() - began) / 1_000 <= BODY_WITHIN_S + 2
@@ -77,7 +68,7 @@ async def test_slow_clients_are_ended_one_by_one_and_the_rest_are_read() -> None
     async def whole() -> dict[str, Any]:
         return {"type": "http.request", "body": b"all of it"}
 
-    slow = [asyncio.create_task(reader.read(sender(endless(b"x"), 3.0), {}, LIMIT)) for _ in range(100)]
+    slow = [asyncio.create_task(reader.read(trickling(endless(b"x"), 3.0), {}, LIMIT)) for _ in range(100)]
     await settled()
     assert reader.reading == 100
     assert [await reader.read(whole, {}, LIMIT) for _ in range(10)] == [b"all of it"] * 10
