@@ -35,20 +35,22 @@ def schema() -> dict[str, Any]:
     definitions = told["$defs"]
     for name, (description, pattern) in _TEXTS.items():
         definitions[name] = {"type": "string", "description": description, "pattern": pattern}
-    _without_defaults(told)
+    _mended(told)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hybrid-router policy"} | told
 
 
-def _without_defaults(node: Any) -> None:
-    """Defaults are kept in milliseconds and bytes: in the writer's units they would mislead. Titles repeat
-    the key. A property may itself be called either, so only schemas are stripped, not their properties."""
+def _mended(node: Any) -> None:
+    """Without defaults, which are kept in milliseconds and bytes: in the writer's units they would mislead;
+    without titles, which repeat the key; and with a closed set of names. A property may itself be called either, so only schemas are stripped, not their properties."""
     if isinstance(node, list):
         for item in node:
-            _without_defaults(item)
+            _mended(item)
     if not isinstance(node, dict):
         return
     node.pop("default", None)
     node.pop("title", None)
+    if "patternProperties" in node:  # names: what does not fit their pattern is no name
+        node.setdefault("additionalProperties", False)
     for key, value in node.items():
         for item in value.values() if key in ("properties", "$defs") else (value,):
-            _without_defaults(item)
+            _mended(item)

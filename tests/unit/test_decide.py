@@ -38,10 +38,17 @@ def run(
     batch_load: BatchLoad | None = None,
     variant: str | None = None,
     rows: int = 1,
+    draw: float = 0.0,
 ) -> Decision:
-    model = {"artifacts": "a", "online": {"variants": ["best"]}, "batch": {"variant": "quick"}}
+    model = {
+        "artifacts": "a",
+        "online": {"variants": ["best", "quick", "rough"]},
+        "batch": {"variant": "quick"},
+    }
     policy = Policy.model_validate({"models": {"m": model}, "routes": [{"name": "r", **route}]})
-    return decide(Ask("m", rows, budget_ms, variant), policy, ModelLoad(online_load, batch_load), NOW_MS)
+    return decide(
+        Ask("m", rows, budget_ms, variant, draw=draw), policy, ModelLoad(online_load, batch_load), NOW_MS
+    )
 
 
 ONLINE: dict[str, Any] = {"to": "online"}
@@ -291,3 +298,90 @@ def test_auto_tells_the_refusal_that_may_pass_rather_than_the_one_for_good() -> 
 
 def test_equal_input_gives_an_equal_decision() -> None:
     assert run(AUTO, 30.0, online(busy_ms=7.0), queue(3)) == run(AUTO, 30.0, online(busy_ms=7.0), queue(3))
+
+
+@pytest.mark.parametrize(
+    ("route", "budget_ms", "variant", "reason"),
+    [
+        ({"variants": ["quick", "rough"]}, 100.0, "quick", "the most accurate that the route allows"),
+        ({"variants": "rough"}, 100.0, "rough", "the most accurate that the route allows"),
+        ({"variants": ["best", "rough"]}, 20.0, "rough", "degraded to meet the deadline"),
+        ({"margin": 0}, 45.0, "best", "the most accurate variant"),
+        # 40 ms and a quarter on top do not fit into 45.
+        ({"margin": 0.25}, 45.0, "quick", "degraded to meet the deadline"),
+        ({"margin": "25%"}, 51.0, "best", "the most accurate variant"),
+    ],
+)
+def test_a_route_narrows_the_variants_and_asks_for_time_to_spare(
+    route: dict[str, Any], budget_ms: float, variant: str, reason: str
+) -> None:
+    decision = run({**ONLINE, **route}, budget_ms, online())
+    assert isinstance(decision, RunOnline)
+    assert (decision.variant, decision.reason) == (variant, reason)
+    # The margin is the router's own: the deadline stays the caller's.
+    assert decision.deadline_ms == NOW_MS + budget_ms
+
+
+def test_a_refusal_for_want_of_margin_says_so_and_when_it_would_do() -> None:
+    route = {"to": "online", "variants": "best", "margin": 1.0, "on_miss": ["reject"]}
+    refused = run(route, 70.0, online())
+    assert isinstance(refused, Reject) and refused.kind == "miss"
+    assert refused.reason == "predicted 40 ms on 'best', the budget is 70 ms, with the route's margin 35 ms"
+    assert refused.retry_after_s is None  # idle: waiting does not help
+    busy = run(route, 100.0, online(busy_ms=20.0))
+    assert isinstance(busy, Reject) and busy.retry_after_s == pytest.approx(0.01)
+    assert isinstance(run(route, 100.0, online(busy_ms=9.9)), RunOnline)
+
+
+def test_the_queue_too_must_have_the_margin() -> None:
+    route = {"to": "batch", "margin": 0.5}
+    needed_ms = batch_ms(queue(1_000), 1)
+    assert isinstance(run(route, needed_ms * 1.51, None, queue(1_000)), Enqueue)
+    refused = run(route, needed_ms * 1.49, None, queue(1_000))
+    assert isinstance(refused, Reject) and refused.kind == "miss"
+
+
+SPLIT: dict[str, Any] = {"to": "online", "split": {"best": 80, "quick": 20, "rough": 0}}
+
+
+@pytest.mark.parametrize(
+    ("draw", "budget_ms", "variant", "reason"),
+    [
+        (0.0, 100.0, "best", "the split's variant"),
+        (0.79, 100.0, "best", "the split's variant"),
+        (0.81, 100.0, "quick", "the split's variant"),
+        # The deadline comes before the shares, and what weighs nothing is never taken.
+        (0.0, 20.0, "quick", "degraded to meet the deadline"),
+    ],
+)
+def test_a_split_says_which_is_tried_first(draw: float, budget_ms: float, variant: str, reason: str) -> None:
+    decision = run(SPLIT, budget_ms, online(), draw=draw)
+    assert isinstance(decision, RunOnline)
+    assert (decision.variant, decision.reason) == (variant, reason)
+    assert isinstance(run(SPLIT, 5.0, online(), draw=draw), Reject)
+
+
+def test_a_split_keeps_the_quality_floor_and_a_pinned_variant() -> None:
+    floor = {**SPLIT, "quality": {"max_drop": 0.005}}
+    kept = run(floor, 100.0, online(), draw=0.9)
+    assert isinstance(kept, RunOnline) and kept.variant == "best"
+    pinned = run(SPLIT, 100.0, online(), variant="rough", draw=0.9)
+    assert isinstance(pinned, RunOnline)
+    assert (pinned.variant, pinned.reason) == ("rough", "the variant that the caller pins")
+
+
+def test_a_split_of_queued_work_names_the_variant_to_the_worker() -> None:
+    route = {"to": "batch", "split": {"best": 1, "quick": 1}}
+    for draw, variant in ((0.1, "best"), (0.6, "quick")):
+        decision = run(route, 60_000.0, None, queue(), draw=draw)
+        assert isinstance(decision, Enqueue) and decision.variant == variant
+
+
+def test_a_batch_variant_that_the_route_does_not_allow_is_refused_for_good() -> None:
+    refused = run({"to": "batch", "variants": "best"}, 60_000.0, None, queue())
+    assert isinstance(refused, Reject)
+    assert (refused.kind, refused.retry_after_s) == ("unserved", None)
+    assert refused.reason == "the batch variant 'quick' is not among the route's variants"
+    # With the other side there, auto goes that way.
+    online_way = run({"to": "auto", "variants": "best"}, 60_000.0, online(), queue())
+    assert isinstance(online_way, RunOnline) and online_way.variant == "best"

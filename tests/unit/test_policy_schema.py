@@ -32,6 +32,15 @@ def test_every_policy_in_configs_fits_it(path: str) -> None:
     assert policy.parse(text).models
 
 
+def routes(**given: Any) -> dict[str, Any]:
+    return {"routes": [{"name": "r", "to": "online", **given}]}
+
+
+def when(**given: Any) -> dict[str, Any]:
+    return routes(when=given)
+
+
+KEY = "sha256:" + "0a" * 32
 BASE: dict[str, Any] = {"models": {"m": {"artifacts": "a", "online": {"variants": ["v"]}}}}
 
 
@@ -43,6 +52,18 @@ BASE: dict[str, Any] = {"models": {"m": {"artifacts": "a", "online": {"variants"
         {"routes": [{"name": "r", "to": "online", "when": {"model": "m", "budget": "> 250ms, <= 30s"}}]},
         {"routes": [{"name": "r", "to": "auto", "when": {"model": ["m"]}, "on_miss": ["reject"]}]},
         {"models": {"m": {"artifacts": "a", "batch": {"variant": "v", "workers": {"min": 0, "max": 2}}}}},
+        when(rows="> 8, <= 64"),
+        when(time="22:00-06:00"),
+        when(time="08:00-18:00 America/Argentina/Buenos_Aires"),
+        when(header={"X-Tier": "gold", "X-Name": ["a", "*"]}),
+        when(parameter={"explain": True, "k": [1, 2.5, "x"]}),
+        {**when(tenant="acme"), "tenants": {"acme": {}}},
+        {**when(tenant=["acme", "zoo"]), "tenants": {"acme": {}, "zoo": {}}},
+        routes(variants="v", margin="25%", shadow={"variant": "v", "share": "5%"}),
+        routes(variants=["v"], margin=0.25, split={"v": 1}, shadow={"variant": "v", "share": 0.05}),
+        {"tenants": {"acme": {"keys": [KEY], "weight": 2.5, "models": "m"}}},
+        {"tenants": {"acme": {"rate": "100/s", "burst": 5, "row_rate": "6000 / min", "in_flight": 3}}},
+        {"tenants": {"acme": {"queue": {"jobs": 5, "bytes": "1MiB"}}}, "limits": {"tenant": {"rate": "5/h"}}},
     ],
 )
 def test_what_the_policy_takes_the_schema_takes(more: dict[str, Any]) -> None:
@@ -58,6 +79,30 @@ def test_what_the_policy_takes_the_schema_takes(more: dict[str, Any]) -> None:
         {"routes": [{"name": "r", "to": "somewhere"}]},
         {"routes": [{"name": "r", "to": "online", "when": {"budget": "250ms"}}]},
         {"models": {}},
+        when(rows=8),
+        when(rows="<= 8s"),
+        when(time="noon"),
+        when(time=22),
+        when(header={"X-Tier": 3}),
+        when(header={"X-Tier": []}),
+        when(parameter={"k": {"a": 1}}),
+        when(parameter={"k": []}),
+        when(tenant="a b"),
+        when(headers={"X-Tier": "gold"}),
+        routes(variants=[]),
+        routes(margin="some"),
+        routes(margin=-1),
+        routes(split={"v": -1}),
+        routes(shadow={"share": "5%"}),
+        routes(shadow="v"),
+        {"tenants": {"acme": {"keys": ["hr_in_the_clear"]}}},
+        {"tenants": {"acme": {"keys": [KEY.upper()]}}},
+        {"tenants": {"acme": {"weight": 0}}},
+        {"tenants": {"acme": {"rate": 100}}},
+        {"tenants": {"acme": {"rate": "100/fortnight"}}},
+        {"tenants": {"acme": {"in_flight": 0}}},
+        {"tenants": {"a b": {}}},
+        {"tenants": {"acme": {"password": "x"}}},
     ],
 )
 def test_what_an_editor_should_underline_it_does(more: dict[str, Any]) -> None:
