@@ -44,6 +44,15 @@ def workers_needed(
     return max(1, math.ceil(stats.rows / (max(rows_per_s, 1e-9) * time_s * headroom)))
 
 
+def workers_wanted(stats: QueueStats, rows_per_s: float, present: int, *, horizon_s: float = 30.0) -> int:
+    """The same where the workers ``present`` may be slower or quicker than by the profile, ``rows_per_s``."""
+    each = rows_per_s
+    if stats.rows_per_s is not None and present and stats.waiting_rows:
+        # While there is more than enough to do, what they get done is what they can do.
+        each = max(stats.rows_per_s / present, 0.1 * rows_per_s)
+    return workers_needed(stats, each, present, horizon_s=horizon_s)
+
+
 class QueuePolicy:
     """An autoscaling policy for Serve; plain values only, because Serve stores and logs them.
 
@@ -76,11 +85,7 @@ class QueuePolicy:
         stats, present = self._latest, ctx.current_num_replicas
         if stats is None or time.monotonic() - self._latest_at > 10.0:
             return ctx.target_num_replicas, {}
-        each = self._rows_per_s
-        if stats.rows_per_s is not None and present and stats.waiting_rows:
-            # While there is more than enough to do, what they get done is what they can do.
-            each = max(stats.rows_per_s / present, 0.1 * self._rows_per_s)
-        return workers_needed(stats, each, present, horizon_s=self._horizon_s), {}
+        return workers_wanted(stats, self._rows_per_s, present, horizon_s=self._horizon_s), {}
 
     def _poll(self) -> None:
         asyncio.run(self._look())

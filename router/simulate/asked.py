@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 from router.simulate.workload import Request
 
@@ -42,6 +43,31 @@ class Asked:
         return self
 
 
+class Whole(Protocol):
+    """What has parts: a request, or a queued job that is rescued."""
+
+    parts: int
+    left: bool
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def deadline_ms(self) -> float: ...
+
+    @property
+    def arrived_ms(self) -> float: ...
+
+    @property
+    def droppable(self) -> bool: ...
+
+    @property
+    def predicted_ms(self) -> float: ...
+
+    @property
+    def owner(self) -> Whole: ...
+
+
 class Part:
     """A piece of a request that has more rows than a batch."""
 
@@ -49,7 +75,7 @@ class Part:
 
     predicted_ms = 0.0
 
-    def __init__(self, owner: Asked, rows: int) -> None:
+    def __init__(self, owner: Whole, rows: int) -> None:
         self.owner, self.rows = owner, rows
 
     @property
@@ -69,6 +95,27 @@ class Part:
         return self.owner.left
 
 
+class Rescued:
+    """A queued job as the lanes see it. ``over`` is told how its run online ended."""
+
+    __slots__ = ("_over", "arrived_ms", "deadline_ms", "left", "parts", "rows")
+
+    predicted_ms, droppable = 0.0, True
+
+    def __init__(
+        self, rows: int, arrived_ms: float, deadline_ms: float, over: Callable[[Outcome], None]
+    ) -> None:
+        self.rows, self.arrived_ms, self.deadline_ms = rows, arrived_ms, deadline_ms
+        self._over, self.left, self.parts = over, False, 1
+
+    @property
+    def owner(self) -> Rescued:
+        return self
+
+    def over(self, outcome: Outcome) -> None:
+        self._over(outcome)
+
+
 class Probe:
     """The router's own row of zeros: nobody asked for it, and nobody waits for the answer."""
 
@@ -77,4 +124,4 @@ class Probe:
     owner = None
 
 
-Item = Asked | Part | Probe
+Item = Whole | Part | Probe

@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from router import decide
 from router.decide import Ask, Enqueue, RunOnline
 from router.estimate import ModelLoad, Variant
-from router.policy import Policy
+from router.policy import Online, Policy
 from router.simulate.asked import Asked, Outcome
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.online import OnlineSide
 from router.simulate.queued import QueueSide
+from router.simulate.rescued import Rescuer
 from router.simulate.result import Result, RouteTally, Sample
 from router.simulate.timing import Costs, Timing
 from router.simulate.workload import Request
@@ -57,6 +59,7 @@ class Simulation:
         draw = random.Random(self._settings.seed)
         timing = Timing(self._settings.costs, random.Random(draw.random()))
         self._sides: dict[str, _Sides] = {}
+        self._rescuers: list[tuple[Rescuer, QueueSide]] = []
         for name, model in policy.models.items():
             online = batch = None
             if model.online:
@@ -84,11 +87,19 @@ class Simulation:
                     self._violated,
                 )
             self._sides[name] = _Sides(online, batch)
+            self._add_rescuers(model.online, online, batch)
         self._wire_ms = self._settings.costs.wire_ms
         self._tallies: dict[str, RouteTally] = self._result.routes
         self._open = 0
         self._over = False
         self._busy_ms = (0.0, 0.0)
+
+    def _add_rescuers(
+        self, section: Online | None, online: OnlineSide | None, batch: QueueSide | None
+    ) -> None:
+        if section and online and batch and section.rescue.share:
+            for front in online.routers:
+                self._rescuers.append((Rescuer(front, batch, section, self._events), batch))
 
     def run(self, requests: Sequence[Request]) -> Result:
         """Let all of them arrive, and go on until the last has ended."""
@@ -97,6 +108,8 @@ class Simulation:
         span_ms = requests[-1].at_ms if requests else 0.0
         self._sample(max(100.0, span_ms / _SAMPLES), span_ms)
         self._probe([sides.online for sides in self._sides.values() if sides.online])
+        for rescuer, queue in self._rescuers:
+            rescuer.watch(partial(self._may_rescue, queue))
         door_ms, free_ms = costs.door_ms / costs.routers, 0.0
         for number, request in enumerate(requests):
             self._known(request)
@@ -112,6 +125,9 @@ class Simulation:
         if self._open:
             self._violated(f"{self._open} requests were accepted and never ended")
         return self._finish(requests)
+
+    def _may_rescue(self, queue: QueueSide) -> bool:
+        return not self._over or queue.open
 
     def _probe(self, online: Sequence[OnlineSide]) -> None:
         for side in online:
@@ -214,6 +230,6 @@ class Simulation:
                 if side is not None:
                     label = f"{name} {kind}"
                     result.busy_s[label] = side.busy_ms / 1_000.0
-                    result.capacity_s[label] = side.size * seconds
+                    result.capacity_s[label] = side.provided_ms / 1_000.0
                     result.batches[label], result.batch_rows[label] = side.batches, side.batch_rows
         return result

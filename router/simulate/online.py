@@ -8,7 +8,7 @@ from router.decide import RunOnline
 from router.estimate import OnlineLoad, Variant
 from router.lanes import TRIES, Lanes, Start
 from router.policy import Online
-from router.simulate.asked import Asked, Item, Outcome, Part, Probe
+from router.simulate.asked import Asked, Item, Outcome, Part, Probe, Rescued, Whole
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.pool import Pool
@@ -34,6 +34,7 @@ class OnlineSide:
     ) -> None:
         best_first = sorted(section.variants, key=lambda name: variants[name].quality_drop)
         ordered = {name: variants[name] for name in best_first}
+        self._events = events
         self._pool = Pool(section.replicas, ordered, events, timing, self._tell)
         self.routers = [Front(section, ordered, self._pool, events, end, violated) for _ in range(routers)]
 
@@ -57,6 +58,11 @@ class OnlineSide:
     @property
     def batch_rows(self) -> int:
         return self._pool.batch_rows
+
+    @property
+    def provided_ms(self) -> float:
+        """The replicas' time so far, busy or not."""
+        return self.size * self._events.now_ms
 
     def probe(self) -> None:
         for front in self.routers:
@@ -119,16 +125,26 @@ class Front:
         asked.droppable = decision.droppable
         if decision.passed_over is not None:
             self.lanes.pass_over(decision.passed_over, self.events.now_ms)
-        parts: list[Item] = [asked]
-        if asked.rows > self._max_batch:
-            sizes = [min(self._max_batch, asked.rows - at) for at in range(0, asked.rows, self._max_batch)]
-            parts, asked.parts = [Part(asked, size) for size in sizes], len(sizes)
+        self.put(asked, decision.variant)
+
+    def put(self, whole: Whole, variant: str) -> None:
+        """Let it wait for its turn, in parts where it has more rows than a batch."""
+        parts: list[Item] = [whole]
+        if whole.rows > self._max_batch:
+            sizes = [min(self._max_batch, whole.rows - at) for at in range(0, whole.rows, self._max_batch)]
+            parts, whole.parts = [Part(whole, size) for size in sizes], len(sizes)
         if not self.lanes.room_for(len(parts)):
-            self._end(asked, "refused")
+            self._over(whole, "refused")
             return
         for item in parts:
-            if self.lanes.add(decision.variant, item):
+            if self.lanes.add(variant, item):
                 self.pump()
+
+    def _over(self, whole: Whole, outcome: Outcome) -> None:
+        if isinstance(whole, Asked):
+            self._end(whole, outcome)
+        elif isinstance(whole, Rescued):
+            whole.over(outcome)
 
     def pump(self) -> None:
         self._timer += 1  # a timer that was set before rings in vain
@@ -163,7 +179,7 @@ class Front:
         if owner is not None:
             owner.parts -= 1
             if not owner.parts and not owner.left:
-                self._end(owner, "answered")
+                self._over(owner, "answered")
 
     def fail(self, item: Item, outcome: Outcome, told_from_ms: float = 0.0) -> None:
         """Its caller is told; by its deadline, or from ``told_from_ms`` on where his batch was away."""
@@ -174,7 +190,7 @@ class Front:
         if outcome == "expired" and late_ms > _TOLD_WITHIN_MS:
             self._violated(f"a caller was told {late_ms:.3f} ms after the deadline that it would not be met")
         owner.left = True
-        self._end(owner, outcome)
+        self._over(owner, outcome)
 
 
 class _Away:

@@ -9,16 +9,17 @@ from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 from router.decide import Enqueue
-from router.estimate import BatchLoad, Variant, batch_load
+from router.estimate import BatchLoad, Variant, batch_load, drain_rows_per_s
 from router.policy import Batch
 from router.simulate.asked import Asked, Outcome
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.timing import Timing
+from workers.autoscale import workers_wanted
 from workers.batching import BoundTable, Run, next_batch
 from workers.job import Held, JobState, Lease, NewJob
 from workers.memory_queue import MemoryQueue
-from workers.queue import Accepted, Done, Missed, QueueSettings, QueueStats
+from workers.queue import Accepted, Done, Missed, QueueSettings, QueueStats, Release, Waiting
 
 T = TypeVar("T")
 
@@ -70,7 +71,11 @@ class QueueSide:
         self._section, self._variants = section, variants
         self._events, self._timing, self._end, self._violated = events, timing, end, violated
         self._queue = MemoryQueue(model, settings, now_ms=self._queue_clock, rng=draw)
-        self._workers = [_Worker(f"{model}-{n}") for n in range(section.worker_count)]
+        self._model, self._named = model, 0
+        self._workers: list[_Worker] = []
+        self._provided_ms = self._counted_at_ms = 0.0
+        self._fewer_since_ms: float | None = None
+        self._add_workers(section.workers if isinstance(section.workers, int) else section.workers.min, 0.0)
         self._tables: dict[str, BoundTable] = {}
         self._open: dict[str, Asked] = {}
         self._due: list[tuple[float, str]] = []
@@ -94,8 +99,76 @@ class QueueSide:
         """How many workers there are."""
         return len(self._workers)
 
+    @property
+    def provided_ms(self) -> float:
+        """The workers' time so far, busy or not."""
+        return self._provided_ms + len(self._workers) * (self._events.now_ms - self._counted_at_ms)
+
+    def _add_workers(self, count: int, start_ms: float) -> None:
+        self._provided_ms, self._counted_at_ms = self.provided_ms, self._events.now_ms
+        for _ in range(count):
+            worker = _Worker(f"{self._model}-{self._named}", up_at_ms=self._events.now_ms + start_ms)
+            self._named += 1
+            self._workers.append(worker)
+            if start_ms:
+                self._events.at(worker.up_at_ms, self._work, worker)
+
+    def _scale(self) -> None:
+        """What Serve does with the target of `workers.autoscale`: up at once, down after a while."""
+        section, now_ms = self._section, self._events.now_ms
+        if isinstance(section.workers, int):
+            return
+        scale, present = section.workers, sum(worker.up_at_ms <= now_ms for worker in self._workers)
+        alone = drain_rows_per_s(self._variants[section.variant], 1, section.max_batch, 0, None)
+        wanted = min(scale.max, max(scale.min, workers_wanted(self._stats, alone, present)))
+        if wanted >= len(self._workers):
+            self._fewer_since_ms = None
+            self._add_workers(wanted - len(self._workers), self._timing.costs.restart_ms)
+            return
+        self._fewer_since_ms = now_ms if self._fewer_since_ms is None else self._fewer_since_ms
+        if now_ms - self._fewer_since_ms < scale.idle:
+            return
+        self._add_workers(0, 0.0)
+        idle = [worker for worker in self._workers if not worker.busy and not worker.waiting]
+        for worker in idle[: len(self._workers) - wanted]:
+            worker.up_at_ms = float("inf")
+            self._workers.remove(worker)
+
+    @property
+    def open(self) -> bool:
+        """Whether any job has not ended."""
+        return bool(self._open)
+
+    @property
+    def reachable(self) -> bool:
+        return self._events.now_ms >= self._away_until_ms
+
+    def look(self) -> QueueStats:
+        return now(self._queue.stats())
+
+    def peek(self, count: int) -> list[Waiting]:
+        return now(self._queue.peek(count))
+
+    def promote(self, ids: list[str], lease_ms: int) -> list[Lease]:
+        """Lease these to a router, which runs them online."""
+        return now(self._queue.promote(ids, lease_ms, "rescue"))
+
+    def settle(self, outcome: Done | Release, variant: str | None) -> None:
+        """A router is done with a job: it ran on ``variant``, or the queue has it back."""
+        if not self.reachable:
+            self._events.at(self._away_until_ms, self.settle, outcome, variant)
+            return
+        (won,) = now(self._queue.settle([outcome]))
+        asked = self._open.get(outcome.id)
+        if won and asked is not None and variant is not None:
+            asked.variant, asked.drop = variant, self._variants[variant].quality_drop
+        self._close(outcome.id)
+
     def load(self) -> BatchLoad:
-        section, stats = self._section, self._stats
+        return self.load_of(self._stats)
+
+    def load_of(self, stats: QueueStats) -> BatchLoad:
+        section = self._section
         variant = self._variants[section.variant]
         return batch_load(
             variant, section.worker_count, section.max_batch, stats.waiting_rows, stats.rows_per_s
@@ -144,10 +217,12 @@ class QueueSide:
             now(self._queue.reap())
             self._stats = now(self._queue.stats())
             self._tell_ended()
+            self._scale()
             for worker in self._workers:
                 self._work(worker)
         self._ticking = False
-        if self._open:
+        scale = self._section.workers
+        if self._open or (not isinstance(scale, int) and len(self._workers) > scale.min):
             self._start_ticking()
 
     def _tell_ended(self) -> None:
@@ -250,6 +325,8 @@ class QueueSide:
         now_ms = self._events.now_ms
         if fault.kind == "outage":
             self._away_until_ms = max(self._away_until_ms, now_ms + fault.lasts_ms)
+            return
+        if not self._workers:
             return
         worker = self._workers[fault.index % len(self._workers)]
         if fault.kind == "slow":

@@ -76,7 +76,7 @@ def _model(draw: random.Random, sides: tuple[str, ...]) -> dict[str, Any]:
     if "batch" in sides:
         model["batch"] = {
             "variant": draw.choice(("best", "quick")),
-            "workers": draw.randint(1, 3),
+            "workers": draw.choice((1, 2, 3, {"min": 0, "max": 3, "idle": "1s"})),
             "max_batch": draw.choice((1, 16, 32)),
             "lease": draw.choice(("1s", "30s")),
         }
