@@ -41,7 +41,8 @@ def schema() -> dict[str, Any]:
 
 def _mended(node: Any) -> None:
     """Without defaults, which are kept in milliseconds and bytes: in the writer's units they would mislead;
-    without titles, which repeat the key; and with a closed set of names. A property may itself be called either, so only schemas are stripped, not their properties."""
+    without titles, which repeat the key; and with names closed to what is none. A property may itself be
+    called any of these, so only schemas are mended, not their properties."""
     if isinstance(node, list):
         for item in node:
             _mended(item)

@@ -442,6 +442,79 @@ async def test_every_bound_is_named(make: Make, bounds: dict[str, int], what: st
         assert isinstance((await h.queue.submit([job("d", tenant="u")]))[0], Accepted)
 
 
+@pytest.mark.parametrize(
+    ("own", "common", "accepted", "what"),
+    [
+        ((1, None), {"tenant_jobs": 3}, 1, "tenant jobs"),
+        ((3, None), {"tenant_jobs": 1}, 3, "tenant jobs"),
+        ((None, 150), {"tenant_bytes": 1000}, 1, "tenant bytes"),
+        ((None, 1000), {"tenant_jobs": 2, "tenant_bytes": 150}, 2, "tenant jobs"),
+        ((2, None), {"tenant_bytes": 150}, 1, "tenant bytes"),
+        ((2, 150), {}, 1, "tenant bytes"),
+    ],
+)
+async def test_a_tenants_own_bounds_stand_in_for_the_common_ones_each_by_itself(
+    make: Make, own: tuple[int | None, int | None], common: dict[str, int], accepted: int, what: str
+) -> None:
+    h = await make(bounds={"paid": own}, **common)
+    answers = await h.queue.submit([job(f"p{i}", payload=b"x" * 100, tenant="paid") for i in range(4)])
+    assert [isinstance(a, Accepted) for a in answers] == [n < accepted for n in range(4)]
+    refused = answers[accepted]
+    assert isinstance(refused, Full) and refused.what == what and refused.retry_after_ms > 0
+    # Another tenant has the common bounds, and callers without a tenant are one too.
+    for tenant in ("other", ""):
+        answers = await h.queue.submit([job(f"{tenant}{i}", tenant=tenant) for i in range(4)])
+        assert sum(isinstance(a, Accepted) for a in answers) == min(4, common.get("tenant_jobs", 4))
+
+
+async def test_a_tenants_room_comes_back_however_its_jobs_end(make: Make) -> None:
+    h = await make(bounds={"t": (1, None)})
+
+    async def room() -> bool:
+        (answer,) = await h.queue.submit([job("probe", 60_000, tenant="t")])
+        if isinstance(answer, Accepted):
+            await h.queue.cancel("probe")
+        return isinstance(answer, Accepted)
+
+    await h.queue.submit([job("done", tenant="t")])
+    assert not await room()
+    (lease,) = await h.queue.claim(1, 1000, "w")
+    assert not await room()
+    await h.queue.settle([Release("done", lease.token)])
+    assert not await room()
+    (lease,) = await h.queue.claim(1, 1000, "w")
+    await h.queue.settle([Done("done", lease.token, b"r")])
+    assert await room()
+
+    await h.queue.submit([job("late", 10, tenant="t")])
+    await h.advance(11)
+    await h.queue.reap()
+    assert await room()
+
+    await h.queue.submit([job("cancelled", tenant="t")])
+    await h.queue.cancel("cancelled")
+    assert await room()
+
+
+async def test_other_bounds_hold_from_the_next_submit_and_what_was_accepted_stays(make: Make) -> None:
+    h = await make(bounds={"t": (3, None)})
+    await h.queue.submit([job(i, tenant="t") for i in "abc"])
+    h.queue.configure(QueueSettings(bounds={"t": (1, None)}))
+    assert isinstance((await h.queue.submit([job("d", tenant="t")]))[0], Full)
+    assert await ids(h) == ["a", "b", "c"]
+    h.queue.configure(QueueSettings())
+    assert isinstance((await h.queue.submit([job("d", tenant="t")]))[0], Accepted)
+
+
+async def test_other_weights_hold_from_the_next_claim(make: Make) -> None:
+    h = await make()
+    for tenant in "xy":
+        await h.queue.submit([job(f"{tenant}{i}", tenant=tenant) for i in range(40)])
+    assert sum(i.startswith("x") for i in await ids(h, 20)) == 10
+    h.queue.configure(QueueSettings(weights={"x": 4.0}))
+    assert sum(i.startswith("x") for i in await ids(h, 20)) in (15, 16, 17)
+
+
 async def test_a_duplicate_is_answered_even_when_full(make: Make) -> None:
     h = await make(max_jobs=1)
     await h.queue.submit([job("a")])

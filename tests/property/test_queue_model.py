@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -23,12 +24,19 @@ SETTINGS = QueueSettings(
     max_jobs=6,
     max_bytes=24,
     tenant_jobs=4,
+    bounds={"y": (2, 10)},
     weights={"x": 2.0},
     max_lost_leases=4,
     suspect_after=2,
     max_dead_letters=3,
     retry=RetryPolicy(base_ms=50, cap_ms=150),
 )
+#: What a changed policy may bring while jobs wait.
+OTHERS = [
+    SETTINGS,
+    replace(SETTINGS, bounds={"x": (1, None), "y": (None, 4)}, weights={}),
+    replace(SETTINGS, tenant_jobs=None, tenant_bytes=12, bounds={"": (3, None)}, weights={"y": 3.0}),
+]
 IDS = st.sampled_from([f"j{i:02d}" for i in range(8)])
 TOKENS = st.integers(0, 20)
 
@@ -154,6 +162,11 @@ class BothQueues(RuleBasedStateMachine):
     def time_passes(self, ms: int) -> None:
         self.do(self.left.advance(ms))
         self.do(self.right.advance(ms))
+
+    @rule(which=st.sampled_from(range(len(OTHERS))))
+    def reconfigure(self, which: int) -> None:
+        for harness in (self.left, self.right):
+            harness.queue.configure(OTHERS[which])
 
     @rule()
     def reap(self) -> None:
