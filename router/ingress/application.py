@@ -168,7 +168,7 @@ class Ingress:
         """The body, as a call for the service and as what the answer must look like."""
         model, policy = self._service.model(name, variant), self._service.policy
         body = await self._bodies.read(receive, headers, policy.limits.body)
-        request = protocol.decode(body, http.header_length(headers))
+        request = protocol.decode(body, http.header_length(headers), policy.limits.rows)
         unknown = request.outputs and set(request.outputs) - {spec.name for spec in model.outputs}
         if unknown:
             known = ", ".join(spec.name for spec in model.outputs)

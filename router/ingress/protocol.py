@@ -24,6 +24,7 @@ import orjson
 
 from optimizers.tensors import (
     DTYPES,
+    MAX_DIMENSION,
     MAX_RANK,
     Array,
     TensorError,
@@ -33,6 +34,7 @@ from optimizers.tensors import (
     from_bytes,
     to_bytes,
 )
+from router.service_errors import TooManyRows
 
 HEADER_LENGTH = "inference-header-content-length"
 #: Inputs, and outputs asked for, of one request.
@@ -68,8 +70,11 @@ class InferRequest:
     binary: bool = False
 
 
-def decode(body: bytes, header_length: int | None) -> InferRequest:
-    """A request from its body; ``header_length`` is the JSON part's length where binary data follows."""
+def decode(body: bytes, header_length: int | None, max_rows: int = MAX_DIMENSION) -> InferRequest:
+    """A request from its body; ``header_length`` is the JSON part's length where binary data follows.
+
+    Raises `ProtocolError`, and `TooManyRows` for an input of more than ``max_rows`` before any of it is read.
+    """
     if header_length is not None and not 0 < header_length <= len(body):
         raise ProtocolError(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
     head = body if header_length is None else body[:header_length]
@@ -84,7 +89,7 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
     raw = _Raw(body, len(head))
     inputs: Tensors = {}
     for entry in message["inputs"]:
-        name, array = _input(entry, raw)
+        name, array = _input(entry, raw, max_rows)
         if name in inputs:
             raise ProtocolError(f"input {name!r} is given twice")
         inputs[name] = array
@@ -168,13 +173,15 @@ def _named(entry: Any, what: str) -> str:
     raise ProtocolError(f"{what} {shown(name)} has {len(name)} characters in its name, {limit}")
 
 
-def _input(entry: Any, raw: _Raw) -> tuple[str, Array]:
+def _input(entry: Any, raw: _Raw, max_rows: int) -> tuple[str, Array]:
     name = _named(entry, "input")
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise ProtocolError(f"input {name!r}: unknown datatype {shown(datatype)}; known: {', '.join(DTYPES)}")
     if not isinstance(shape, list) or not shape or len(shape) > MAX_RANK:
         raise ProtocolError(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
+    if type(shape[0]) is int and max_rows < shape[0] <= MAX_DIMENSION:
+        raise TooManyRows(f"{shape[0]} rows in one request; the policy's limits.rows is {max_rows}")
     size = _mapping(entry.get("parameters"), "input {} parameters", name).get("binary_data_size")
     if size is None:
         if "data" not in entry:

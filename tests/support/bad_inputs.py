@@ -192,7 +192,7 @@ TABLE: tuple[Bad, ...] = (
     Bad("a shape of null", 400, ("axis 0", "whole number"), lambda t: t.with_entry(shape=[None, *t.row])),
     Bad("a shape below nothing", 400, ("axis 0", "0 or more"), lambda t: t.with_entry(shape=[-1, *t.row])),
     Bad("a shape of terabytes", 400, ("axis 0", "2147483647"), lambda t: t.with_entry(shape=[1 << 40, 1])),
-    Bad("a shape of gigabytes", 400, ("does not hold",), lambda t: t.with_entry(shape=[1 << 30, *t.row])),
+    Bad("a shape of gigabytes", 400, ("does not hold",), lambda t: t.with_entry(shape=[1, 1 << 30])),
     Bad("17 axes", 400, ("1 to 16",), lambda t: t.with_entry(shape=[1] * 17)),
     Bad(
         "another shape than the model's",

@@ -11,6 +11,7 @@ import pytest
 
 from optimizers.tensors import TensorSpec
 from router.ingress.protocol import ProtocolError, decode, encode
+from router.service_errors import TooManyRows
 
 
 def body(*inputs: dict[str, Any], **members: Any) -> bytes:
@@ -343,6 +344,15 @@ def test_a_text_that_says_null_is_no_reason_to_refuse() -> None:
         {**OUTPUTS, "text": np.array([b"null"], object)}, [Y, TEXT], wanted=None, binary=False, envelope={}
     )
     assert orjson.loads(raw)["outputs"][1]["data"] == ["null"]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_too_many_rows_are_refused_before_any_is_read(datatype: str) -> None:
+    """A million of the shortest strings would take half a second to part."""
+    head = body(sized(4 << 20, shape=[1 << 20], datatype=datatype))
+    with pytest.raises(TooManyRows, match=r"1048576 rows in one request; .*limits\.rows is 4096"):
+        decode(head + bytes(4), len(head), 4_096)  # nor is it noticed that they are not there
+    assert decode(body(tensor(data=[1, 2])), None, 1).inputs["x"].shape == (1, 2)
 
 
 @pytest.mark.parametrize("shape", [[1 << 30], [1 << 20, 1 << 11], [(1 << 31) - 1]])
