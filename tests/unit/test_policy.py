@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from textwrap import dedent
 
@@ -290,6 +291,17 @@ def test_a_file_that_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
 def test_the_file_that_the_repository_brings_is_valid() -> None:
     policy = read(Path(__file__).parents[2] / "configs" / "digits.yaml")
     assert [route.name for route in policy.routes] == ["interactive", "bulk", "flexible"]
+
+
+def test_the_policies_in_the_readme_are_valid() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    whole = [block for block in blocks if block.startswith("models:")]
+    parts = [block for block in blocks if block.startswith("routes:")]
+    assert whole and parts
+    models = whole[0][: whole[0].index("routes:")]
+    for text in [*whole, *(models + part for part in parts)]:
+        assert parse(text, "README.md").routes
 
 
 def test_a_password_in_the_queues_url_is_not_shown() -> None:
