@@ -13,10 +13,13 @@ from collections.abc import Mapping
 
 from router.ingress import encodings
 from router.ingress.encodings import EncodingError, Oversized, UnknownCoding
-from router.ingress.http import ClientLeft, HttpError, Message, Receive, whole
+from router.ingress.http import ClientLeft, HttpError, Message, Receive, retry_after, whole
 
 BODY_WITHIN_S = 20.0
 BODY_BYTES_PER_S = 16 << 10
+#: What all unfinished bodies may hold together, and at least two of the largest: whoever sends nearly all of
+#: one and then waits holds as much as who means well.
+UNFINISHED_BYTES = 512 << 20
 #: How often those who read are looked at, which is also how exact their time is. A timer for each of them
 #: would cost more than all else here.
 _LOOK_EVERY_S = 1.0
@@ -26,11 +29,13 @@ _MEND = "send it in parts"
 class BodyReader:
     """Reads the bodies of one application, and ends those that come too slowly."""
 
-    def __init__(self) -> None:
+    def __init__(self, unfinished_bytes: int = UNFINISHED_BYTES) -> None:
+        self._most_bytes = unfinished_bytes
         #: Who reads, and until which look.
         self._until: dict[asyncio.Task[object], float] = {}
         self._late: set[asyncio.Task[object]] = set()
         self._looks, self._looking = 0, False
+        self._held_bytes = 0
 
     @property
     def reading(self) -> int:
@@ -40,7 +45,8 @@ class BodyReader:
     async def read(self, receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
         """The whole body, uncompressed, of at most ``limit`` bytes, which also holds for what is sent.
 
-        Raises `HttpError`, 413 before memory is spent and 408 for a body that is too slow, and `ClientLeft`.
+        Raises `ClientLeft`, and `HttpError`: 413 before memory is spent, 408 for a body that is too slow, 429
+        for one that finds too many unfinished ones here.
         """
         coding = _coding(headers)
         announced = headers.get(b"content-length", b"0")
@@ -90,15 +96,24 @@ class BodyReader:
     ) -> bytes:
         """A body of which ``message`` has the first piece; no more of it than passes the limit."""
         body = bytearray()
-        while True:
-            if message["type"] == "http.disconnect":
-                raise ClientLeft
-            body += message.get("body", b"")
-            if len(body) > limit or not message.get("more_body"):
-                return bytes(body)
-            within_s = BODY_WITHIN_S + len(body) / BODY_BYTES_PER_S
-            self._until[task] = began + within_s / _LOOK_EVERY_S
-            message = await receive()
+        try:
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise ClientLeft
+                piece = message.get("body", b"")
+                body += piece
+                self._held_bytes += len(piece)
+                if len(body) > limit or not message.get("more_body"):
+                    return bytes(body)
+                if self._held_bytes > max(self._most_bytes, 2 * limit):
+                    told = "too many unfinished bodies are held; come back, send it faster or in parts"
+                    close = [*retry_after(1.0), (b"connection", b"close")]
+                    raise HttpError(429, told, headers=close, kind="full")
+                within_s = BODY_WITHIN_S + len(body) / BODY_BYTES_PER_S
+                self._until[task] = began + within_s / _LOOK_EVERY_S
+                message = await receive()
+        finally:
+            self._held_bytes -= len(body)
 
     def _look(self) -> None:
         self._looks += 1

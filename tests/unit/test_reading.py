@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import orjson
@@ -23,6 +23,17 @@ INFER = "/v2/models/m/infer"
 def endless(piece: bytes) -> Iterator[bytes]:
     while True:
         yield piece
+
+
+def in_two(size: int) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """A body in two pieces."""
+    pieces = [(bytes(size - 10), True), (bytes(10), False)]
+
+    async def receive() -> dict[str, Any]:
+        body, more = pieces.pop(0)
+        return {"type": "http.request", "body": body, "more_body": more}
+
+    return receive
 
 
 async def silent() -> dict[str, Any]:
@@ -76,6 +87,28 @@ async def test_slow_clients_are_ended_one_by_one_and_the_rest_are_read() -> None
     assert {e.status for e in ended if isinstance(e, HttpError)} == {408}
     assert len(ended) == 100
     assert reader.reading == 0
+
+
+@in_virtual_time
+async def test_unfinished_bodies_hold_no_more_than_a_few_large_ones() -> None:
+    limit, many = 1 << 20, 10
+    reader = BodyReader(many * limit)
+
+    def nearly_all() -> Iterator[bytes]:
+        yield bytes(limit - 1_000)
+        yield from endless(b"x")
+
+    held = [asyncio.create_task(reader.read(trickling(nearly_all(), 1.0), {}, limit)) for _ in range(100)]
+    await asyncio.sleep(1.5)
+    refused = [task for task in held if task.done()]
+    assert len(refused) == 100 - many
+    errors = [task.exception() for task in refused]
+    assert {e.status for e in errors if isinstance(e, HttpError)} == {429}
+    left = [task for task in held if not task.done()]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    assert len(await reader.read(in_two(limit), {}, limit)) == limit  # there is room again
 
 
 @in_virtual_time
