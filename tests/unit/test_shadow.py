@@ -58,7 +58,7 @@ def drawing(*draws: float) -> Iterator[None]:
 
 
 async def shadows(served: Served) -> dict[str, int]:
-    await asyncio.sleep(100)
+    await asyncio.gather(*served.service._shadows._tasks)
     assert {key[:3] for key in served.recorder.shadows} <= {("m", "fast", "w")}
     return {key[3]: count for key, count in served.recorder.shadows.items()}
 
