@@ -1,17 +1,14 @@
-"""Which routes leave nothing to which, over every condition; checked against every combination by itself."""
+"""Which routes leave nothing to which, over every condition, and where requests fall between them."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 
-from router.ask import Ask
 from router.estimate import Variant
 from router.policy import Policy
 from router.policy.check import Finding, check
-from router.policy.space import ABSENT, OTHER, Space
 from tests.support.replica import variant
 
 VARIANTS: dict[str, dict[str, Variant]] = {
@@ -79,45 +76,6 @@ NOT_SHADOWED: list[list[dict[str, Any]]] = [
 @pytest.mark.parametrize("whens", NOT_SHADOWED)
 def test_a_route_for_which_something_is_left_is_not(whens: list[dict[str, Any]]) -> None:
     assert texts(policy_of(*whens)) == []
-
-
-def asks(policy: Policy) -> list[Ask]:
-    """A request for every combination of the probes."""
-    space, found = Space(policy), []
-    for probes in itertools.product(*space.probes.values()):
-        values = dict(zip(space.probes, (probe.value for probe in probes), strict=True))
-        headers, parameters = dict[bytes, bytes](), dict[str, Any]()
-        for name, value in values.items():
-            kind, _, key = name.partition(" ")
-            if key and value is not ABSENT:
-                given = "something else" if value is OTHER else value
-                if kind == "header":
-                    headers[key.encode()] = given.encode()
-                else:
-                    parameters[key] = given
-        found.append(
-            Ask(
-                values["model"],
-                values["rows"],
-                values["budget"],
-                None,
-                values["tenant"],
-                headers,
-                parameters,
-                values.get("time", 0.0),
-            )
-        )
-    return found
-
-
-@pytest.mark.parametrize("whens", [*(whens for whens, _ in SHADOWED), *NOT_SHADOWED])
-def test_every_combination_tried_one_by_one_says_the_same(whens: list[dict[str, Any]]) -> None:
-    policy = policy_of(*whens)
-    taken = {policy.route(ask).name for ask in asks(policy)}
-    never = {f.where for f in check(policy, VARIANTS) if "can never match" in f.text}
-    assert never == {route.name for route in policy.routes} - taken
-    gaps = any(f.where == "default" for f in check(policy, VARIANTS))
-    assert gaps == ("default" in taken)
 
 
 def test_a_gap_that_only_some_fall_into_says_so() -> None:
