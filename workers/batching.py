@@ -19,9 +19,9 @@ while the device is busy, because then waiting costs no deadline. An idle device
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from optimizers.profile import LatencyProfile
 
@@ -34,6 +34,9 @@ class Item(Protocol):
 
     @property
     def rows(self) -> int: ...
+
+
+Waiting = TypeVar("Waiting", bound=Item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,27 @@ def next_batch(
             if until_ms > now_ms:
                 return Wait(until_ms, dropped)
     return Run(count, rows, dropped, table.bound_ms(rows))
+
+
+#: A free worker runs no batch below this share of its best throughput while enough waits for a larger one.
+LEAST_SHARE = 0.65
+
+
+def free_worker(
+    waiting: Sequence[Waiting], table: BoundTable, now_ms: float, least_rows: int
+) -> tuple[list[Waiting], list[Waiting]]:
+    """What a worker that is free should give up, and what it should run next, of ``waiting``.
+
+    Only what is hopeless is given up. Heads that leave time for fewer than ``least_rows`` are passed over
+    while that many wait behind them: under twice the capacity, earliest deadline first would run
+    everything at its last moment, in batches that cannot keep up. They stay where they are, and go when
+    there is no time for them any more.
+    """
+    rows = sum(item.rows for item in waiting)
+    plan = next_batch(waiting, table, now_ms, least_rows=least_rows, waiting_rows=rows)
+    hopeless = [x for x in waiting[: plan.dropped] if now_ms + table.predict_ms(x.rows) > x.deadline_ms]
+    chosen = waiting[plan.dropped : plan.dropped + plan.count] if isinstance(plan, Run) else []
+    return hopeless, list(chosen)
 
 
 def _in_pieces(times_ms: tuple[float, ...], rows: int) -> float:

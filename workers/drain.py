@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from optimizers.profile import OnlineFit
 from optimizers.tensors import TensorError, Tensors, pack, unpack
-from workers.batching import BoundTable, Run, next_batch
+from workers.batching import LEAST_SHARE, BoundTable, free_worker
 from workers.job import Lease
 from workers.model_thread import Model, ModelFault, ModelThread, UnknownVariant, describe, run_jobs
 from workers.queue import DeadlineQueue, Done, Failed, Missed, Outcome, QueueError, QueueUnavailable, Release
@@ -65,7 +65,7 @@ class _Variant:
     """A loaded variant: its time by rows, corrected by the batches that it runs."""
 
     def __init__(self, fit: OnlineFit, table: BoundTable) -> None:
-        self.table = table
+        self.table, self.least_rows = table, table.efficient(LEAST_SHARE)
         self._fit = fit
 
     def ran(self, rows: int, ms: float) -> None:
@@ -74,6 +74,7 @@ class _Variant:
         self._fit.add(rows, ms)
         if self._fit.samples % REFIT_BATCHES == 0:
             self.table = BoundTable.of(self._fit.profile(), self.table.max_rows)
+            self.least_rows = self.table.efficient(LEAST_SHARE)
 
 
 class Drain:
@@ -142,11 +143,9 @@ class Drain:
             except UnknownVariant as error:
                 await self._end(same, [Failed(x.id, x.token, describe(error), retry=False) for x in same])
                 continue
-            # The device is free here, so the answer is never to wait.
-            decision = next_batch(same, variant.table, self._now_ms())
-            await self._drop(same[: decision.dropped], name)
-            if isinstance(decision, Run):
-                chosen = same[decision.dropped : decision.dropped + decision.count]
+            hopeless, chosen = free_worker(same, variant.table, self._now_ms(), variant.least_rows)
+            await self._drop(hopeless, name)
+            if chosen:
                 batch = await self._prepare(name, chosen)
                 if batch.leases:
                     return batch

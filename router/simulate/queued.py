@@ -16,7 +16,7 @@ from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.timing import Timing
 from workers.autoscale import workers_wanted
-from workers.batching import BoundTable, Run, next_batch
+from workers.batching import LEAST_SHARE, BoundTable, free_worker
 from workers.job import Held, JobState, Lease, NewJob
 from workers.memory_queue import MemoryQueue
 from workers.queue import Accepted, Done, Missed, QueueSettings, QueueStats, Release, Waiting
@@ -77,6 +77,7 @@ class QueueSide:
         self._fewer_since_ms: float | None = None
         self._add_workers(section.workers if isinstance(section.workers, int) else section.workers.min, 0.0)
         self._tables: dict[str, BoundTable] = {}
+        self._least_rows: dict[str, int] = {}
         self._open: dict[str, Asked] = {}
         self._due: list[tuple[float, str]] = []
         self._numbered = 0
@@ -257,9 +258,8 @@ class QueueSide:
                 return
             name = worker.waiting[0].variant or self._section.variant
             same = [x for x in worker.waiting if (x.variant or self._section.variant) == name]
-            plan = next_batch(same, self._table(name), float(self._queue_clock()))
-            dropped = same[: plan.dropped]
-            chosen = same[plan.dropped :][: plan.count] if isinstance(plan, Run) else []
+            table, least_rows = self._table(name), self._least_rows[name]
+            dropped, chosen = free_worker(same, table, float(self._queue_clock()), least_rows)
             gone = {lease.id for lease in (*dropped, *chosen)}
             worker.waiting = [lease for lease in worker.waiting if lease.id not in gone]
             if dropped:
@@ -318,6 +318,7 @@ class QueueSide:
         table = self._tables.get(name)
         if table is None:
             table = self._tables[name] = BoundTable.of(self._variants[name].profile, self._section.max_batch)
+            self._least_rows[name] = table.efficient(LEAST_SHARE)
         return table
 
     def suffer(self, fault: Fault, restart_ms: float) -> None:

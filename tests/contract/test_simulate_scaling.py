@@ -94,3 +94,16 @@ def test_a_range_costs_the_time_that_its_workers_take_to_start() -> None:
     slow = play(scale, 0.0, requests, restart_ms=4_000.0)
     assert quick.share("met") > 0.95
     assert slow.share("met") < 0.5
+
+
+@pytest.mark.parametrize("budget_ms", [300.0, 1_000.0])
+def test_workers_with_twice_the_work_that_they_can_do_still_do_it_in_decent_batches(
+    budget_ms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = steadily(1_560.0, 8.0, budget_ms)
+    found = play({}, 0.0, requests)
+    monkeypatch.setattr("router.simulate.queued.LEAST_SHARE", 0.0)
+    eager = play({}, 0.0, requests)
+    assert found.share("met") > 2.0 * eager.share("met")
+    assert found.to_json()["mean_batch_rows"]["m batch"] > 6.0
+    assert outcomes(found).get("late", 0) < outcomes(eager)["late"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizers.profile import LatencyProfile, ProfilePoint
-from workers.batching import BoundTable, Idle, Run, Wait, next_batch
+from workers.batching import BoundTable, Idle, Run, Wait, free_worker, next_batch
 
 
 @dataclass(frozen=True)
@@ -176,3 +176,33 @@ def test_but_only_while_enough_waits_behind_them_and_the_device_is_free() -> Non
     assert isinstance(next_batch(late, TABLE, 0, least_rows=6, waiting_rows=3), Run)
     busy = next_batch([*items(60.0), *fine], TABLE, 0, busy_until_ms=40, least_rows=5, waiting_rows=5)
     assert not busy.dropped
+
+
+def test_a_free_worker_passes_over_heads_that_leave_no_time_for_a_decent_batch_and_keeps_them() -> None:
+    tight, relaxed = items(22.0, 24.0), items(*[1_000.0] * 20)
+    hopeless, chosen = free_worker([*items(9.0), *tight, *relaxed], TABLE, 0.0, least_rows=8)
+    assert hopeless == items(9.0)
+    assert chosen == relaxed[:16]
+    later, _ = free_worker([*tight, *relaxed[16:]], TABLE, 25.0, least_rows=8)
+    assert later == tight
+
+
+def test_a_free_worker_runs_a_tight_head_where_little_waits_behind_it() -> None:
+    assert free_worker(items(22.0, 1_000.0, 1_000.0), TABLE, 0.0, least_rows=8) == ([], items(22.0, 1_000.0))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0, 100.0), st.integers(1, 30)), max_size=40),
+    st.integers(1, 16),
+)
+def test_a_free_worker_gives_up_only_what_is_hopeless_and_never_sits_idle(
+    found: list[tuple[float, int]], least_rows: int
+) -> None:
+    waiting = [Item(deadline_ms, rows) for deadline_ms, rows in sorted(found)]
+    while waiting:
+        hopeless, chosen = free_worker(waiting, TABLE, 0.0, least_rows)
+        assert all(TABLE.predict_ms(item.rows) > item.deadline_ms for item in hopeless)
+        assert all(TABLE.predict_ms(item.rows) <= item.deadline_ms for item in chosen[:1])
+        assert hopeless or chosen
+        for item in (*hopeless, *chosen):
+            waiting.remove(item)
