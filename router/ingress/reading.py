@@ -76,7 +76,8 @@ class BodyReader:
         except asyncio.CancelledError:
             if task not in self._late or task.uncancel() > 0:
                 raise
-            # Whoever trickles on must not keep the connection either.
+            # Whoever trickles on must not keep the connection either. Not so where a body is refused by its size:
+            # closing on what is still being sent resets the connection, and the answer is lost with it.
             raise HttpError(
                 408,
                 f"the body did not come within {BODY_WITHIN_S:.0f} s and a second for each "
@@ -107,8 +108,7 @@ class BodyReader:
                     return bytes(body)
                 if self._held_bytes > max(self._most_bytes, 2 * limit):
                     told = "too many unfinished bodies are held; come back, send it faster or in parts"
-                    close = [*retry_after(1.0), (b"connection", b"close")]
-                    raise HttpError(429, told, headers=close, kind="full")
+                    raise HttpError(429, told, headers=retry_after(1.0), kind="full")
                 within_s = BODY_WITHIN_S + len(body) / BODY_BYTES_PER_S
                 self._until[task] = began + within_s / _LOOK_EVERY_S
                 message = await receive()
