@@ -76,8 +76,8 @@ class BodyReader:
         except asyncio.CancelledError:
             if task not in self._late or task.uncancel() > 0:
                 raise
-            # Whoever trickles on must not keep the connection either. Not so where a body is refused by its size:
-            # closing on what is still being sent resets the connection, and the answer is lost with it.
+            # Whoever trickles on must not keep the connection either. Not so where a body is refused by its
+            # size: closing on what is still being sent resets the connection, and loses the answer with it.
             raise HttpError(
                 408,
                 f"the body did not come within {BODY_WITHIN_S:.0f} s and a second for each "
