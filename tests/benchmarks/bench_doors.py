@@ -1,6 +1,6 @@
 """Bad bodies, bombs and slow clients, and what they do to everybody else: ``make bench NAME=doors``.
 
-``bodies`` sends random and mutated bodies to a whole ingress in memory. ``slow`` and ``bomb`` need a server:
+``keys`` times wrong keys. ``bodies`` sends random and mutated bodies to a whole ingress in memory. ``slow`` and ``bomb`` need a server:
 the first opens a thousand clients, half of them slow in the head and half in the body, beside steady
 interactive requests, in turn with and without; the second sends what decompresses to more than is allowed.
 """
@@ -27,11 +27,11 @@ import numpy as np
 import orjson
 
 from router.replay.wire import Wire
-from tests.benchmarks import mlp
+from tests.benchmarks import door_keys, mlp
 from tests.benchmarks.report import Figure, at_least, at_most, write
 from tests.support.mutants import try_out
 
-PARTS = ("bodies", "slow", "bomb")
+PARTS = ("keys", "bodies", "slow", "bomb")
 INFER = "/v2/models/mlp/infer"
 _POLICY = """
 models:
@@ -59,6 +59,8 @@ def main() -> None:
     if chosen.smoke:
         chosen.bodies, chosen.clients, chosen.seconds, chosen.rounds = 2_000, 50, 2.0, 1
     rows: list[Figure] = []
+    if "keys" in chosen.parts:
+        rows += door_keys.figures(2_000 if chosen.smoke else 50_000)
     if "bodies" in chosen.parts:
         rows += bodies(chosen.bodies)
     if {"slow", "bomb"} & set(chosen.parts):
