@@ -1,8 +1,8 @@
 """Does the time that the door takes for a wrong key tell how much of it is right?
 
-Keys could be guessed byte by byte if one that begins right took longer. Guesses that share nothing, a half, and
-all but the last byte with a real key, in turn, many times; beside them a second guess that shares nothing, whose
-median shows how far apart medians lie by chance.
+Keys could be guessed byte by byte if one that begins right took longer. Guesses that share nothing, a half,
+and all but the last byte with a real key, in turn, many times; beside them a second guess that shares nothing,
+whose median shows how far apart medians lie by chance.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import statistics
 import time
 
-from router.auth import Keyring, hash_key, new_key
+from router.api_keys import hash_key, new_key
+from router.auth import Keyring
 from router.policy.tenants import Tenant
 from router.service_errors import Unauthenticated
 from tests.benchmarks.report import Figure, at_most
