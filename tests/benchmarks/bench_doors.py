@@ -1,9 +1,9 @@
 """Bad bodies, bombs and slow clients, and what they do to everybody else: ``make bench NAME=doors``.
 
-``keys`` times wrong keys. ``bodies`` sends random and mutated bodies to a whole ingress in memory. ``slow`` and
-``bomb`` need a server: the first opens a thousand clients, half of them slow in the head and half in the body,
-beside steady interactive requests, in turn with and without; the second sends what decompresses to more than is
-allowed.
+``keys`` times wrong keys. ``bodies`` sends random and mutated bodies to a whole ingress in memory. ``slow``
+and ``bomb`` need a server: the first opens a thousand clients, half of them slow in the head and half in
+the body, beside steady interactive requests, in turn with and without; the second sends what decompresses
+to more than is allowed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Does the time that the door takes for a wrong key tell how much of it is right?
 
 Keys could be guessed byte by byte if one that begins right took longer. Guesses that share nothing, a half,
-and all but the last byte with a real key, in turn, many times; beside them a second guess that shares nothing,
-whose median shows how far apart medians lie by chance.
+and all but the last byte with a real key, in turn, many times; beside them a second guess that shares
+nothing, whose median shows how far apart medians lie by chance.
 """
 
 from __future__ import annotations
