@@ -36,6 +36,9 @@ _SWITCHES = {
     # At the default of 64 KiB a large tensor waits for the other side's word 16 times a MiB.
     "RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE": str(1 << 20),
     "RAY_SERVE_HAPROXY_H2_BE_INITIAL_WINDOW_SIZE": str(1 << 20),
+    # A head that trickles holds one of HAProxy's 4,096 connections, for ever without a limit. Serve's
+    # template has the line but no variable for it, and writes this one into its place as it stands.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure\n    timeout http-request 10s",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
