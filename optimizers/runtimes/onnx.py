@@ -50,8 +50,9 @@ class OnnxRunner:
         self.inputs, self.outputs = inputs, outputs
         self._run = run_session.run
         self._names = [spec.name for spec in outputs]
-        self._texts = [spec.name for spec in inputs if spec.datatype == "BYTES"]
         self.network_inputs = frozenset(node.name for node in run_session.get_inputs())
+        texts = [spec.name for spec in inputs if spec.datatype == "BYTES"]
+        self._texts = [name for name in texts if name in self.network_inputs]
         missing = set(self._names) - {node.name for node in run_session.get_outputs()}
         if missing:
             raise ArtifactMalformed(f"the ONNX graph has no output {sorted(missing)}")

@@ -22,7 +22,7 @@ def test_the_serve_page_shows_healthy_deployments_under_telling_names(served: Se
     application = reply.json()["applications"]["hybrid-router"]
     assert application["status"] == "RUNNING"
     deployments = application["deployments"]
-    assert set(deployments) == {"router", "digits-online", "digits-batch"}
+    assert {"router", "digits-online", "digits-batch"} <= set(deployments)
     assert {d["status"] for d in deployments.values()} == {"HEALTHY"}
     for deployment in deployments.values():
         assert [r["state"] for r in deployment["replicas"]] == ["RUNNING"]
