@@ -48,6 +48,8 @@ _SWITCHES = {
 }
 
 
+#: Replicas have 10 s to end; a controller that died meanwhile would be waited for much longer.
+_STOP_WITHIN_S = 20.0
 #: A gRPC message, either way, may have twice the policy's limits.body, and at least this.
 _MIN_GRPC_BYTES = 64 << 20
 
@@ -149,12 +151,22 @@ def running(
             try:
                 yield started
             finally:
-                with suppress(Exception):
-                    if started.own:
-                        stop: Any = serve.shutdown
-                        stop()
+                if started.own:
+                    _stop_serve(serve.shutdown)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop_serve(shutdown: Any) -> None:
+    """Let Serve end its replicas in order, for a while: whatever is left goes with the cluster."""
+
+    def stop() -> None:
+        with suppress(Exception):
+            shutdown()
+
+    stopping = threading.Thread(target=stop, daemon=True)
+    stopping.start()
+    stopping.join(_STOP_WITHIN_S)
 
 
 def _check_ports(host: str, port: int, grpc_port: int | None) -> None:
