@@ -60,7 +60,7 @@ def decide(ask: Ask, policy: Policy, load: ModelLoad, now_ms: float) -> Decision
     if route.to == "online":
         return _online(ask, route, load.online, now_ms)
     if route.to == "batch":
-        return _batch(ask, route, load.batch, now_ms)
+        return _batch(ask, route, load, now_ms)
     return _cheapest(ask, route, load, now_ms)
 
 
@@ -155,13 +155,19 @@ def _first_reason(ask: Ask, route: Route) -> str:
     )
 
 
-def _batch(ask: Ask, route: Route, load: BatchLoad | None, now_ms: float) -> Decision:
+def _batch(ask: Ask, route: Route, loads: ModelLoad, now_ms: float) -> Decision:
+    load = loads.batch
     if load is None:
         return _unserved(ask, route, "batch")
-    if ask.variant is None and route.quality and load.variant.quality_drop > route.quality.max_drop:
+    variant = ask.variant or _drawn_for_queue(ask, route, loads)
+    if variant is None and route.split is not None:
+        return Reject(
+            "unserved", None, route.name, "no variant of the split is within the route's quality floor"
+        )
+    floor = route.quality.max_drop if route.quality else None
+    if variant is None and floor is not None and load.variant.quality_drop > floor:
         reason = f"the batch variant {load.variant.name!r} is below the route's quality floor"
         return Reject("unserved", None, route.name, reason)
-    variant = ask.variant or route.drawn(ask.draw)
     if variant is None and route.variants is not None and load.variant.name not in route.variants:
         reason = f"the batch variant {load.variant.name!r} is not among the route's variants"
         return Reject("unserved", None, route.name, reason)
@@ -178,9 +184,23 @@ def _batch(ask: Ask, route: Route, load: BatchLoad | None, now_ms: float) -> Dec
     return Enqueue(variant, now_ms + ask.budget_ms, predicted, route.name, reason)
 
 
+def _drawn_for_queue(ask: Ask, route: Route, loads: ModelLoad) -> str | None:
+    """The split's variant, or the next of the split that the quality floor allows. None: there is none, or
+    nothing is split."""
+    drawn = route.drawn(ask.draw)
+    if drawn is None or route.quality is None or route.split is None:
+        return drawn
+    known = dict(loads.online.variants) if loads.online else {}
+    if loads.batch:
+        known[loads.batch.variant.name] = loads.batch.variant
+    names = [drawn, *(name for name, weight in route.split.items() if weight > 0)]
+    floor = route.quality.max_drop
+    return next((name for name in names if name in known and known[name].quality_drop <= floor), None)
+
+
 def _cheapest(ask: Ask, route: Route, load: ModelLoad, now_ms: float) -> Decision:
     """The queue where it is predicted to make it, since its batches are larger; else an online replica."""
-    queued = _batch(ask, route, load.batch, now_ms) if load.batch else None
+    queued = _batch(ask, route, load, now_ms) if load.batch else None
     if isinstance(queued, Enqueue) and queued.predicted_ms * _SAFETY <= ask.budget_ms:
         return queued
     online = _online(ask, route, load.online, now_ms) if load.online else None

@@ -370,6 +370,26 @@ def test_a_split_keeps_the_quality_floor_and_a_pinned_variant() -> None:
     assert (pinned.variant, pinned.reason) == ("rough", "the variant that the caller pins")
 
 
+@pytest.mark.parametrize(
+    ("draw", "max_drop", "variant"), [(0.1, 0.5, "rough"), (0.1, 0.02, "best"), (0.9, 0.02, "best")]
+)
+def test_a_split_of_queued_work_keeps_the_quality_floor(draw: float, max_drop: float, variant: str) -> None:
+    route = {"to": "batch", "split": {"rough": 1, "best": 1}, "quality": {"max_drop": max_drop}}
+    queued = run(route, 60_000.0, online(), queue(), draw=draw)
+    assert isinstance(queued, Enqueue)
+    assert queued.variant == variant
+
+
+def test_a_split_of_queued_work_that_is_all_below_the_floor_is_refused() -> None:
+    route = {"to": "batch", "split": {"rough": 1}, "quality": {"max_drop": 0.02}}
+    refused = run(route, 60_000.0, online(), queue())
+    assert isinstance(refused, Reject)
+    assert (refused.kind, refused.reason) == (
+        "unserved",
+        "no variant of the split is within the route's quality floor",
+    )
+
+
 def test_a_split_of_queued_work_names_the_variant_to_the_worker() -> None:
     route = {"to": "batch", "split": {"best": 1, "quick": 1}}
     for draw, variant in ((0.1, "best"), (0.6, "quick")):
