@@ -73,6 +73,8 @@ def _serve(
     names = list(served.online.variants) if served.online and route.to != "batch" else []
     if served.batch and route.to != "online":
         names.append(served.batch.variant)
+        # A worker loads what a split draws, beside its own.
+        names += [name for name in route.split or () if name in variants]
     chosen = [name for name, weight in (route.split or {}).items() if weight > 0] or route.variants
     if chosen is not None:
         missing = ", ".join(name for name in chosen if name not in names and route.to != "batch")

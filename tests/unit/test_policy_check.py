@@ -56,6 +56,12 @@ def test_conditions_that_exclude_each_other_are_named() -> None:
     ]
 
 
+def test_a_split_of_queued_work_may_name_what_the_worker_does_not_hold_yet() -> None:
+    assert findings({"to": "batch", "split": {"best": 1}}) == []
+    floor = {"to": "batch", "split": {"quick": 1}, "quality": {"max_drop": 0.01}}
+    assert "no variant of 'm' is within quality.max_drop 0.01" in texts(floor, level="error")[0]
+
+
 def test_gaps_are_named_with_where_their_requests_go() -> None:
     found = texts({"when": {"budget": "<= 1s"}, "to": "online"}, {"when": {"budget": ">= 1h"}, "to": "batch"})
     assert found[-1] == (
