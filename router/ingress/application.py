@@ -57,8 +57,12 @@ class Ingress:
             return
         if scope["type"] != "http":
             return
+        target = self._infer_paths.get(scope["path"])
         try:
-            status, headers, body = await self._respond(scope, receive)
+            if target is not None and scope["method"] == "POST":
+                status, headers, body = await self._infer(*target, scope, receive)
+            else:
+                status, headers, body = await self._respond(scope, receive)
         except HttpError as error:
             status, headers, body = problem(error)
         except (ServiceError, ProtocolError, TensorError) as error:
@@ -76,12 +80,8 @@ class Ingress:
         await send({"type": "http.response.body", "body": body})
 
     async def _respond(self, scope: Mapping[str, Any], receive: Receive) -> Response:
-        method = scope["method"]
-        target = self._infer_paths.get(scope["path"])
-        if target is not None and method == "POST":
-            return await self._infer(*target, scope, receive)
         http.check_path(scope["path"])
-        found = routes.find(method, scope["path"].removeprefix(prefix(scope)))
+        found = routes.find(scope["method"], scope["path"].removeprefix(prefix(scope)))
         name, variant = found.arguments.get("model", ""), found.arguments.get("variant")
         match found.operation:
             case "infer" | "variant_infer":
@@ -144,7 +144,8 @@ class Ingress:
             tenant = self._tenant(headers)
             self._service.permit(tenant, name)
             counted = self._service.enter(tenant)
-            call, request = await self._read(name, variant, tenant, headers, receive)
+            body = await self._bodies.read(receive, headers, self._service.policy.limits.body)
+            call, request = self._read(name, variant, tenant, headers, body)
             outcome = await self._service.infer(call)
         except Exception as error:
             if not isinstance(error, ClientLeft) and self._log.wants(well=False):
@@ -162,17 +163,17 @@ class Ingress:
             return traced(accepted(outcome, scope, applied), call.trace)
         return traced(answered(outcome, specs, request), call.trace)
 
-    async def _read(
-        self, name: str, variant: str | None, tenant: str, headers: Mapping[bytes, bytes], receive: Receive
+    def _read(
+        self, name: str, variant: str | None, tenant: str, headers: Mapping[bytes, bytes], body: bytes
     ) -> tuple[Call, InferRequest]:
         """The body, as a call for the service and as what the answer must look like."""
         model, policy = self._service.model(name, variant), self._service.policy
-        body = await self._bodies.read(receive, headers, policy.limits.body)
         request = protocol.decode(body, http.header_length(headers), policy.limits.rows)
-        unknown = request.outputs and set(request.outputs) - {spec.name for spec in model.outputs}
-        if unknown:
-            known = ", ".join(spec.name for spec in model.outputs)
-            raise ProtocolError(f"unknown output {min(unknown)!r}; the model gives {known}")
+        if request.outputs:
+            unknown = set(request.outputs) - {spec.name for spec in model.outputs}
+            if unknown:
+                known = ", ".join(spec.name for spec in model.outputs)
+                raise ProtocolError(f"unknown output {min(unknown)!r}; the model gives {known}")
         call = Call(
             name,
             request.inputs,

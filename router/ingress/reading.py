@@ -48,7 +48,7 @@ class BodyReader:
         Raises `ClientLeft`, and `HttpError`: 413 before memory is spent, 408 for a body that is too slow, 429
         for one that finds too many unfinished ones here.
         """
-        coding = _coding(headers)
+        coding = _coding(headers) if b"content-encoding" in headers else None
         announced = headers.get(b"content-length", b"0")
         length = whole(announced)
         if (length or 0) > limit or (length is None and announced.isdigit()):
@@ -56,10 +56,6 @@ class BodyReader:
             raise HttpError(
                 413, f"the body has {size_shown} bytes, the policy's limits.body is {limit}; {_MEND}"
             )
-        body = await self._whole(receive, limit)
-        return body if coding is None else await _decompressed(body, coding, limit)
-
-    async def _whole(self, receive: Receive, limit: int) -> bytes:
         task = asyncio.current_task()
         assert task is not None
         began = self._looks
@@ -90,7 +86,7 @@ class BodyReader:
                 self._late.discard(task)
         if len(body) > limit:
             raise HttpError(413, f"the body is over the policy's limits.body of {limit} bytes; {_MEND}")
-        return body
+        return body if coding is None else await _decompressed(body, coding, limit)
 
     async def _pieces(
         self, message: Message, receive: Receive, limit: int, task: asyncio.Task[object], began: int
@@ -127,11 +123,8 @@ class BodyReader:
 
 
 def _coding(headers: Mapping[bytes, bytes]) -> str | None:
-    raw = headers.get(b"content-encoding")
-    if raw is None:
-        return None
     try:
-        return encodings.coding_of(raw.decode("latin-1"))
+        return encodings.coding_of(headers[b"content-encoding"].decode("latin-1"))
     except UnknownCoding as error:
         accepts = [(b"accept-encoding", encodings.ACCEPTED.encode())]
         raise HttpError(415, str(error), headers=accepts) from None
