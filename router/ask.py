@@ -13,7 +13,8 @@ class Ask(NamedTuple):
 
     ``variant`` is set where the caller pins one; ``tenant`` is empty for a caller without one. Header names
     are in lower case. ``epoch_s`` is the time of day's source, wall clock; ``draw`` is in [0, 1) and picks
-    the side of a split. A caller may leave out what its policy does not ask about (`Policy.asks_for`).
+    the side of a split. ``weight`` is what it costs online, in rows of usual size (`router.weights`); 0 means
+    ``rows``. A caller may leave out what its policy does not ask about (`Policy.asks_for`).
     """
 
     model: str
@@ -25,3 +26,4 @@ class Ask(NamedTuple):
     parameters: Mapping[str, Any] = _NONE
     epoch_s: float = 0.0
     draw: float = 0.0
+    weight: int = 0

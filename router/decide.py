@@ -78,10 +78,10 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         )
     best = fastest = allowed[0]
     fastest_ms = math.inf
-    budget_ms = ask.budget_ms / (1.0 + route.margin)
+    budget_ms, work_rows = ask.budget_ms / (1.0 + route.margin), ask.weight or ask.rows
     pressed = estimate.pressed(load, allowed) if "degrade" in route.on_miss else ()
     for variant in allowed:
-        predicted = estimate.online_ms(load, variant, ask.rows)
+        predicted = estimate.online_ms(load, variant, work_rows)
         needed = predicted * (_STEP_UP if variant in load.strained else 1.0)
         if variant not in pressed and needed <= budget_ms:
             passed = _passed_over(ask, load, best) if variant != best else None
@@ -96,7 +96,7 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         if "degrade" not in route.on_miss:
             break
     # The smaller of the two: a margin may be negative, where answers come sooner than estimated.
-    if min(fastest_ms, estimate.likely_ms(load, fastest, ask.rows)) <= budget_ms:
+    if min(fastest_ms, estimate.likely_ms(load, fastest, work_rows)) <= budget_ms:
         reason = "likely in time, though without the usual margin"
         return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, _droppable(route))
     if "reject" not in route.on_miss:
@@ -118,7 +118,7 @@ _STEP_UP = 1.25
 
 def _passed_over(ask: Ask, load: OnlineLoad, variant: str) -> str | None:
     """``variant`` if the work ahead is why it cannot make it; None where the budget alone is too small."""
-    return variant if estimate.alone_ms(load, variant, ask.rows) <= ask.budget_ms else None
+    return variant if estimate.alone_ms(load, variant, ask.weight or ask.rows) <= ask.budget_ms else None
 
 
 def _droppable(route: Route) -> bool:

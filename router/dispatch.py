@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from optimizers.tensors import Tensors, concat, pack, rows_of, split, unpack
+from optimizers.tensors import Tensors, TensorSpec, concat, pack, rows_of, split, unpack
 from router.estimate import OnlineLoad, Variant
 from router.lanes import TRIES, Lanes, Start
+from router.weights import Weigher
 
 #: Of a variant's name, a packed batch, and a replica's name (empty: any), the packed answer.
 Send = Callable[[str, bytes, str], Awaitable[bytes]]
@@ -66,18 +67,31 @@ class OnlineAnswer(NamedTuple):
 
 
 class _Waiting:
-    __slots__ = ("arrived_ms", "deadline_ms", "droppable", "future", "inputs", "predicted_ms", "rows")
+    """``rows`` is what it costs, in rows of usual size; ``own_rows`` how many it has."""
+
+    __slots__ = (
+        "arrived_ms",
+        "deadline_ms",
+        "droppable",
+        "future",
+        "inputs",
+        "own_rows",
+        "predicted_ms",
+        "rows",
+    )
 
     def __init__(
         self,
         inputs: Tensors,
         rows: int,
+        own_rows: int,
         deadline_ms: float,
         arrived_ms: float,
         droppable: bool,
         predicted_ms: float,
     ) -> None:
-        self.inputs, self.rows, self.deadline_ms, self.arrived_ms = inputs, rows, deadline_ms, arrived_ms
+        self.inputs, self.rows, self.own_rows = inputs, rows, own_rows
+        self.deadline_ms, self.arrived_ms = deadline_ms, arrived_ms
         self.droppable, self.predicted_ms = droppable, predicted_ms
         self.future: asyncio.Future[OnlineAnswer] = asyncio.get_running_loop().create_future()
 
@@ -117,6 +131,7 @@ class OnlineDispatcher:
         replicas: int,
         max_batch: int,
         max_waiting: int,
+        inputs: Sequence[TensorSpec] = (),
         clock: Callable[[], float] = lambda: time.monotonic() * 1_000.0,
         on_batch: Callable[[str, int, float], None] = lambda variant, rows, ms: None,
     ) -> None:
@@ -124,15 +139,20 @@ class OnlineDispatcher:
             variants, replicas=replicas, max_batch=max_batch, max_waiting=max_waiting
         )
         self._send, self._clock, self._on_batch = send, clock, on_batch
+        self.weigher = Weigher(inputs)
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._context = contextvars.Context()
 
-    def load(self, deadline_ms: float = float("inf"), rows: int = 0) -> OnlineLoad:
-        """The online side as `decide` weighs it, now, for a request of ``rows`` with this deadline."""
-        return self._lanes.load(self._clock(), deadline_ms, rows)
+    def load(self, deadline_ms: float = float("inf"), weight: int = 0) -> OnlineLoad:
+        """The online side as `decide` weighs it, now, for a request of ``weight`` with this deadline."""
+        return self._lanes.load(self._clock(), deadline_ms, weight)
+
+    def weigh(self, inputs: Tensors, rows: int) -> int:
+        """What a request of ``rows`` rows costs, in rows of usual size."""
+        return self.weigher.weigh(inputs, rows)
 
     @property
     def hop_deviation_ms(self) -> float:
@@ -157,17 +177,20 @@ class OnlineDispatcher:
         *,
         droppable: bool = True,
         predicted_ms: float = 0.0,
+        weight: int = 0,
     ) -> OnlineAnswer:
         """The answer for one request of one row or more; longer ones are split and joined.
 
         ``droppable=False`` runs it even when its deadline is hopeless. ``predicted_ms`` is what was
-        promised for it, so that the promises to come can be corrected by its truth.
+        promised for it, so that the promises to come can be corrected by its truth; ``weight`` is what
+        `weigh` gave for it, where that was asked already.
         Cancelling the call drops the request before it costs work, if it has not started.
         Raises `DispatchError`.
         """
         if self._closed:
             raise ReplicaFailed("the router is shutting down")
         rows = rows_of(inputs)
+        weight = weight or self.weigh(inputs, rows)
         sizes = [min(self._max_batch, rows - at) for at in range(0, rows, self._max_batch)]
         if not self._lanes.room_for(len(sizes)):
             raise HeapFull(
@@ -178,7 +201,15 @@ class OnlineDispatcher:
         items = [
             self._put(
                 variant,
-                _Waiting(part, size, deadline_ms, now, droppable, predicted_ms if len(sizes) == 1 else 0.0),
+                _Waiting(
+                    part,
+                    min(self._max_batch, -(-weight * size // rows)),
+                    size,
+                    deadline_ms,
+                    now,
+                    droppable,
+                    predicted_ms if len(sizes) == 1 else 0.0,
+                ),
             )
             for part, size in zip(parts, sizes, strict=True)
         ]
@@ -245,7 +276,7 @@ class OnlineDispatcher:
         """Run one batch, once more if its replica fails, and settle each caller by itself."""
         now = self._clock()
         try:
-            rows = [item.rows for item in start.items]
+            rows = [item.own_rows for item in start.items]
             message = pack(concat([item.inputs for item in start.items]), {"rows": rows})
         except Exception as error:  # whatever it is, no caller may be left waiting
             self._fail(start.items, ReplicaFailed(str(error)))
@@ -277,7 +308,7 @@ class OnlineDispatcher:
         except Exception as error:  # whatever it is, no caller may be left waiting
             self._fail(away.items, ReplicaFailed(str(error)))
         else:
-            self._on_batch(start.variant, start.rows, run_ms)
+            self._on_batch(start.variant, sum(item.own_rows for item in start.items), run_ms)
 
     async def _retry(self, start: Start[_Waiting], away: _Away, error: BaseException) -> None:
         """A try has failed: another one where nothing else may still be answered and it may be in time."""
@@ -303,7 +334,7 @@ class OnlineDispatcher:
         run_ms, wait_ms = float(told["run_ms"]), float(told["wait_ms"])
         ran_ms = float(told["ran_ms"]) if "ran_ms" in told else None
         bad = {int(place): str(reason) for place, reason in told.get("bad", ())}
-        parts = split(outputs, [item.rows for place, item in enumerate(batch) if place not in bad])
+        parts = split(outputs, [item.own_rows for place, item in enumerate(batch) if place not in bad])
         if bad:
             for place, reason in bad.items():
                 self._fail([batch[place]], BadRows(reason))
@@ -313,9 +344,10 @@ class OnlineDispatcher:
         else:
             news = not away.told
             self._lanes.landed(start, self._clock(), run_ms, wait_ms, ran_ms, news)
+        rows = sum(item.own_rows for item in start.items)
         for item, part in zip(batch, parts, strict=True):
             if not item.future.done():
-                answer = OnlineAnswer(part, start.variant, sent - item.arrived_ms, run_ms, start.rows)
+                answer = OnlineAnswer(part, start.variant, sent - item.arrived_ms, run_ms, rows)
                 item.future.set_result(answer)
         return run_ms
 

@@ -127,6 +127,7 @@ class Service:
                 "hop_ms": load.hop_ms,
                 "hop_deviation_ms": served.online.hop_deviation_ms,
                 "margin": load.margin,
+                "row_weights": served.online.weigher.shares,
                 "batches": {
                     v: {"count": count, "rows": rows}
                     for (model, v), (count, rows) in self.recorder.batch_totals.items()
@@ -157,20 +158,21 @@ class Service:
         started = self._clock()
         if self.policy.limits_tenants:
             self._within(call.tenant, self._quotas.take_rows(call.tenant, rows, started))
-        ask = self._ask(call, rows)
-        decision = decide(ask, self.policy, self._load(served, started + call.budget_ms, rows), started)
+        weight = served.online.weigh(call.inputs, rows) if served.online else rows
+        ask = self._ask(call, rows, weight)
+        decision = decide(ask, self.policy, self._load(served, started + call.budget_ms, weight), started)
         if isinstance(decision, RunOnline):
-            return await self._run_online(served, call, decision, started)
+            return await self._run_online(served, call, decision, started, weight)
         if isinstance(decision, Enqueue):
             return await self._enqueue(served, call, decision, rows)
         self.recorder.request(call.model, decision.route, "none", "", "refused")
         self.recorder.tenant(call.tenant, "refused")
         raise Refused(decision.reason, decision.kind, decision.retry_after_s)
 
-    def _ask(self, call: Call, rows: int) -> Ask:
+    def _ask(self, call: Call, rows: int, weight: int) -> Ask:
         asked = self.policy.asks_for
         if not asked:
-            return Ask(call.model, rows, call.budget_ms, call.variant, call.tenant)
+            return Ask(call.model, rows, call.budget_ms, call.variant, call.tenant, weight=weight)
         return Ask(
             call.model,
             rows,
@@ -181,10 +183,11 @@ class Service:
             call.parameters,
             time.time() if "epoch_s" in asked else 0.0,
             random.random() if "draw" in asked else 0.0,
+            weight,
         )
 
-    def _load(self, served: ServedModel, deadline_ms: float, rows: int) -> ModelLoad:
-        online = served.online.load(deadline_ms, rows) if served.online else None
+    def _load(self, served: ServedModel, deadline_ms: float, weight: int) -> ModelLoad:
+        online = served.online.load(deadline_ms, weight) if served.online else None
         batch = self.policy.models[served.name].batch
         if batch is None:
             return ModelLoad(online, None)
@@ -194,7 +197,7 @@ class Service:
         return ModelLoad(online, queued)
 
     async def _run_online(
-        self, served: ServedModel, call: Call, decision: RunOnline, started: float
+        self, served: ServedModel, call: Call, decision: RunOnline, started: float, weight: int
     ) -> Answer:
         assert served.online is not None
         outcome = "failed"
@@ -207,6 +210,7 @@ class Service:
                 decision.deadline_ms,
                 droppable=decision.droppable,
                 predicted_ms=decision.predicted_ms,
+                weight=weight,
             )
             outcome = "done"
         except DeadlineHopeless as error:

@@ -12,7 +12,8 @@ Outcome = Literal["answered", "refused", "expired", "failed"]
 
 
 class Asked:
-    """An item of the lanes, or the owner of the `Part`s that are. ``arrived_ms``: when the router saw it."""
+    """An item of the lanes, or the owner of the `Part`s that are. ``arrived_ms``: when the router saw it;
+    ``rows``: what it costs, in rows of usual size."""
 
     __slots__ = (
         "arrived_ms",

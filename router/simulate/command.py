@@ -85,6 +85,7 @@ def simulate(
         found = [faults.parse(text) for text in fault_texts]
         costs = Costs(routers=routers)
         seen = observed.read(observed_file) if observed_file else None
+        requests = seen.weighed(requests, seed) if seen else requests
         settings = Settings(seed, seen.costs(costs) if seen else costs, tuple(found))
         results: dict[str, Result] = {}
         for path in filter(None, (policy, compare)):

@@ -156,10 +156,10 @@ class Simulation:
         sides, now_ms = self._sides[request.model], self._events.now_ms
         front = sides.online.routers[router] if sides.online else None
         load = ModelLoad(
-            front.load(now_ms + request.budget_ms, request.rows) if front else None,
+            front.load(now_ms + request.budget_ms, request.weight or request.rows) if front else None,
             sides.batch.load() if sides.batch else None,
         )
-        ask = Ask(request.model, request.rows, request.budget_ms)
+        ask = Ask(request.model, request.rows, request.budget_ms, weight=request.weight)
         decision = decide.decide(ask, self._policy, load, now_ms)
         asked = Asked(request, now_ms)
         asked.route = decision.route

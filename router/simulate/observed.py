@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
@@ -11,6 +12,7 @@ import orjson
 from optimizers.profile import LatencyProfile, ProfileError
 from router.simulate.engine import Variants
 from router.simulate.timing import Costs, mean_over_median
+from router.simulate.workload import Request
 
 #: The mean deviation of a hop of two halves over its mean, for each unit of ``hop_sigma``: of 50,000 drawn
 #: ones 0.41 at 0.3, 0.45 at 0.6 and 0.51 at 1.
@@ -24,12 +26,26 @@ class ObservedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Live profiles by model and variant, and the hop to a replica where one was seen: its mean, ms, and its
-    mean deviation."""
+    """Live profiles by model and variant; the hop to a replica where one was seen: its mean, ms, and its mean
+    deviation; by model, which share of the rows had weight 1, 2 and so on."""
 
     profiles: Mapping[str, Mapping[str, LatencyProfile]]
     hop_ms: float | None
     hop_deviation_ms: float | None = None
+    row_weights: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def weighed(self, requests: Sequence[Request], seed: int) -> list[Request]:
+        """The requests with weights drawn as they were seen: what a trace does not say is how long its texts
+        are."""
+        draw = random.Random(seed)
+        found = []
+        for request in requests:
+            shares = self.row_weights.get(request.model)
+            if shares:
+                weights = draw.choices(range(1, len(shares) + 1), shares, k=request.rows)
+                request = replace(request, weight=sum(weights))
+            found.append(request)
+        return found
 
     def variants(self, measured: Variants) -> Variants:
         """The measured variants with the live profiles where there are any."""
@@ -64,6 +80,11 @@ def read(path: Path) -> Observed:
         spread = [
             float(stats["hop_deviation_ms"]) for stats in online.values() if "hop_deviation_ms" in stats
         ]
+        weights = {
+            model: [float(share) for share in stats["row_weights"]]
+            for model, stats in online.items()
+            if stats.get("row_weights")
+        }
     except (
         OSError,
         orjson.JSONDecodeError,
@@ -78,4 +99,5 @@ def read(path: Path) -> Observed:
         profiles,
         sum(hops) / len(hops) if hops else None,
         sum(spread) / len(spread) if spread else None,
+        weights,
     )

@@ -123,6 +123,8 @@ class Front:
         """What the dispatcher's ``run`` does with a decision."""
         asked.variant, asked.drop = decision.variant, self._variants[decision.variant].quality_drop
         asked.droppable = decision.droppable
+        if asked.rows <= self._max_batch:
+            asked.rows = min(self._max_batch, max(asked.rows, asked.request.weight))
         if decision.passed_over is not None:
             self.lanes.pass_over(decision.passed_over, self.events.now_ms)
         self.put(asked, decision.variant)

@@ -28,13 +28,15 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One simulated request; ``at_ms`` is virtual time from the start."""
+    """One simulated request; ``at_ms`` is virtual time from the start. ``weight``: what it costs online, in
+    rows of usual size (`router.weights`); 0 stands for ``rows``."""
 
     at_ms: float
     model: str
     budget_ms: float
     rows: int
     tenant: str = ""
+    weight: int = 0
 
 
 def parse_mix(text: str) -> tuple[Share, ...]:

@@ -95,7 +95,8 @@ def simulate(policy: Path, status: Path, requests: list[Request]) -> Result:
     """What `hybrid-router simulate POLICY --observed STATUS` plays for the same requests."""
     rules, seen = policies.read(policy), observed.read(status)
     settings = Settings(_SEED, seen.costs(Costs()))
-    return Simulation(rules, seen.variants(read_variants(rules, str(policy))), settings).run(requests)
+    simulation = Simulation(rules, seen.variants(read_variants(rules, str(policy))), settings)
+    return simulation.run(seen.weighed(requests, _SEED))
 
 
 def figures(trace: str, predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[Figure]:

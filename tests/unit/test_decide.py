@@ -57,6 +57,22 @@ NEVER_REFUSES: dict[str, Any] = {"to": "online", "on_miss": ["degrade"]}
 NO_DEGRADE: dict[str, Any] = {"to": "online", "on_miss": ["reject"]}
 
 
+def test_a_request_counts_online_as_what_it_weighs() -> None:
+    profile = LatencyProfile((ProfilePoint(1, 10.0, 10.0), ProfilePoint(10, 100.0, 100.0)))
+    load = online(variants={"best": Variant("best", profile)})
+    policy = Policy.model_validate(
+        {
+            "models": {"m": {"artifacts": "a", "online": {"variants": ["best"]}}},
+            "routes": [{"name": "r", **ONLINE}],
+        }
+    )
+    usual, long = (
+        decide(Ask("m", 1, 50.0, weight=weight), policy, ModelLoad(load, None), NOW_MS) for weight in (1, 8)
+    )
+    assert isinstance(usual, RunOnline) and usual.predicted_ms == 10.0
+    assert isinstance(long, Reject) and "predicted 80 ms" in long.reason
+
+
 def test_jitter_picks_a_variant_but_refuses_nobody() -> None:
     jittery = {"hop_ms": 5.0, "margin": 9.0}
     kept = run(ONLINE, 50.0, online(**jittery))

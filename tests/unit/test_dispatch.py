@@ -652,7 +652,7 @@ async def test_the_load_tells_how_much_was_asked_for_lately() -> None:
     target = dispatcher(Replica())
     for _ in range(400):
         await asyncio.sleep(0.01)
-        target.load(now_ms() + 100.0, rows=3)
+        target.load(now_ms() + 100.0, weight=3)
     assert target.load().demand_rows_per_s == pytest.approx(300.0, rel=0.05)
     await asyncio.sleep(3.0)
     assert target.load().demand_rows_per_s < 30.0
