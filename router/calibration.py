@@ -14,7 +14,7 @@ PROMISED_SHARE = 0.99
 #: A step, where batches end no more often than this.
 _GAIN, _INTERVAL_MS = 0.1, 33.0
 _MOST_AT_ONCE, _MOST_A_SECOND = 0.6, 0.3
-_START, _LOWEST, _HIGHEST = 0.3, -0.9, 4.0
+_START, _LOWEST, _HIGHEST = 0.8, -0.9, 4.0
 _HALF_LIFE_MS = 1_000.0
 _LONGEST_MS = 1e12
 

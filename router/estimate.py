@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from types import MappingProxyType
 from typing import NamedTuple
 
 from optimizers.profile import LatencyProfile
@@ -26,11 +27,13 @@ class OnlineLoad(NamedTuple):
     """A model's online side at one moment.
 
     ``variants`` are ordered best quality first. ``busy_ms`` is what remains of the batches that run,
-    averaged over the replicas; ``waiting_ms`` the work that waits behind them, at one replica's pace;
-    ``hop_ms`` is what a call costs beside the model. ``margin`` stretches a prediction so that the truth
-    lies within it as often as promised (see `router.calibration`). ``full`` says that the heap takes no
-    more; ``strained`` names the variants that were passed over a moment ago for want of time.
-    ``demand_rows_per_s`` is how much was asked for in about the last second, refused or not.
+    averaged over the replicas; ``waiting_ms`` the work that waits behind them, at one replica's pace, and
+    ``ahead`` the part of it that waits for each variant, in rows and in ms: a request for that variant joins
+    their batches, of at most ``max_batch`` rows. ``hop_ms`` is what a call costs beside the model. ``margin``
+    stretches a prediction so that the truth lies within it as often as promised (see `router.calibration`).
+    ``full`` says that the heap takes no more; ``strained`` names the variants that were passed over a moment
+    ago for want of time. ``demand_rows_per_s`` is how much was asked for in about the last second, refused or
+    not.
     """
 
     variants: Mapping[str, Variant]
@@ -42,6 +45,8 @@ class OnlineLoad(NamedTuple):
     margin: float = 0.0
     strained: Collection[str] = ()
     demand_rows_per_s: float = 0.0
+    ahead: Mapping[str, tuple[int, float]] = MappingProxyType({})
+    max_batch: int = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class ModelLoad(NamedTuple):
 _MOST_USE = 0.5
 #: A margin that work ahead explains; one wider is jitter's, which refusing does not mend.
 _MOST_FOR_WORK = 3.0
+_NOTHING = (0, 0.0)
 
 
 def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
@@ -73,18 +79,28 @@ def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
 
     The margin counts spreads: a wait is made of many batches, so its spread grows with its root only.
     """
-    own_ms = alone_ms(load, variant, rows)
-    total_ms = load.busy_ms + load.waiting_ms / load.replicas + own_ms
-    return total_ms + load.margin * sqrt(own_ms * total_ms)
+    usual_ms = _usual_ms(load, variant, rows)
+    return usual_ms + load.margin * sqrt(alone_ms(load, variant, rows) * usual_ms)
 
 
 def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
     """The same with less of the margin the less there is ahead, and none with nothing: what refusing can
     mend is the work ahead, not jitter."""
     wait_ms = load.busy_ms + load.waiting_ms / load.replicas
-    own_ms = alone_ms(load, variant, rows)
+    own_ms, usual_ms = alone_ms(load, variant, rows), _usual_ms(load, variant, rows)
     margin = min(_MOST_FOR_WORK, max(0.0, load.margin)) * min(1.0, wait_ms / own_ms)
-    return wait_ms + own_ms + margin * sqrt(own_ms * (wait_ms + own_ms))
+    return usual_ms + margin * sqrt(own_ms * usual_ms)
+
+
+def _usual_ms(load: OnlineLoad, variant: str, rows: int) -> float:
+    """How long it usually takes: behind what runs, and in one batch with what waits for the same variant."""
+    profile = load.variants[variant].profile
+    rows_ahead, ahead_ms = load.ahead.get(variant, _NOTHING)
+    before, last = divmod(rows_ahead // load.replicas + rows - 1, load.max_batch)
+    own_ms = profile.predict_ms(last + 1) + load.hop_ms
+    if before:
+        own_ms += before * profile.predict_ms(load.max_batch)
+    return load.busy_ms + (load.waiting_ms - ahead_ms) / load.replicas + own_ms
 
 
 def pressed(load: OnlineLoad, allowed: Sequence[str]) -> Collection[str]:

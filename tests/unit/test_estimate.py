@@ -25,13 +25,28 @@ def online(busy_ms: float = 0.0, waiting_ms: float = 0.0, replicas: int = 1) -> 
     return OnlineLoad({"v": VARIANT}, replicas, busy_ms, waiting_ms, hop_ms=0.5)
 
 
-def test_an_idle_replica_answers_within_the_bound_and_the_calls_overhead() -> None:
-    assert online_ms(online(), "v", 1) == pytest.approx(2.2 + 0.5)
-    assert online_ms(online(), "v", 100) == pytest.approx(22.0 + 0.5)
+def test_an_idle_replica_answers_in_the_usual_time_and_the_calls_overhead() -> None:
+    assert online_ms(online(), "v", 1) == pytest.approx(1.1 + 0.5)
+    assert online_ms(online(), "v", 100) == pytest.approx(11.0 + 0.5)
 
 
 def test_what_runs_counts_in_full_and_what_waits_is_shared_by_the_replicas() -> None:
-    assert online_ms(online(busy_ms=3.0, waiting_ms=40.0, replicas=4), "v", 1) == pytest.approx(3 + 10 + 2.7)
+    assert online_ms(online(busy_ms=3.0, waiting_ms=40.0, replicas=4), "v", 1) == pytest.approx(3 + 10 + 1.6)
+
+
+def test_a_request_joins_the_batch_that_waits_for_its_variant_and_not_that_of_another() -> None:
+    load = online(waiting_ms=9.0)._replace(ahead={"v": (20, 4.0)}, max_batch=100)
+    assert online_ms(load, "v", 1) == pytest.approx(9.0 - 4.0 + PROFILE.predict_ms(21) + 0.5)
+    assert online_ms(load._replace(variants={"w": VARIANT}), "w", 1) == pytest.approx(9.0 + 1.1 + 0.5)
+
+
+def test_what_does_not_fit_one_batch_is_behind_full_ones() -> None:
+    load = online(waiting_ms=4.0)._replace(ahead={"v": (25, 4.0)}, max_batch=10)
+    assert online_ms(load, "v", 1) == pytest.approx(2 * PROFILE.predict_ms(10) + PROFILE.predict_ms(6) + 0.5)
+    full = load._replace(ahead={"v": (30, 4.0)})
+    assert online_ms(full, "v", 10) == pytest.approx(4 * PROFILE.predict_ms(10) + 0.5)
+    shared = load._replace(ahead={"v": (30, 4.0)}, replicas=3)
+    assert online_ms(shared, "v", 1) == pytest.approx(PROFILE.predict_ms(10) + PROFILE.predict_ms(1) + 0.5)
 
 
 @pytest.mark.parametrize(("busy_ms", "share"), [(0.0, 0.0), (1.35, 0.5), (2.7, 1.0), (10.0, 1.0)])
@@ -39,10 +54,10 @@ def test_the_margin_grows_with_the_root_of_what_is_ahead_and_the_likely_one_not_
     busy_ms: float, share: float
 ) -> None:
     load = online(busy_ms=busy_ms)._replace(margin=0.5)
-    spread_ms = (2.7 * (busy_ms + 2.7)) ** 0.5
+    spread_ms = (2.7 * (busy_ms + 1.6)) ** 0.5
     assert alone_ms(load, "v", 1) == pytest.approx(2.7)
-    assert online_ms(load, "v", 1) == pytest.approx(busy_ms + 2.7 + 0.5 * spread_ms)
-    assert likely_ms(load, "v", 1) == pytest.approx(busy_ms + 2.7 + 0.5 * share * spread_ms)
+    assert online_ms(load, "v", 1) == pytest.approx(busy_ms + 1.6 + 0.5 * spread_ms)
+    assert likely_ms(load, "v", 1) == pytest.approx(busy_ms + 1.6 + 0.5 * share * spread_ms)
 
 
 def test_a_margin_that_no_work_ahead_explains_does_not_count_in_full() -> None:

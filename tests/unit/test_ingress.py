@@ -38,7 +38,7 @@ async def test_an_online_answer_tells_its_route_variant_and_times() -> None:
     headers = response.headers
     assert (headers["route"], headers["path"], headers["variant"]) == ("fast", "online", "v")
     assert (headers["deadline-met"], headers["queued-ms"]) == ("true", "0.000")
-    assert run_ms(2) <= float(headers["predicted-ms"]) <= run_ms(2) + 5
+    assert run_ms(2) <= float(headers["predicted-ms"]) <= 2 * run_ms(2)
     assert served.recorder.requests["m", "fast", "online", "v", "done"] == 1
     assert served.recorder.deadlines["m", "fast", True] == 1
     assert served.recorder.latencies["m", "fast", "online"] == [pytest.approx(run_ms(2))]
