@@ -150,10 +150,6 @@ class OnlineDispatcher:
         """The online side as `decide` weighs it, now, for a request of ``weight`` with this deadline."""
         return self._lanes.load(self._clock(), deadline_ms, weight)
 
-    def weigh(self, inputs: Tensors, rows: int) -> int:
-        """What a request of ``rows`` rows costs, in rows of usual size."""
-        return self.weigher.weigh(inputs, rows)
-
     @property
     def hop_deviation_ms(self) -> float:
         """The mean deviation of what a call costs beside the model, ms."""
@@ -183,14 +179,14 @@ class OnlineDispatcher:
 
         ``droppable=False`` runs it even when its deadline is hopeless. ``predicted_ms`` is what was
         promised for it, so that the promises to come can be corrected by its truth; ``weight`` is what
-        `weigh` gave for it, where that was asked already.
+        ``weigher`` gave for it, where that was asked already.
         Cancelling the call drops the request before it costs work, if it has not started.
         Raises `DispatchError`.
         """
         if self._closed:
             raise ReplicaFailed("the router is shutting down")
         rows = rows_of(inputs)
-        weight = weight or self.weigh(inputs, rows)
+        weight = weight or self.weigher.weigh(inputs, rows)
         sizes = [min(self._max_batch, rows - at) for at in range(0, rows, self._max_batch)]
         if not self._lanes.room_for(len(sizes)):
             raise HeapFull(

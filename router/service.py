@@ -158,7 +158,7 @@ class Service:
         started = self._clock()
         if self.policy.limits_tenants:
             self._within(call.tenant, self._quotas.take_rows(call.tenant, rows, started))
-        weight = served.online.weigh(call.inputs, rows) if served.online else rows
+        weight = served.online.weigher.weigh(call.inputs, rows) if served.online else rows
         ask = self._ask(call, rows, weight)
         decision = decide(ask, self.policy, self._load(served, started + call.budget_ms, weight), started)
         if isinstance(decision, RunOnline):

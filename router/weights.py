@@ -15,6 +15,8 @@ from optimizers.tensors import Array, Tensors, TensorSpec
 _FRAME_BYTES = 8.0
 #: Bytes a row by which the usual size follows, after the first few requests.
 _GAIN = 0.01
+#: A long text is rare: how weights are spread is counted over ten times as many rows.
+_COUNT_GAIN = 0.001
 #: The weights that are told apart when they are counted; the last one stands for all above.
 MOST_COUNTED = 16
 
@@ -53,8 +55,8 @@ class Weigher:
     def _count(self, weight: float) -> None:
         counts = self.counts
         for place, count in enumerate(counts):
-            counts[place] = count * (1.0 - _GAIN)
-        counts[min(MOST_COUNTED, round(weight)) - 1] += _GAIN
+            counts[place] = count * (1.0 - _COUNT_GAIN)
+        counts[min(MOST_COUNTED, round(weight)) - 1] += _COUNT_GAIN
 
 
 def _size(array: Array, spec: TensorSpec) -> int:

@@ -48,9 +48,10 @@ _ERRORS = (
 @click.option("--fit", "target", help="Find the fewest replicas that meet so many deadlines: 99.9%.")
 @click.option(
     "--observed",
-    "observed_file",
+    "observed_files",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="Times as a live deployment sees them: `status --json` in a file.",
+    help="Times as a live deployment sees them: `status --json` in a file; several are averaged.",
 )
 def simulate(
     policy: Path,
@@ -65,7 +66,7 @@ def simulate(
     seed: int,
     compare: Path | None,
     target: str | None,
-    observed_file: Path | None,
+    observed_files: Sequence[Path],
     json_file: Path | None,
     picture: Path | None,
 ) -> None:
@@ -84,7 +85,7 @@ def simulate(
         requests = _requests(chosen, trace_file, rate, scale, seconds, mix, seed)
         found = [faults.parse(text) for text in fault_texts]
         costs = Costs(routers=routers)
-        seen = observed.read(observed_file) if observed_file else None
+        seen = observed.mean([observed.read(file) for file in observed_files]) if observed_files else None
         requests = seen.weighed(requests, seed) if seen else requests
         settings = Settings(seed, seen.costs(costs) if seen else costs, tuple(found))
         results: dict[str, Result] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from optimizers.profile import LatencyProfile, ProfileError
+from optimizers.profile import LatencyProfile, ProfileError, ProfilePoint
 from router.simulate.engine import Variants
 from router.simulate.timing import Costs, mean_over_median
 from router.simulate.workload import Request
@@ -65,6 +65,44 @@ class Observed:
         sigma = self.hop_deviation_ms / self.hop_ms / _DEVIATION_PER_SIGMA
         sigma = min(_MOST_SIGMA, sigma)
         return replace(costs, hop_ms=self.hop_ms / mean_over_median(sigma), hop_sigma=sigma)
+
+
+def mean(seen: Sequence[Observed]) -> Observed:
+    """Several moments of one deployment as one: what was seen of each thing, on the average.
+
+    Raises `ObservedError` where they do not tell of the same models, variants and batch sizes.
+    """
+    first = seen[0]
+    hops = [each.hop_ms for each in seen if each.hop_ms is not None]
+    spreads = [each.hop_deviation_ms for each in seen if each.hop_deviation_ms is not None]
+    try:
+        profiles = {
+            model: {name: _mean_profile([each.profiles[model][name] for each in seen]) for name in found}
+            for model, found in first.profiles.items()
+        }
+    except (KeyError, ValueError) as error:
+        raise ObservedError(f"the moments are not of the same deployment: {error!r}") from None
+    weights = {}
+    for model in {name: None for each in seen for name in each.row_weights}:
+        told = [each.row_weights[model] for each in seen if model in each.row_weights]
+        weights[model] = [sum(shares) / len(told) for shares in zip(*told, strict=True)]
+    return Observed(
+        profiles,
+        sum(hops) / len(hops) if hops else None,
+        sum(spreads) / len(spreads) if spreads else None,
+        weights,
+    )
+
+
+def _mean_profile(profiles: Sequence[LatencyProfile]) -> LatencyProfile:
+    count = len(profiles)
+    points = []
+    for at in zip(*(profile.points for profile in profiles), strict=True):
+        if len({point.batch for point in at}) > 1:
+            raise ValueError(f"batch sizes {sorted({point.batch for point in at})}")
+        median_ms, p99_ms = sum(p.median_ms for p in at) / count, sum(p.p99_ms for p in at) / count
+        points.append(ProfilePoint(at[0].batch, median_ms, max(median_ms, p99_ms)))
+    return LatencyProfile(tuple(points), sum(profile.tail_factor for profile in profiles) / count)
 
 
 def read(path: Path) -> Observed:

@@ -2,15 +2,17 @@
 
 ``make bench NAME=replay ARGS="--traces DIR --data DIR"``: the first folder holds azure_llm_2023_code.csv and
 mooncake_conversation.jsonl, the second banking77_test.csv. Each trace is made so fast that its busiest
-minute offers 90% of the machine's capacity; the simulation knows what ``status --json`` tells after the
-replay, and nothing else of it. ``--smoke`` is a miniature.
+minute offers 90% of the machine's capacity; the simulation knows what ``status --json`` tells every five
+seconds of the replay, on the average, and nothing else of it. ``--smoke`` is a miniature.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ _ROUTES = """
 routes:
   - {name: any, to: online}
 """
-_STATUS = Path("build/bench/replay")
+_STATUS, _ASKED_EVERY_S = Path("build/bench/replay"), 5.0
 _SEED = 7
 
 
@@ -75,9 +77,9 @@ def run(chosen: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
                 print(
                     f"{name}: {len(requests):,} requests, {speed:.1f} times as fast as recorded", flush=True
                 )
-                measured = bench.play(name, requests, variant=None)
-                status = target.save_status(_STATUS / f"{name}.status.json")
-                simulated = simulate(policy, status, requests)
+                with _asked(target, name) as statuses:
+                    measured = bench.play(name, requests, variant=None)
+                simulated = simulate(policy, statuses, requests)
                 print(table({"measured": measured.result, "simulated": simulated}), flush=True)
                 told = simulated.to_json()
                 found = compare.differences(told, measured.result.to_json())
@@ -91,9 +93,29 @@ def run(chosen: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
     return rows, tables
 
 
-def simulate(policy: Path, status: Path, requests: list[Request]) -> Result:
-    """What `hybrid-router simulate POLICY --observed STATUS` plays for the same requests."""
-    rules, seen = policies.read(policy), observed.read(status)
+@contextmanager
+def _asked(target: Target, name: str) -> Iterator[list[Path]]:
+    """What the server tells of itself, in files, while the load is on."""
+    statuses: list[Path] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(_ASKED_EVERY_S):
+            statuses.append(target.save_status(_STATUS / f"{name}.{len(statuses)}.json"))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield statuses
+    finally:
+        over.set()
+        asking.join()
+        statuses.append(target.save_status(_STATUS / f"{name}.{len(statuses)}.json"))
+
+
+def simulate(policy: Path, statuses: Sequence[Path], requests: list[Request]) -> Result:
+    """What `hybrid-router simulate POLICY --observed STATUS ...` plays for the same requests."""
+    rules, seen = policies.read(policy), observed.mean([observed.read(path) for path in statuses])
     settings = Settings(_SEED, seen.costs(Costs()))
     simulation = Simulation(rules, seen.variants(read_variants(rules, str(policy))), settings)
     return simulation.run(seen.weighed(requests, _SEED))

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
+from optimizers.profile import LatencyProfile, ProfilePoint
 from router import trace
 from router.estimate import Variant
 from router.policy import Policy
@@ -303,6 +304,29 @@ def test_times_as_a_live_deployment_sees_them_take_the_place_of_the_measured_one
     assert variants["m"]["best"].profile == live
     assert variants["m"]["quick"] == VARIANTS["m"]["quick"]
     assert seen.costs(Costs()).hop_ms == 9.0
+
+
+def observed_at(batch: int, median_ms: float, hop_ms: float, *shares: float) -> observed.Observed:
+    profile = LatencyProfile((ProfilePoint(batch, median_ms, 2.0 * median_ms),))
+    return observed.Observed({"m": {"v": profile}}, hop_ms, 0.5 * hop_ms, {"m": shares} if shares else {})
+
+
+def test_several_moments_of_a_deployment_count_as_their_average() -> None:
+    seen = observed.mean([observed_at(1, 10.0, 2.0, 1.0, 0.0), observed_at(1, 20.0, 4.0, 0.5, 0.5)])
+    profile = seen.profiles["m"]["v"]
+    assert (profile.predict_ms(1), profile.bound_ms(1)) == (15.0, 30.0)
+    assert (seen.hop_ms, seen.hop_deviation_ms) == (3.0, 1.5)
+    assert seen.row_weights == {"m": [0.75, 0.25]}
+    with pytest.raises(observed.ObservedError, match="not of the same deployment"):
+        observed.mean([observed_at(1, 10.0, 2.0), observed_at(2, 10.0, 2.0)])
+
+
+def test_rows_are_drawn_with_the_weights_that_were_seen() -> None:
+    requests = [workload.Request(float(n), "m", 50.0, 1) for n in range(2_000)]
+    weights = [r.weight for r in observed_at(1, 1.0, 1.0, 0.8, 0.0, 0.2).weighed(requests, 7)]
+    assert set(weights) == {1, 3}
+    assert weights.count(3) == pytest.approx(400, rel=0.15)
+    assert [r.weight for r in observed_at(1, 1.0, 1.0).weighed(requests[:3], 7)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.6, 1.0])
