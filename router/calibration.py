@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-#: Of 100 predictions 99 are to hold. Aimed at is a little more: in a burst or a stall the margin widens only so
-#: fast, and is too narrow meanwhile.
+#: Of 100 predictions 99 are to hold. Aimed at is a little more: in a burst or a stall the margin widens only
+#: so fast, and is too narrow meanwhile.
 _AIM = 0.993
 #: A step, where batches end no more often than this.
 _GAIN, _INTERVAL_MS = 0.1, 33.0

@@ -192,20 +192,12 @@ class OnlineDispatcher:
             raise HeapFull(
                 f"{self._lanes.waiting} requests wait, the policy's max_waiting is {self._max_waiting}"
             )
-        now = self._clock()
+        now, promised = self._clock(), predicted_ms if len(sizes) == 1 else 0.0
         parts = [inputs] if len(sizes) == 1 else split(inputs, sizes)
         items = [
             self._put(
                 variant,
-                _Waiting(
-                    part,
-                    min(self._max_batch, -(-weight * size // rows)),
-                    size,
-                    deadline_ms,
-                    now,
-                    droppable,
-                    predicted_ms if len(sizes) == 1 else 0.0,
-                ),
+                _Waiting(part, self._cost(weight, size, rows), size, deadline_ms, now, droppable, promised),
             )
             for part, size in zip(parts, sizes, strict=True)
         ]
@@ -227,6 +219,10 @@ class OnlineDispatcher:
             sum(a.run_ms for a in answers),
             max(a.batch_rows for a in answers),
         )
+
+    def _cost(self, weight: int, size: int, rows: int) -> int:
+        """What ``size`` of the ``rows`` of a request cost, as far as a batch may."""
+        return min(self._max_batch, -(-weight * size // rows))
 
     def _in_part(self, error: BadRows, items: list[_Waiting]) -> BadRows:
         """The error of one part, said of the whole request."""

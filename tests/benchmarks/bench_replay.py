@@ -77,7 +77,7 @@ def run(chosen: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
                 print(
                     f"{name}: {len(requests):,} requests, {speed:.1f} times as fast as recorded", flush=True
                 )
-                with _asked(target, name) as statuses:
+                with _asked(target, name, bench.lengths.calm) as statuses:
                     measured = bench.play(name, requests, variant=None)
                 simulated = simulate(policy, statuses, requests)
                 print(table({"measured": measured.result, "simulated": simulated}), flush=True)
@@ -94,12 +94,13 @@ def run(chosen: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
 
 
 @contextmanager
-def _asked(target: Target, name: str) -> Iterator[list[Path]]:
-    """What the server tells of itself, in files, while the load is on."""
+def _asked(target: Target, name: str, calm_s: float) -> Iterator[list[Path]]:
+    """What the server tells of itself, in files, while the load is on that comes after ``calm_s``."""
     statuses: list[Path] = []
     over = threading.Event()
 
     def ask() -> None:
+        over.wait(calm_s)
         while not over.wait(_ASKED_EVERY_S):
             statuses.append(target.save_status(_STATUS / f"{name}.{len(statuses)}.json"))
 
