@@ -7,6 +7,7 @@ held against something else was offered the very same arrivals.
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ class Lengths:
     """How long each part is, seconds."""
 
     capacity: float = 10.0
-    trace: float = 90.0
+    trace: float = 60.0
+    trace_rounds: int = 2
     level: float = 25.0
     burst: float = 60.0
     variants: float = 24.0
@@ -45,7 +47,7 @@ class Lengths:
 
     @classmethod
     def smoke(cls) -> Lengths:
-        return cls(1.5, 3.0, 2.0, 3.0, 2.0, 1.0)
+        return cls(1.5, 3.0, 1, 2.0, 3.0, 2.0, 1.0)
 
 
 @dataclass(slots=True)
@@ -145,34 +147,42 @@ def met_per_s(found: Replayed, requests: Sequence[Request]) -> float:
 def trace(bench: Bench, traces: Path, sure: Callable[[], AbstractContextManager[None]]) -> list[Figure]:
     """A recorded trace whose busiest minute offers 90% of capacity; the composition beside it.
 
-    Played under the policy as it is, and under that of a user who wants to be surer (``sure``).
+    Played under the policy as it is, and, in turns with the composition, under that of a user who wants to be
+    surer (``sure``).
     """
     recorded = live.arrivals(traces, TRACE)
     times, speed = trace_scale.fitted(recorded, _TRACE_LOAD * bench.capacity_per_s, bench.lengths.trace)
     requests = bench.target.requests(times, bench.budget_ms)
     usual = bench.play("trace, router", requests)
-    with sure():
-        ours = bench.play("trace, router with a margin", requests)
-    theirs = bench.play("trace, composition", requests, None, COMPOSED)
-    ratio = met_per_s(ours, requests) / max(1e-9, met_per_s(theirs, requests))
+    ours, theirs = list[Replayed](), list[Replayed]()
+    for turn in range(1, bench.lengths.trace_rounds + 1):
+        with sure():
+            ours.append(bench.play(f"trace, router with a margin, {turn}", requests))
+        theirs.append(bench.play(f"trace, composition, {turn}", requests, None, COMPOSED))
+    mine, other = ([met_per_s(found, requests) for found in both] for both in (ours, theirs))
+    ratios = [a / max(1e-9, b) for a, b in zip(mine, other, strict=True)]
     detail = {
         "times faster than recorded": speed,
         "seconds": bench.lengths.trace,
         "requests": len(requests),
-        "router in time, 1/s": met_per_s(ours, requests),
-        "composition in time, 1/s": met_per_s(theirs, requests),
+        "ratios": ratios,
+        "router in time, 1/s": mine,
+        "composition in time, 1/s": other,
+        "without a margin in time, 1/s": met_per_s(usual, requests),
     }
-    accepted = ours.result.met_of_accepted
-    shares = {"refused": ours.result.share("refused"), "met of all": ours.result.share("met")}
-    without = {
-        "refused": usual.result.share("refused"),
-        "met of all": usual.result.share("met"),
-        "over @serve.batch": met_per_s(usual, requests) / max(1e-9, met_per_s(theirs, requests)),
+    accepted = [found.result.met_of_accepted for found in ours]
+    shares = {
+        "each": accepted,
+        "refused": [found.result.share("refused") for found in ours],
+        "met of all": [found.result.share("met") for found in ours],
     }
+    without = {"refused": usual.result.share("refused"), "met of all": usual.result.share("met")}
     return [
         Figure("the trace without a margin: met of accepted", usual.result.met_of_accepted, detail=without),
-        at_least("trace at 90% of capacity: met of accepted", accepted, "", 0.999, shares),
-        at_least("the same: in time per second over @serve.batch", ratio, "ratio", 1.5, detail),
+        at_least("trace at 90% of capacity: met of accepted", statistics.mean(accepted), "", 0.999, shares),
+        at_least(
+            "the same: in time per second over @serve.batch", statistics.median(ratios), "ratio", 1.5, detail
+        ),
     ]
 
 
