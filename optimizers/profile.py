@@ -22,6 +22,8 @@ TAIL_QUANTILE = 0.99
 _SMALLEST_MS = 1e-4
 #: Slope per row for a model whose measured time does not grow: keeps every prediction strictly usable.
 _SMALLEST_SLOPE_MS = 1e-6
+#: So many row counts are remembered by a profile.
+_MOST_KNOWN = 1_000
 
 
 class ProfileError(ValueError):
@@ -53,11 +55,16 @@ class LatencyProfile:
     _line: tuple[float, float] = field(init=False, repr=False, compare=False)
     _tail_slope: float = field(init=False, repr=False, compare=False)
     _least_row_ms: float = field(init=False, repr=False, compare=False)
+    #: What was asked for before, by rows: every decision asks several times, mostly for few rows.
+    _known_medians: dict[int, float] = field(init=False, repr=False, compare=False)
+    _known_bounds: dict[int, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _validate(self.points, self.tail_factor)
         batches = tuple(p.batch for p in self.points)
         medians = tuple(p.median_ms for p in self.points)
+        object.__setattr__(self, "_known_medians", {})
+        object.__setattr__(self, "_known_bounds", {})
         object.__setattr__(self, "_batches", batches)
         object.__setattr__(self, "_medians", medians)
         line = _fit_line(batches, medians)
@@ -98,11 +105,19 @@ class LatencyProfile:
 
     def predict_ms(self, rows: int) -> float:
         """Median time of a batch of ``rows`` (1 or more), in milliseconds."""
-        return _evaluate(self._batches, self._medians, self._line[1], rows)
+        known = self._known_medians.get(rows)
+        if known is None:
+            known = _evaluate(self._batches, self._medians, self._line[1], rows)
+            _keep(self._known_medians, rows, known)
+        return known
 
     def bound_ms(self, rows: int) -> float:
         """Time that 99 of 100 batches of ``rows`` keep, in milliseconds; never below the median."""
-        return _evaluate(self._batches, self._tails, self._tail_slope, rows)
+        known = self._known_bounds.get(rows)
+        if known is None:
+            known = _evaluate(self._batches, self._tails, self._tail_slope, rows)
+            _keep(self._known_bounds, rows, known)
+        return known
 
     def largest_batch(self, within_ms: float, at_most: int | None = None) -> int:
         """The most rows whose ``bound_ms`` is within ``within_ms``; 0 where even one row is not.
@@ -283,6 +298,12 @@ def _validate(points: tuple[ProfilePoint, ...], tail_factor: float) -> None:
                 "fit(), which pools such noise, instead of by hand"
             )
         before = point
+
+
+def _keep(known: dict[int, float], rows: int, ms: float) -> None:
+    if len(known) >= _MOST_KNOWN:
+        known.clear()
+    known[rows] = ms
 
 
 def _evaluate(batches: tuple[int, ...], values: tuple[float, ...], slope: float, rows: int) -> float:

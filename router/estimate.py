@@ -71,7 +71,6 @@ class ModelLoad(NamedTuple):
 _MOST_USE = 0.5
 #: A margin that work ahead explains; one wider is jitter's, which refusing does not mend.
 _MOST_FOR_WORK = 3.0
-_NOTHING = (0, 0.0)
 
 
 def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
@@ -79,8 +78,8 @@ def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
 
     The margin counts spreads: a wait is made of many batches, so its spread grows with its root only.
     """
-    usual_ms = _usual_ms(load, variant, rows)
-    return usual_ms + load.margin * sqrt(alone_ms(load, variant, rows) * usual_ms)
+    usual_ms, own_ms = _usual_ms(load, variant, rows), alone_ms(load, variant, rows)
+    return usual_ms + load.margin * sqrt(own_ms * usual_ms)
 
 
 def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
@@ -95,12 +94,14 @@ def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
 def _usual_ms(load: OnlineLoad, variant: str, rows: int) -> float:
     """How long it usually takes: behind what runs, and in one batch with what waits for the same variant."""
     profile = load.variants[variant].profile
-    rows_ahead, ahead_ms = load.ahead.get(variant, _NOTHING)
+    usual_ms, ahead = load.busy_ms + load.hop_ms, load.ahead.get(variant)
+    if ahead is None:
+        return usual_ms + load.waiting_ms / load.replicas + profile.predict_ms(rows)
+    rows_ahead, ahead_ms = ahead
     before, last = divmod(rows_ahead // load.replicas + rows - 1, load.max_batch)
-    own_ms = profile.predict_ms(last + 1) + load.hop_ms
     if before:
-        own_ms += before * profile.predict_ms(load.max_batch)
-    return load.busy_ms + (load.waiting_ms - ahead_ms) / load.replicas + own_ms
+        usual_ms += before * profile.predict_ms(load.max_batch)
+    return usual_ms + (load.waiting_ms - ahead_ms) / load.replicas + profile.predict_ms(last + 1)
 
 
 def pressed(load: OnlineLoad, allowed: Sequence[str]) -> Collection[str]:

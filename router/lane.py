@@ -101,12 +101,14 @@ class Lane(Generic[T]):
 
     def rows_before(self, deadline_ms: float) -> int:
         """How many rows are taken before a request with this deadline would be, at their mean size."""
-        if not self.waiting:
+        waiting = self.waiting
+        if not waiting:
             return self.rows
-        ahead = bisect_right(self.waiting, deadline_ms, key=_by_deadline)
-        # What is late already is run in turns with the rest: no more of it than of that.
-        ahead += min(len(self.late), ahead)
-        return -(-self.rows * ahead // (len(self.waiting) + len(self.late)))
+        ahead, count = bisect_right(waiting, deadline_ms, key=_by_deadline), len(waiting)
+        if self.late:
+            # What is late already is run in turns with the rest: no more of it than of that.
+            ahead, count = ahead + min(len(self.late), ahead), count + len(self.late)
+        return self.rows if ahead == count else -(-self.rows * ahead // count)
 
     def feasible_from(self, starts_ms: float, table: BoundTable) -> int | None:
         """The place of the first that could still be met by a batch that starts then, by ``table``."""

@@ -101,17 +101,19 @@ class Lanes(Generic[T]):
         The request will be taken before whatever is less urgent, so only the rest counts as ahead of it.
         It is noted as asked for, whatever becomes of it. The cost does not grow with what waits.
         """
-        waiting_ms, waits = 0.0, {}
+        waiting_ms, waits, count = 0.0, {}, 0
         fleet = self._fleet
         fleet.heed(now_ms)
         self._urgency.note(deadline_ms - now_ms, now_ms)
         self._demand.note(rows, now_ms)
         replicas = fleet.size
+        worth = replicas / fleet.rooms
         for name, lane in self._lanes.items():
             if lane.rows:
+                count += len(lane.waiting) + len(lane.late)
                 ahead = lane.rows_before(deadline_ms)
                 if ahead:
-                    work_ms = lane.table.predict_ms(ahead) * replicas / fleet.rooms
+                    work_ms = lane.table.predict_ms(ahead) * worth
                     waiting_ms += work_ms
                     waits[name] = ahead, work_ms
         return OnlineLoad(
@@ -120,7 +122,7 @@ class Lanes(Generic[T]):
             fleet.busy_ms(now_ms),
             waiting_ms,
             self.hop.mean_ms,
-            self.waiting >= self._max_waiting,
+            count >= self._max_waiting,
             self._margins.value(deadline_ms - now_ms, now_ms),
             self._strained(now_ms) if self._strained_until_ms else (),
             self._demand.rows_per_s,

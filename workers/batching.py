@@ -70,7 +70,8 @@ class BoundTable:
 
     def predict_ms(self, rows: int) -> float:
         """The time that ``rows`` rows usually take, run in pieces of at most ``max_rows``."""
-        return _in_pieces(self.medians_ms, rows)
+        times_ms = self.medians_ms
+        return times_ms[rows - 1] if rows <= len(times_ms) else _in_pieces(times_ms, rows)
 
     def efficient(self, share: float) -> int:
         """The fewest rows that are run at ``share`` of the best rows per second, at the median."""

@@ -58,7 +58,10 @@ class _Range(Section):
         return {"text": value, "bounds": tuple(bounds)}
 
     def holds(self, value: float) -> bool:
-        return all(_COMPARE[sign](value, bound) for sign, bound in self.bounds)
+        for sign, bound in self.bounds:  # noqa: SIM110 -- `all` costs twice as much, on every request
+            if not _COMPARE[sign](value, bound):
+                return False
+        return True
 
 
 class BudgetRange(_Range):
