@@ -16,7 +16,9 @@ _AIM = 0.993
 #: A step, where batches end no more often than this.
 _GAIN, _INTERVAL_MS = 0.1, 33.0
 _MOST_AT_ONCE, _MOST_A_SECOND = 0.6, 0.3
-_START, _LOWEST, _HIGHEST = 0.8, -0.9, 4.0
+#: Of a router that has just started.
+START = 0.8
+_LOWEST, _HIGHEST = -0.9, 4.0
 _HALF_LIFE_MS = 1_000.0
 _LONGEST_MS = 1e12
 
@@ -30,7 +32,7 @@ class Margin:
     narrows by itself.
     """
 
-    def __init__(self, aim: float = _AIM, value: float = _START) -> None:
+    def __init__(self, aim: float = _AIM, value: float = START) -> None:
         self._value, self._learnt_ms = value, -math.inf
         self._aim = aim
         self._usual_requests, self._usual_interval_ms = 1.0, _INTERVAL_MS
@@ -38,9 +40,9 @@ class Margin:
 
     def value(self, now_ms: float) -> float:
         silent_ms = now_ms - self._learnt_ms
-        if self._value <= _START or not _HALF_LIFE_MS < silent_ms < math.inf:
+        if self._value <= START or not _HALF_LIFE_MS < silent_ms < math.inf:
             return self._value
-        return _START + (self._value - _START) * math.exp2(1.0 - silent_ms / _HALF_LIFE_MS)
+        return START + (self._value - START) * math.exp2(1.0 - silent_ms / _HALF_LIFE_MS)
 
     def learn(self, short: int, total: int, now_ms: float) -> None:
         """Of ``total`` predictions that came due together, ``short`` were exceeded by the truth."""

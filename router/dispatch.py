@@ -139,7 +139,7 @@ class OnlineDispatcher:
             variants, replicas=replicas, max_batch=max_batch, max_waiting=max_waiting
         )
         self._send, self._clock, self._on_batch = send, clock, on_batch
-        self.weigher = Weigher(inputs)
+        self.weigher = Weigher(inputs, max_batch)
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None

@@ -83,12 +83,12 @@ def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
 
 
 def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
-    """The same with less of the margin the less there is ahead, and none with nothing: what refusing can
-    mend is the work ahead, not jitter."""
+    """The same with less of the margin the less there is ahead, and with nothing the bound of the request
+    alone: what refusing can mend is the work ahead, not jitter."""
     wait_ms = load.busy_ms + load.waiting_ms / load.replicas
     own_ms, usual_ms = alone_ms(load, variant, rows), _usual_ms(load, variant, rows)
     margin = min(_MOST_FOR_WORK, max(0.0, load.margin)) * min(1.0, wait_ms / own_ms)
-    return usual_ms + margin * sqrt(own_ms * usual_ms)
+    return max(own_ms, usual_ms + margin * sqrt(own_ms * usual_ms))
 
 
 def _usual_ms(load: OnlineLoad, variant: str, rows: int) -> float:

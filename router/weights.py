@@ -7,56 +7,60 @@ answer is predicted, when a batch is formed, and when the profile learns from th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from optimizers.tensors import Array, Tensors, TensorSpec
 
 #: What every row costs beside its content, in bytes of it: about the two tokens around each text.
 _FRAME_BYTES = 8.0
-#: Bytes a row by which the usual size follows, after the first few requests.
+#: How fast the usual size follows, after the first few requests.
 _GAIN = 0.01
-#: A long text is rare: how weights are spread is counted over ten times as many rows.
-_COUNT_GAIN = 0.001
-#: The weights that are told apart when they are counted; the last one stands for all above.
-MOST_COUNTED = 16
+#: No row weighs more. A tokenizer cuts what is much longer, so that it costs no more than this either.
+MOST_WEIGHT = 16
+#: A long text is rare: weights are counted over so many requests, and over half of those before.
+_COUNTED = 1_000
 
 
 class Weigher:
     """Weighs the requests of one model, and learns from them what is usual.
 
-    ``counts[w - 1]`` is how many of the lately weighed rows had weight ``w``, by an exponential window.
+    The usual size is a geometric mean: one request of megabytes must not make all others small.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], max_batch: int = MOST_WEIGHT) -> None:
         self._open = [spec for spec in specs if spec.datatype == "BYTES" or -1 in spec.shape[1:]]
-        self._usual_bytes, self._seen = 0.0, 0
-        self.counts = [0.0] * MOST_COUNTED
+        self._most = float(min(MOST_WEIGHT, max_batch))
+        self._log_usual, self._seen = math.log(_FRAME_BYTES), 0
+        self._counts, self._counted = [0.0] * MOST_WEIGHT, 0
 
     def weigh(self, inputs: Tensors, rows: int) -> int:
-        """The weight of a request of ``rows`` rows: at least that many."""
+        """The weight of a request of ``rows`` rows: at least that many, and for each of them
+        at most 16, or a full batch."""
         if not self._open:
             return rows
         each = sum(_size(inputs[spec.name], spec) for spec in self._open) / rows
+        log_size = math.log(each + _FRAME_BYTES)
         if each > 0.0:  # a probe is empty
             self._seen += 1
-            self._usual_bytes += max(_GAIN, 1.0 / self._seen) * (each - self._usual_bytes)
-        relative = (each + _FRAME_BYTES) / (self._usual_bytes + _FRAME_BYTES)
+            self._log_usual += max(_GAIN, 1.0 / self._seen) * (log_size - self._log_usual)
+        relative = min(self._most, math.exp(log_size - self._log_usual))
         weight = max(rows, round(rows * relative))
         if each > 0.0:
-            self._count(weight / rows)
+            self._count(round(weight / rows))
         return weight
 
     @property
     def shares(self) -> list[float]:
         """Which share of the rows lately had weight 1, 2 and so on; empty where none was weighed."""
-        total = sum(self.counts)
-        return [count / total for count in self.counts] if total else []
+        total = sum(self._counts)
+        return [count / total for count in self._counts] if total else []
 
-    def _count(self, weight: float) -> None:
-        counts = self.counts
-        for place, count in enumerate(counts):
-            counts[place] = count * (1.0 - _COUNT_GAIN)
-        counts[min(MOST_COUNTED, round(weight)) - 1] += _COUNT_GAIN
+    def _count(self, weight: int) -> None:
+        self._counts[weight - 1] += 1.0
+        self._counted += 1
+        if self._counted == _COUNTED:
+            self._counts, self._counted = [count / 2.0 for count in self._counts], 0
 
 
 def _size(array: Array, spec: TensorSpec) -> int:

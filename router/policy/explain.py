@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from router import estimate
+from router.calibration import START
 from router.decide import Ask, Enqueue, Reject, RunOnline, decide
 from router.estimate import BatchLoad, ModelLoad, OnlineLoad, Variant
 from router.policy import Policy, Route
@@ -128,7 +129,8 @@ def _load(
         best_first = sorted(section.online.variants, key=lambda name: variants[name].quality_drop)
         known = {name: variants[name] for name in best_first}
         waiting_ms = known[best_first[0]].profile.predict_ms(online_rows) if online_rows else 0.0
-        online = OnlineLoad(known, section.online.replicas, 0.0, waiting_ms, HOP_MS)
+        # As a router sees it that has just started, and has learnt no margin yet.
+        online = OnlineLoad(known, section.online.replicas, 0.0, waiting_ms, HOP_MS, margin=START)
     if section.batch:
         batch = estimate.batch_load(
             variants[section.batch.variant],

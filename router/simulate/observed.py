@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,12 +81,12 @@ def mean(seen: Sequence[Observed]) -> Observed:
             model: {name: _mean_profile([each.profiles[model][name] for each in seen]) for name in found}
             for model, found in first.profiles.items()
         }
+        weights = {}
+        for model in {name: None for each in seen for name in each.row_weights}:
+            told = [each.row_weights[model] for each in seen if model in each.row_weights]
+            weights[model] = [sum(shares) / len(told) for shares in zip(*told, strict=True)]
     except (KeyError, ValueError) as error:
         raise ObservedError(f"the moments are not of the same deployment: {error!r}") from None
-    weights = {}
-    for model in {name: None for each in seen for name in each.row_weights}:
-        told = [each.row_weights[model] for each in seen if model in each.row_weights]
-        weights[model] = [sum(shares) / len(told) for shares in zip(*told, strict=True)]
     return Observed(
         profiles,
         sum(hops) / len(hops) if hops else None,
@@ -123,6 +124,9 @@ def read(path: Path) -> Observed:
             for model, stats in online.items()
             if stats.get("row_weights")
         }
+        for model, shares in weights.items():
+            if not (min(shares) >= 0.0 and 0.0 < sum(shares) < math.inf):
+                raise ValueError(f"row_weights of {model!r} are no shares: {shares}")
     except (
         OSError,
         orjson.JSONDecodeError,

@@ -329,6 +329,15 @@ def test_rows_are_drawn_with_the_weights_that_were_seen() -> None:
     assert [r.weight for r in observed_at(1, 1.0, 1.0).weighed(requests[:3], 7)] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("shares", [[0.0, 0.0], [1.5, -0.5], ["many"], 7])
+def test_weights_that_are_no_shares_are_said_in_a_sentence(tmp_path: Path, shares: object) -> None:
+    online = {"hop_ms": 1.0, "profiles": {}, "row_weights": shares}
+    path = tmp_path / "status.json"
+    path.write_bytes(orjson.dumps({"models": [{"name": "m", "stats": {"online": online}}]}))
+    with pytest.raises(observed.ObservedError, match="not what `hybrid-router status --json` writes"):
+        observed.read(path)
+
+
 @pytest.mark.parametrize("sigma", [0.3, 0.6, 1.0])
 def test_a_hop_as_observed_is_drawn_with_its_mean_and_its_deviation(sigma: float) -> None:
     drawn = Timing(Costs(hop_ms=6.0, hop_sigma=sigma), random.Random(5))

@@ -73,6 +73,13 @@ def test_a_request_counts_online_as_what_it_weighs() -> None:
     assert isinstance(long, Reject) and "predicted 80 ms" in long.reason
 
 
+def test_an_idle_replica_refuses_what_its_bound_does_not_fit_though_half_would() -> None:
+    tail = Variant("best", LatencyProfile((ProfilePoint(1, 10.0, 30.0), ProfilePoint(10, 20.0, 60.0))))
+    load = online(variants={"best": tail}, margin=4.0)
+    assert isinstance(run(ONLINE, 31.0, load), RunOnline)
+    assert isinstance(run(ONLINE, 29.0, load), Reject)
+
+
 def test_jitter_picks_a_variant_but_refuses_nobody() -> None:
     jittery = {"hop_ms": 5.0, "margin": 9.0}
     kept = run(ONLINE, 50.0, online(**jittery))

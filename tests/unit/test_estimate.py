@@ -57,7 +57,9 @@ def test_the_margin_grows_with_the_root_of_what_is_ahead_and_the_likely_one_not_
     spread_ms = (2.7 * (busy_ms + 1.6)) ** 0.5
     assert alone_ms(load, "v", 1) == pytest.approx(2.7)
     assert online_ms(load, "v", 1) == pytest.approx(busy_ms + 1.6 + 0.5 * spread_ms)
-    assert likely_ms(load, "v", 1) == pytest.approx(busy_ms + 1.6 + 0.5 * share * spread_ms)
+    likely = busy_ms + 1.6 + 0.5 * share * spread_ms
+    assert likely_ms(load, "v", 1) == pytest.approx(max(2.7, likely))
+    assert (likely < 2.7) == (busy_ms == 0.0)
 
 
 def test_a_margin_that_no_work_ahead_explains_does_not_count_in_full() -> None:

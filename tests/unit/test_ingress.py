@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import pytest
 
+from router.calibration import START
 from router.call import Call
 from router.ingress.protocol import HEADER_LENGTH
 from router.ingress.reading import BodyReader
@@ -38,7 +39,7 @@ async def test_an_online_answer_tells_its_route_variant_and_times() -> None:
     headers = response.headers
     assert (headers["route"], headers["path"], headers["variant"]) == ("fast", "online", "v")
     assert (headers["deadline-met"], headers["queued-ms"]) == ("true", "0.000")
-    assert run_ms(2) <= float(headers["predicted-ms"]) <= 2 * run_ms(2)
+    assert float(headers["predicted-ms"]) == pytest.approx((1.0 + START) * (run_ms(2) + 1.0))
     assert served.recorder.requests["m", "fast", "online", "v", "done"] == 1
     assert served.recorder.deadlines["m", "fast", True] == 1
     assert served.recorder.latencies["m", "fast", "online"] == [pytest.approx(run_ms(2))]

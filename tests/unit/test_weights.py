@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from optimizers.tensors import Tensors, TensorSpec
-from router.weights import MOST_COUNTED, Weigher
+from router.weights import MOST_WEIGHT, Weigher
 
 TEXT = (TensorSpec("text", "BYTES", (-1,)),)
 
@@ -61,6 +61,28 @@ def test_an_empty_probe_weighs_its_rows_and_teaches_nothing() -> None:
     assert weigher.weigh(texts(88), 1) == 1  # what is usual is not known yet
 
 
+def test_one_enormous_text_changes_little_of_what_is_usual_and_weighs_no_more_than_16_rows() -> None:
+    weigher = used(52)
+    assert weigher.weigh(texts(10_000_000), 1) == MOST_WEIGHT
+    assert weigher.weigh(texts(10_000_000, 10), 2) == 2 * MOST_WEIGHT
+    assert weigher.weigh(texts(232), 1) == 3
+
+
+def test_a_row_weighs_no_more_than_a_full_batch() -> None:
+    weigher = Weigher(TEXT, max_batch=8)
+    for _ in range(100):
+        weigher.weigh(texts(52), 1)
+    assert weigher.weigh(texts(5_000), 1) == 8
+
+
+def test_a_model_whose_first_request_was_enormous_soon_knows_what_is_usual() -> None:
+    weigher = Weigher(TEXT)
+    weigher.weigh(texts(10_000_000), 1)
+    for _ in range(200):
+        weigher.weigh(texts(52), 1)
+    assert weigher.weigh(texts(232), 1) == 4
+
+
 def test_a_sequence_weighs_by_its_open_axis_only() -> None:
     weigher = Weigher([TensorSpec("tokens", "INT32", (-1, -1)), TensorSpec("fixed", "FP32", (-1, 8))])
 
@@ -75,6 +97,6 @@ def test_a_sequence_weighs_by_its_open_axis_only() -> None:
 
 def test_the_counts_tell_how_weights_are_spread() -> None:
     weigher = used(52, 52, 52, 232)
-    assert len(weigher.shares) == MOST_COUNTED
+    assert len(weigher.shares) == MOST_WEIGHT
     assert weigher.shares[0] == pytest.approx(0.75, abs=0.05)
     assert sum(weigher.shares[1:4]) == pytest.approx(0.25, abs=0.05)
