@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -51,7 +52,7 @@ _ERRORS = (
     "observed_files",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Times as a live deployment sees them: `status --json` in a file; several are averaged.",
+    help="Times as a live deployment sees them: `status --json` in a file; several follow each other.",
 )
 def simulate(
     policy: Path,
@@ -85,7 +86,8 @@ def simulate(
         requests = _requests(chosen, trace_file, rate, scale, seconds, mix, seed)
         found = [faults.parse(text) for text in fault_texts]
         costs = Costs(routers=routers)
-        seen = observed.mean([observed.read(file) for file in observed_files]) if observed_files else None
+        each = [observed.read(file) for file in observed_files]
+        seen = observed.mean(each) if each else None
         requests = seen.weighed(requests, seed) if seen else requests
         settings = Settings(seed, seen.costs(costs) if seen else costs, tuple(found))
         results: dict[str, Result] = {}
@@ -93,6 +95,7 @@ def simulate(
             this = _with_counts(policies.read(path), replicas)
             measured = read_variants(this, str(path))
             variants = seen.variants(measured) if seen else measured
+            settings = replace(settings, moments=observed.moments(each, measured, costs))
             if target:
                 results |= _fitted(str(path), this, variants, requests, _share(target), settings)
             else:

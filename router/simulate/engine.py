@@ -32,12 +32,22 @@ class SimulationError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """A deployment at one time: what its requests cost, and the variants with the times that they had."""
+
+    costs: Costs
+    variants: Variants
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """What a simulation needs beside policy and requests."""
+    """What a simulation needs beside policy and requests. ``moments`` follow each other while requests
+    arrive, each for an equal part of that time; the routers know nothing of them."""
 
     seed: int = 7
     costs: Costs = field(default_factory=Costs)
     faults: tuple[Fault, ...] = ()
+    moments: tuple[Moment, ...] = ()
 
 
 class _Sides:
@@ -53,11 +63,11 @@ class Simulation:
     """One run: ``Simulation(policy, variants, settings).run(requests)``. Equal input gives equal output."""
 
     def __init__(self, policy: Policy, variants: Variants, settings: Settings | None = None) -> None:
-        self._policy, self._settings = policy, settings or Settings()
+        self._policy, self._variants, self._settings = policy, variants, settings or Settings()
         self._events = Events()
         self._result = Result(self._settings.seed)
         draw = random.Random(self._settings.seed)
-        timing = Timing(self._settings.costs, random.Random(draw.random()))
+        timing = self._timing = Timing(self._settings.costs, random.Random(draw.random()))
         self._sides: dict[str, _Sides] = {}
         self._rescuers: list[tuple[Rescuer, QueueSide]] = []
         for name, model in policy.models.items():
@@ -106,6 +116,8 @@ class Simulation:
         events, costs = self._events, self._settings.costs
         self._plan_faults()
         span_ms = requests[-1].at_ms if requests else 0.0
+        for number, moment in enumerate(self._settings.moments):
+            events.at(span_ms * number / len(self._settings.moments), self._turn, moment)
         self._sample(max(100.0, span_ms / _SAMPLES), span_ms)
         self._probe([sides.online for sides in self._sides.values() if sides.online])
         for rescuer, queue in self._rescuers:
@@ -151,6 +163,14 @@ class Simulation:
                     f"a fault of {fault.model}.{fault.side}, which the policy does not have"
                 )
             self._events.at(fault.at_ms, side.suffer, fault, self._settings.costs.restart_ms)
+
+    def _turn(self, moment: Moment) -> None:
+        now = {
+            id(variant): moment.variants[model][name]
+            for model, found in self._variants.items()
+            for name, variant in found.items()
+        }
+        self._timing.become(moment.costs, now)
 
     def _arrive(self, request: Request, router: int) -> None:
         sides, now_ms = self._sides[request.model], self._events.now_ms

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from optimizers.profile import LatencyProfile, ProfileError, ProfilePoint
-from router.simulate.engine import Variants
+from router.simulate.engine import Moment, Variants
 from router.simulate.timing import Costs, mean_over_median
 from router.simulate.workload import Request
 
@@ -66,6 +66,13 @@ class Observed:
         sigma = self.hop_deviation_ms / self.hop_ms / _DEVIATION_PER_SIGMA
         sigma = min(_MOST_SIGMA, sigma)
         return replace(costs, hop_ms=self.hop_ms / mean_over_median(sigma), hop_sigma=sigma)
+
+
+def moments(seen: Sequence[Observed], measured: Variants, costs: Costs) -> tuple[Moment, ...]:
+    """Each of them for `Settings.moments`, in this order; none of a single one, which is all there is."""
+    if len(seen) < 2:
+        return ()
+    return tuple(Moment(each.costs(costs), each.variants(measured)) for each in seen)
 
 
 def mean(seen: Sequence[Observed]) -> Observed:

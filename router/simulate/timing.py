@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.estimate import Variant
@@ -52,15 +53,22 @@ class Timing:
     def __init__(self, costs: Costs, draw: random.Random) -> None:
         self.costs = costs
         self._gauss = draw.gauss
+        self._now: Mapping[int, Variant] = {}
         self._known: dict[tuple[int, int], tuple[float, float]] = {}
+
+    def become(self, costs: Costs, now: Mapping[int, Variant]) -> None:
+        """From now on it takes what ``costs`` say, and variants (by their `id`) run as ``now`` has them."""
+        self.costs, self._now = costs, now
+        self._known.clear()
 
     def run_ms(self, variant: Variant, rows: int) -> float:
         """How long a batch of ``rows`` takes on ``variant`` this time."""
         key = (id(variant), rows)
         known = self._known.get(key)
         if known is None:
-            median = variant.profile.predict_ms(rows)
-            known = self._known[key] = (median, math.log(variant.profile.bound_ms(rows) / median) / _Z99)
+            profile = self._now.get(id(variant), variant).profile
+            median = profile.predict_ms(rows)
+            known = self._known[key] = (median, math.log(profile.bound_ms(rows) / median) / _Z99)
         return self._spread(*known)
 
     def half_hop_ms(self) -> float:

@@ -2,13 +2,15 @@
 
 ``make bench NAME=replay ARGS="--traces DIR --data DIR"``: the first folder holds azure_llm_2023_code.csv and
 mooncake_conversation.jsonl, the second banking77_test.csv. Each trace is made so fast that its busiest
-minute offers 90% of the machine's capacity; the simulation knows what ``status --json`` tells every five
-seconds of the replay, on the average, and nothing else of it. ``--smoke`` is a miniature.
+minute offers 90% of the machine's capacity, and is replayed in several rounds, in turns with the other. The
+simulation knows what ``status --json`` tells every five seconds of a round, and nothing else of it; it is
+played with several seeds, whose mean is the prediction. ``--smoke`` is a miniature.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from optimizers import artifact
 from router import policy as policies
 from router.manifests import read_variants
 from router.replay import compare
+from router.replay.compare import Difference
 from router.simulate import observed
 from router.simulate.engine import Settings, Simulation
 from router.simulate.result import Result, table
@@ -37,6 +40,7 @@ routes:
 """
 _STATUS, _ASKED_EVERY_S = Path("build/bench/replay"), 5.0
 _SEED = 7
+_SEEDS = range(_SEED, _SEED + 5)
 
 
 def main() -> None:
@@ -45,7 +49,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with banking77_test.csv")
     parser.add_argument("--artifacts", type=Path, default=Path("build/bench/variants/minilm"))
     parser.add_argument("--load", type=float, default=0.9, help="of capacity, in the busiest minute")
-    parser.add_argument("--window", type=float, default=90.0, help="seconds of each trace")
+    parser.add_argument("--window", type=float, default=60.0, help="seconds of each trace")
+    parser.add_argument("--rounds", type=int, default=3, help="of each trace")
     parser.add_argument("--port", type=int, default=8321)
     parser.add_argument("--smoke", action="store_true", help="seconds only: does it run?")
     chosen = parser.parse_args()
@@ -70,26 +75,26 @@ def run(chosen: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
             target = Target(running.url, MODEL, data)
             bench = Bench(target, Lengths.smoke() if chosen.smoke else Lengths(), max_batch, [VARIANT])
             rows += online_load.calibrate(bench)
+            asked = dict[str, list[Request]]()
             for name in TRACES:
                 recorded = live.arrivals(chosen.traces, name)
                 times, speed = trace_scale.fitted(recorded, chosen.load * bench.capacity_per_s, window_s)
-                requests = target.requests(times, bench.budget_ms, _SEED)
-                print(
-                    f"{name}: {len(requests):,} requests, {speed:.1f} times as fast as recorded", flush=True
-                )
-                with _asked(target, name, bench.lengths.calm) as statuses:
-                    measured = bench.play(name, requests, variant=None)
-                simulated = simulate(policy, statuses, requests)
-                print(table({"measured": measured.result, "simulated": simulated}), flush=True)
-                told = simulated.to_json()
-                found = compare.differences(told, measured.result.to_json())
-                print(compare.table("the simulator", found), flush=True)
-                rows += figures(name, told, measured.result.to_json())
-                tables[name] = {
-                    "measured": live.seen(measured),
-                    "simulated": told,
-                    "differences": [difference._asdict() for difference in found],
-                }
+                asked[name] = target.requests(times, bench.budget_ms, _SEED)
+                print(f"{name}: {len(times):,} requests, {speed:.1f} times as fast as recorded", flush=True)
+            rounds: dict[str, list[list[Difference]]] = {name: [] for name in TRACES}
+            for number in range(1 if chosen.smoke else chosen.rounds):
+                for name, requests in asked.items():
+                    with _asked(target, f"{name}.{number}", bench.lengths.calm) as statuses:
+                        measured = bench.play(f"{name}, {number + 1}", requests, variant=None)
+                    simulated = simulate(policy, statuses, requests)
+                    print(table({"measured": measured.result, "simulated": simulated[0]}), flush=True)
+                    told = [result.to_json() for result in simulated]
+                    found = predicted(told, measured.result.to_json())
+                    print(compare.table(f"{len(told)} simulations", found), flush=True)
+                    rounds[name].append(found)
+                    tables[f"{name}, {number + 1}"] = {"measured": live.seen(measured), "simulated": told}
+            for name, each in rounds.items():
+                rows += figures(name, each)
     return rows, tables
 
 
@@ -114,17 +119,35 @@ def _asked(target: Target, name: str, calm_s: float) -> Iterator[list[Path]]:
         statuses.append(target.save_status(_STATUS / f"{name}.{len(statuses)}.json"))
 
 
-def simulate(policy: Path, statuses: Sequence[Path], requests: list[Request]) -> Result:
-    """What `hybrid-router simulate POLICY --observed STATUS ...` plays for the same requests."""
-    rules, seen = policies.read(policy), observed.mean([observed.read(path) for path in statuses])
-    settings = Settings(_SEED, seen.costs(Costs()))
-    simulation = Simulation(rules, seen.variants(read_variants(rules, str(policy))), settings)
-    return simulation.run(seen.weighed(requests, _SEED))
+def simulate(policy: Path, statuses: Sequence[Path], requests: list[Request]) -> list[Result]:
+    """What `hybrid-router simulate POLICY --observed STATUS ...` plays for the same requests, by seed."""
+    rules, each = policies.read(policy), [observed.read(path) for path in statuses]
+    seen, measured = observed.mean(each), read_variants(rules, str(policy))
+    moments = observed.moments(each, measured, Costs())
+    results = []
+    for seed in _SEEDS:
+        settings = Settings(seed, seen.costs(Costs()), moments=moments)
+        results.append(Simulation(rules, seen.variants(measured), settings).run(seen.weighed(requests, seed)))
+    return results
 
 
-def figures(trace: str, predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[Figure]:
-    """The four differences that are held to a bar, for one trace."""
-    found = {d.figure: d for d in compare.differences(predicted, measured)}
+def predicted(simulated: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> list[Difference]:
+    """How far the mean of the simulations is from the truth."""
+    mean = []
+    for alike in zip(*(compare.differences(told, measured) for told in simulated), strict=True):
+        values = [d.predicted for d in alike if d.predicted is not None]
+        aparts = [d.apart for d in alike if d.apart is not None]
+        mean.append(
+            alike[0]._replace(
+                predicted=statistics.fmean(values) if values else None,
+                apart=statistics.fmean(aparts) if aparts else None,
+            )
+        )
+    return mean
+
+
+def figures(trace: str, rounds: Sequence[Sequence[Difference]]) -> list[Figure]:
+    """The four differences that are held to a bar, for one trace: medians over the rounds."""
     wanted = (
         ("deadlines met", "deadlines met", "points", 2.0, 1.0),
         ("any: p50, ms", "p50", "%", 15.0, 100.0),
@@ -133,10 +156,10 @@ def figures(trace: str, predicted: Mapping[str, Any], measured: Mapping[str, Any
     )
     rows = []
     for key, shown, unit, bar, times in wanted:
-        difference = found.get(key)
-        apart = None if difference is None else difference.apart
-        value = float("nan") if apart is None else abs(apart) * times
-        detail = None if difference is None else difference._asdict()
+        found = [difference for each in rounds for difference in each if difference.figure == key]
+        aparts = [difference.apart for difference in found if difference.apart is not None]
+        value = abs(statistics.median(aparts)) * times if len(aparts) == len(rounds) else float("nan")
+        detail = [difference._asdict() for difference in found]
         rows.append(at_most(f"{trace}: {shown}, simulated against measured", value, unit, bar, detail))
     return rows
 

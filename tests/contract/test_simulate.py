@@ -321,6 +321,19 @@ def test_several_moments_of_a_deployment_count_as_their_average() -> None:
         observed.mean([observed_at(1, 10.0, 2.0), observed_at(2, 10.0, 2.0)])
 
 
+def test_several_moments_follow_each_other_in_the_simulation() -> None:
+    each = [observed_at(1, 10.0, 1.0), observed_at(1, 40.0, 1.0)]
+    measured = {"m": {"v": Variant("v", each[0].profiles["m"]["v"])}}
+    moments = observed.moments(each, measured, Costs())
+    model = {"artifacts": "a", "online": {"variants": ["v"]}}
+    found = Simulation(policy(model), measured, Settings(moments=moments)).run(steadily(5.0, 20.0))
+    latencies_ms = found.routes["r"].latencies_ms
+    assert len(latencies_ms) == 100
+    # They come in the order of the answers: ten seconds with the first moment's times, ten with the second's.
+    assert max(latencies_ms[:49]) < 30.0 < min(latencies_ms[51:])
+    assert observed.moments(each[:1], measured, Costs()) == ()
+
+
 def test_rows_are_drawn_with_the_weights_that_were_seen() -> None:
     requests = [workload.Request(float(n), "m", 50.0, 1) for n in range(2_000)]
     weights = [r.weight for r in observed_at(1, 1.0, 1.0, 0.8, 0.0, 0.2).weighed(requests, 7)]
