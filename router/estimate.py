@@ -28,12 +28,12 @@ class OnlineLoad(NamedTuple):
 
     ``variants`` are ordered best quality first. ``busy_ms`` is what remains of the batches that run,
     averaged over the replicas; ``waiting_ms`` the work that waits behind them, at one replica's pace, and
-    ``ahead`` the part of it that waits for each variant, in rows and in ms: a request for that variant joins
-    their batches, of at most ``max_batch`` rows. ``hop_ms`` is what a call costs beside the model. ``margin``
-    stretches a prediction so that the truth lies within it as often as promised (see `router.calibration`).
-    ``full`` says that the heap takes no more; ``strained`` names the variants that were passed over a moment
-    ago for want of time. ``demand_rows_per_s`` is how much was asked for in about the last second, refused or
-    not.
+    ``ahead`` the part of it that waits for each variant: in rows, in ms, and of how many rows its batches are
+    under pressure, which a request for that variant joins. ``hop_ms`` is what a call costs beside the model.
+    ``margin`` stretches a prediction so that the truth lies within it as often as promised (see
+    `router.calibration`). ``full`` says that the heap takes no more; ``strained`` names the variants that were
+    passed over a moment ago for want of time. ``demand_rows_per_s`` is how much was asked for in about the
+    last second, refused or not.
     """
 
     variants: Mapping[str, Variant]
@@ -45,8 +45,7 @@ class OnlineLoad(NamedTuple):
     margin: float = 0.0
     strained: Collection[str] = ()
     demand_rows_per_s: float = 0.0
-    ahead: Mapping[str, tuple[int, float]] = MappingProxyType({})
-    max_batch: int = 1 << 31
+    ahead: Mapping[str, tuple[int, float, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +91,22 @@ def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
 
 
 def _usual_ms(load: OnlineLoad, variant: str, rows: int) -> float:
-    """How long it usually takes: behind what runs, and in one batch with what waits for the same variant."""
+    """How long it usually takes: behind what runs, and in the last batch of what waits for the same variant.
+
+    The batches are counted as small as the lanes may make them: those with the fewest rows keep the promise
+    that their first was given, and whoever comes after must not be promised the pace of the largest.
+    """
     profile = load.variants[variant].profile
     usual_ms, ahead = load.busy_ms + load.hop_ms, load.ahead.get(variant)
     if ahead is None:
         return usual_ms + load.waiting_ms / load.replicas + profile.predict_ms(rows)
-    rows_ahead, ahead_ms = ahead
-    before, last = divmod(rows_ahead // load.replicas + rows - 1, load.max_batch)
+    rows_ahead, ahead_ms, batch_rows = ahead
+    before, joined = divmod(rows_ahead // load.replicas, batch_rows)
     if before:
-        usual_ms += before * profile.predict_ms(load.max_batch)
-    return usual_ms + (load.waiting_ms - ahead_ms) / load.replicas + profile.predict_ms(last + 1)
+        usual_ms += before * profile.predict_ms(batch_rows)
+    if joined and joined + rows > batch_rows:
+        usual_ms, joined = usual_ms + profile.predict_ms(joined), 0
+    return usual_ms + (load.waiting_ms - ahead_ms) / load.replicas + profile.predict_ms(joined + rows)
 
 
 def pressed(load: OnlineLoad, allowed: Sequence[str]) -> Collection[str]:

@@ -115,7 +115,7 @@ class Lanes(Generic[T]):
                 if ahead:
                     work_ms = lane.table.predict_ms(ahead) * worth
                     waiting_ms += work_ms
-                    waits[name] = ahead, work_ms
+                    waits[name] = ahead, work_ms, lane.least_rows
         return OnlineLoad(
             self._variants,
             replicas,
@@ -127,7 +127,6 @@ class Lanes(Generic[T]):
             self._strained(now_ms) if self._strained_until_ms else (),
             self._demand.rows_per_s,
             waits,
-            self._max_batch,
         )
 
     def _strained(self, now_ms: float) -> Collection[str]:

@@ -35,18 +35,21 @@ def test_what_runs_counts_in_full_and_what_waits_is_shared_by_the_replicas() -> 
 
 
 def test_a_request_joins_the_batch_that_waits_for_its_variant_and_not_that_of_another() -> None:
-    load = online(waiting_ms=9.0)._replace(ahead={"v": (20, 4.0)}, max_batch=100)
+    load = online(waiting_ms=9.0)._replace(ahead={"v": (20, 4.0, 100)})
     assert online_ms(load, "v", 1) == pytest.approx(9.0 - 4.0 + PROFILE.predict_ms(21) + 0.5)
     assert online_ms(load._replace(variants={"w": VARIANT}), "w", 1) == pytest.approx(9.0 + 1.1 + 0.5)
 
 
-def test_what_does_not_fit_one_batch_is_behind_full_ones() -> None:
-    load = online(waiting_ms=4.0)._replace(ahead={"v": (25, 4.0)}, max_batch=10)
+def test_what_does_not_fit_one_batch_is_behind_others() -> None:
+    load = online(waiting_ms=4.0)._replace(ahead={"v": (25, 4.0, 10)})
     assert online_ms(load, "v", 1) == pytest.approx(2 * PROFILE.predict_ms(10) + PROFILE.predict_ms(6) + 0.5)
-    full = load._replace(ahead={"v": (30, 4.0)})
+    full = load._replace(ahead={"v": (30, 4.0, 10)})
     assert online_ms(full, "v", 10) == pytest.approx(4 * PROFILE.predict_ms(10) + 0.5)
-    shared = load._replace(ahead={"v": (30, 4.0)}, replicas=3)
+    shared = load._replace(ahead={"v": (30, 4.0, 10)}, replicas=3)
     assert online_ms(shared, "v", 1) == pytest.approx(PROFILE.predict_ms(10) + PROFILE.predict_ms(1) + 0.5)
+    apart = load._replace(ahead={"v": (4, 4.0, 10)})
+    assert online_ms(apart, "v", 8) == pytest.approx(PROFILE.predict_ms(4) + PROFILE.predict_ms(8) + 0.5)
+    assert online_ms(apart, "v", 30) == pytest.approx(PROFILE.predict_ms(4) + PROFILE.predict_ms(30) + 0.5)
 
 
 @pytest.mark.parametrize(("busy_ms", "share"), [(0.0, 0.0), (1.35, 0.5), (2.7, 1.0), (10.0, 1.0)])
