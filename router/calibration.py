@@ -17,7 +17,7 @@ _AIM = 0.993
 _GAIN, _INTERVAL_MS = 0.1, 33.0
 _MOST_AT_ONCE, _MOST_A_SECOND = 0.6, 0.3
 #: Of a router that has just started.
-START = 0.8
+START = 1.0
 _LOWEST, _HIGHEST = -0.9, 4.0
 _HALF_LIFE_MS = 1_000.0
 _LONGEST_MS = 1e12

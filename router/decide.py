@@ -106,9 +106,11 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
     reason = f"predicted {fastest_ms:.3g} ms on {fastest!r}, the budget is {ask.budget_ms:.3g} ms"
     if route.margin:
         reason += f", with the route's margin {budget_ms:.3g} ms"
-    # With nothing ahead, waiting does not help: the budget itself is too small, and no time is promised.
-    idle = over_ms > load.busy_ms + load.waiting_ms / load.replicas
-    return Reject("miss", None if idle else over_ms / 1_000.0, route.name, reason)
+    if estimate.alone_ms(load, fastest, work_rows) > budget_ms:
+        # The budget itself is too small: waiting does not help, and no time is promised.
+        return Reject("miss", None, route.name, reason)
+    ahead_ms = load.busy_ms + load.waiting_ms / load.replicas
+    return Reject("miss", min(over_ms, ahead_ms) / 1_000.0, route.name, reason)
 
 
 #: A variant that was passed over a moment ago is taken again only with this much time to spare, so that

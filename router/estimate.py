@@ -31,7 +31,7 @@ class OnlineLoad(NamedTuple):
     ``ahead`` the part of it that waits for each variant: in rows, in ms, and of how many rows its batches are
     under pressure, which a request for that variant joins. ``hop_ms`` is what a call costs beside the model.
     ``margin`` stretches a prediction so that the truth lies within it as often as promised (see
-    `router.calibration`). ``full`` says that the heap takes no more; ``strained`` names the variants that were
+    `router.calibration`). ``full``: the heap takes no more; ``strained`` names the variants that were
     passed over a moment ago for want of time. ``demand_rows_per_s`` is how much was asked for in about the
     last second, refused or not.
     """

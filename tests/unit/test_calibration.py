@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from router.calibration import Margin, Margins
+from router.calibration import START, Margin, Margins
 
 
 def coverage(truth: Callable[[random.Random], float], batches: int, size: int) -> float:
@@ -73,10 +73,10 @@ def widened() -> Margin:
 def test_it_stays_within_what_can_be_recovered_from_and_without_news_it_narrows() -> None:
     margin = widened()
     assert margin.value(0.0) == margin.value(900.0) == 4.0
-    assert margin.value(2_000.0) == pytest.approx(0.8 + 3.2 / 2, rel=1e-3)
-    assert margin.value(60_000.0) == pytest.approx(0.8)
+    assert margin.value(2_000.0) == pytest.approx(START + (4.0 - START) / 2, rel=1e-3)
+    assert margin.value(60_000.0) == pytest.approx(START)
     margin.learn(0, 1, 2_000.0)
-    assert margin.value(2_000.0) < 0.8 + 3.2 / 2
+    assert margin.value(2_000.0) < START + (4.0 - START) / 2
 
 
 def test_a_narrow_margin_is_kept_however_long_nothing_is_heard() -> None:

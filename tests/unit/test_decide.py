@@ -197,6 +197,9 @@ def test_the_most_accurate_variant_that_meets_the_deadline_runs(
         (FLOOR, 5.0, {"busy_ms": 3.0}, None),
         (NO_DEGRADE, 39.0, {}, None),
         (NO_DEGRADE, 41.0, {"busy_ms": 10.0}, 0.009),
+        # However wide the margin is, once nothing is ahead it is taken.
+        (NO_DEGRADE, 41.0, {"busy_ms": 10.0, "margin": 4.0}, 0.010),
+        (NO_DEGRADE, 39.0, {"busy_ms": 10.0, "margin": 4.0}, None),
     ],
 )
 def test_a_predicted_miss_is_refused_with_the_time_after_which_it_would_do(
