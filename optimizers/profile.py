@@ -54,7 +54,6 @@ class LatencyProfile:
     _tails: tuple[float, ...] = field(init=False, repr=False, compare=False)
     _line: tuple[float, float] = field(init=False, repr=False, compare=False)
     _tail_slope: float = field(init=False, repr=False, compare=False)
-    _least_row_ms: float = field(init=False, repr=False, compare=False)
     #: What was asked for before, by rows: every decision asks several times, mostly for few rows.
     _known_medians: dict[int, float] = field(init=False, repr=False, compare=False)
     _known_bounds: dict[int, float] = field(init=False, repr=False, compare=False)
@@ -71,7 +70,6 @@ class LatencyProfile:
         tails = tuple(p.p99_ms * self.tail_factor for p in self.points)
         object.__setattr__(self, "_tails", tails)
         object.__setattr__(self, "_line", line)
-        object.__setattr__(self, "_least_row_ms", min(p.median_ms / p.batch for p in self.points))
         object.__setattr__(self, "_tail_slope", line[1] * tails[-1] / medians[-1])
 
     @property
@@ -88,11 +86,6 @@ class LatencyProfile:
     def per_row_ms(self) -> float:
         """``b`` of ``l(n) = a + b n``: what one more row costs."""
         return self._line[1]
-
-    @property
-    def least_row_ms(self) -> float:
-        """The time for a row in the measured batch that has the highest throughput."""
-        return self._least_row_ms
 
     @property
     def margin(self) -> float:

@@ -29,11 +29,11 @@ class OnlineLoad(NamedTuple):
     ``variants`` are ordered best quality first. ``busy_ms`` is what remains of the batches that run,
     averaged over the replicas; ``waiting_ms`` the work that waits behind them, at one replica's pace, and
     ``ahead`` the part of it that waits for each variant: in rows, in ms, and of how many rows its batches are
-    under pressure, which a request for that variant joins. ``hop_ms`` is what a call costs beside the model.
-    ``margin`` stretches a prediction so that the truth lies within it as often as promised (see
-    `router.calibration`). ``full``: the heap takes no more; ``strained`` names the variants that were
-    passed over a moment ago for want of time. ``demand_rows_per_s`` is how much was asked for in about the
-    last second, refused or not.
+    under pressure, which a request for that variant joins. No batch has more than ``max_batch`` rows.
+    ``hop_ms`` is what a call costs beside the model. ``margin`` stretches a prediction so that the truth lies
+    within it as often as promised (see `router.calibration`). ``full``: the heap takes no more; ``strained``
+    names the variants that were passed over a moment ago for want of time. ``demand_rows_per_s`` is how much
+    was asked for in about the last second, refused or not.
     """
 
     variants: Mapping[str, Variant]
@@ -46,6 +46,7 @@ class OnlineLoad(NamedTuple):
     strained: Collection[str] = ()
     demand_rows_per_s: float = 0.0
     ahead: Mapping[str, tuple[int, float, int]] = MappingProxyType({})
+    max_batch: int = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +118,18 @@ def pressed(load: OnlineLoad, allowed: Sequence[str]) -> Collection[str]:
     """
     if load.demand_rows_per_s <= 0.0 or len(allowed) < 2:
         return ()
-    row_ms = {name: load.variants[name].profile.least_row_ms for name in allowed}
+    row_ms = {name: _row_ms_in_full_batches(load, name) for name in allowed}
     most_ms = _MOST_USE * 1_000.0 * load.replicas / load.demand_rows_per_s
     least_ms = min(row_ms.values())
     return [name for name, ms in row_ms.items() if ms > most_ms and ms > least_ms]
+
+
+def _row_ms_in_full_batches(load: OnlineLoad, variant: str) -> float:
+    """What a row takes under pressure. For a single one some variants need less still, but batches are full
+    then, and what is known of other sizes is extrapolated from them."""
+    profile = load.variants[variant].profile
+    rows = min(load.max_batch, profile.max_batch)
+    return profile.predict_ms(rows) / rows
 
 
 def alone_ms(load: OnlineLoad, variant: str, rows: int) -> float:

@@ -19,7 +19,7 @@ from router.flights import Hop
 from router.lane import Lane, T
 from workers.batching import Idle, Run, Wait, latest_start_ms, next_batch
 
-_PROBE_MS, _PROBE_DOUBTFUL_MS = 5_000.0, 250.0
+_PROBE_MS, _PROBE_DOUBTFUL_MS, _DOUBTFUL_MARGIN = 5_000.0, 250.0, 1.2
 #: A batch led by a request with this many times the shortest budget asked for lately takes at most one
 #: such part of that: it cannot be interrupted, and the next urgent request must find a replica in time.
 _RELAXED = 4.0
@@ -127,6 +127,7 @@ class Lanes(Generic[T]):
             self._strained(now_ms) if self._strained_until_ms else (),
             self._demand.rows_per_s,
             waits,
+            self._max_batch,
         )
 
     def _strained(self, now_ms: float) -> Collection[str]:
@@ -392,7 +393,7 @@ class Lanes(Generic[T]):
         doubtful = (
             max(x.pessimism for x in self._lanes.values()) > 2.0
             or self.hop.mean_ms > 5.0
-            or self._margins.value(math.inf, now_ms) > 1.0
+            or self._margins.value(math.inf, now_ms) > _DOUBTFUL_MARGIN
         )
         due_ms = _PROBE_DOUBTFUL_MS if doubtful else _PROBE_MS
         return lane.variant.name if now_ms - lane.learnt_ms >= due_ms else None

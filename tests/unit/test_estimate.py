@@ -14,6 +14,7 @@ from router.estimate import (
     drain_rows_per_s,
     likely_ms,
     online_ms,
+    pressed,
 )
 
 #: 1 ms and 0.1 ms per row at the median, twice that at the tail.
@@ -69,6 +70,16 @@ def test_a_margin_that_no_work_ahead_explains_does_not_count_in_full() -> None:
     load = online(busy_ms=10.0)
     assert likely_ms(load._replace(margin=4.0), "v", 1) == likely_ms(load._replace(margin=3.0), "v", 1)
     assert online_ms(load._replace(margin=4.0), "v", 1) > online_ms(load._replace(margin=3.0), "v", 1)
+
+
+def test_under_pressure_the_variant_counts_that_is_fastest_in_full_batches_not_in_single_rows() -> None:
+    """As ONNX Runtime's dynamic int8 does for sentences: the fastest for one, not for eight."""
+    one_by_one = LatencyProfile((ProfilePoint(1, 1.2, 1.5), ProfilePoint(8, 20.0, 25.0)))
+    by_eight = LatencyProfile((ProfilePoint(1, 1.5, 1.5), ProfilePoint(8, 11.0, 15.0)))
+    variants = {"a": Variant("a", one_by_one), "b": Variant("b", by_eight)}
+    load = OnlineLoad(variants, 1, 0.0, 0.0, demand_rows_per_s=500.0, max_batch=8)
+    assert pressed(load, ("a", "b")) == ["a"]
+    assert pressed(load._replace(max_batch=1), ("a", "b")) == ["b"]
 
 
 def queue(waiting_rows: int, rows_per_s: float = 1_000.0) -> BatchLoad:
