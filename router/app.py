@@ -218,6 +218,7 @@ class Router(GrpcMethods):
                 replicas=section.replicas,
                 max_batch=section.max_batch,
                 max_waiting=section.max_waiting,
+                in_time=section.in_time,
                 inputs=first.inputs,
                 on_batch=lambda variant, rows, ms: self._recorder.batch(name, variant, rows),
             )

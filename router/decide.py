@@ -76,39 +76,58 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         return Reject(
             "unserved", None, route.name, f"no online variant of {ask.model!r} may serve this route"
         )
-    best = fastest = allowed[0]
-    fastest_ms = math.inf
     budget_ms, work_rows = ask.budget_ms / (1.0 + route.margin), ask.weight or ask.rows
+    best, droppable = allowed[0], "reject" in route.on_miss
+    first = estimate.outlook(load, best, work_rows)
     pressed = estimate.pressed(load, allowed) if "degrade" in route.on_miss else ()
+    fastest, hopes = best, _NEVER if best in pressed else first
     for variant in allowed:
-        predicted = estimate.online_ms(load, variant, work_rows)
-        needed = predicted * (_STEP_UP if variant in load.strained else 1.0)
-        if variant not in pressed and needed <= budget_ms:
-            passed = _passed_over(ask, load, best) if variant != best else None
-            reason = _first_reason(ask, route)
-            if variant != best:
+        seen = first if variant == best else estimate.outlook(load, variant, work_rows)
+        needed_ms = seen.predicted_ms * (_STEP_UP if variant in load.strained else 1.0)
+        if droppable:
+            needed_ms += seen.spare_ms
+        if variant not in pressed and needed_ms <= budget_ms:
+            if variant == best:
+                passed, reason = None, _first_reason(ask, route)
+            else:
+                # Where the budget alone is too small for the best, it is not the work ahead that is to blame.
+                passed = best if first.alone_ms <= ask.budget_ms else None
                 reason = "degraded under pressure" if best in pressed else "degraded to meet the deadline"
-            return RunOnline(
-                variant, now_ms + ask.budget_ms, predicted, route.name, reason, _droppable(route), passed
-            )
-        if predicted < fastest_ms and variant not in pressed:
-            fastest, fastest_ms = variant, predicted
+            predicted_ms, deadline_ms = seen.predicted_ms, now_ms + ask.budget_ms
+            return RunOnline(variant, deadline_ms, predicted_ms, route.name, reason, droppable, passed)
+        if seen.predicted_ms < hopes.predicted_ms and variant not in pressed:
+            fastest, hopes = variant, seen
         if "degrade" not in route.on_miss:
             break
     # The smaller of the two: a margin may be negative, where answers come sooner than estimated.
-    if min(fastest_ms, estimate.likely_ms(load, fastest, work_rows)) <= budget_ms:
+    if min(hopes.predicted_ms, hopes.likely_ms) + (hopes.spare_ms if droppable else 0.0) <= budget_ms:
         reason = "likely in time, though without the usual margin"
-        return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, _droppable(route))
-    if "reject" not in route.on_miss:
+        deadline_ms = now_ms + ask.budget_ms
+        return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable)
+    if not droppable:
         reason = "predicted late, and the route does not refuse"
-        return RunOnline(fastest, now_ms + ask.budget_ms, fastest_ms, route.name, reason, droppable=False)
-    over_ms = fastest_ms - budget_ms
-    reason = f"predicted {fastest_ms:.3g} ms on {fastest!r}, the budget is {ask.budget_ms:.3g} ms"
+        deadline_ms = now_ms + ask.budget_ms
+        return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable=False)
+    return _missed(ask, route, load, fastest, hopes, budget_ms)
+
+
+_NEVER = estimate.Outlook(math.inf, math.inf, 0.0, math.inf)
+
+
+def _missed(
+    ask: Ask, route: Route, load: OnlineLoad, fastest: str, hopes: estimate.Outlook, budget_ms: float
+) -> Reject:
+    """Refused for want of time, with what it would take, and when to come back."""
+    reason = f"predicted {hopes.predicted_ms:.3g} ms on {fastest!r}"
+    if hopes.spare_ms:
+        reason += f" and {hopes.spare_ms:.3g} ms to be sure"
+    reason += f", the budget is {ask.budget_ms:.3g} ms"
     if route.margin:
         reason += f", with the route's margin {budget_ms:.3g} ms"
-    if estimate.alone_ms(load, fastest, work_rows) > budget_ms:
+    if hopes.alone_ms > budget_ms:
         # The budget itself is too small: waiting does not help, and no time is promised.
         return Reject("miss", None, route.name, reason)
+    over_ms = hopes.predicted_ms + hopes.spare_ms - budget_ms
     ahead_ms = load.busy_ms + load.waiting_ms / load.replicas
     return Reject("miss", min(over_ms, ahead_ms) / 1_000.0, route.name, reason)
 
@@ -118,28 +137,20 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
 _STEP_UP = 1.25
 
 
-def _passed_over(ask: Ask, load: OnlineLoad, variant: str) -> str | None:
-    """``variant`` if the work ahead is why it cannot make it; None where the budget alone is too small."""
-    return variant if estimate.alone_ms(load, variant, ask.weight or ask.rows) <= ask.budget_ms else None
-
-
-def _droppable(route: Route) -> bool:
-    return "reject" in route.on_miss
-
-
 def _allowed(ask: Ask, route: Route, load: OnlineLoad) -> list[str]:
     """The variants the caller and the route allow: the split's first, then best quality first."""
     if ask.variant is not None:
         return [ask.variant] if ask.variant in load.variants else []
-    floor = route.quality.max_drop if route.quality else None
-    names = route.variants
+    allowed, names = list(load.variants), route.variants
+    if route.quality is not None:
+        floor = route.quality.max_drop
+        allowed = [v.name for v in load.variants.values() if v.quality_drop <= floor]
     if route.split is not None:
         names = tuple(name for name, weight in route.split.items() if weight > 0)
-    allowed = [
-        v.name
-        for v in load.variants.values()
-        if (floor is None or v.quality_drop <= floor) and (names is None or v.name in names)
-    ]
+    if names is not None:
+        allowed = [name for name in allowed if name in names]
+    if route.split is None:
+        return allowed
     drawn = route.drawn(ask.draw)
     if drawn in allowed:
         allowed.sort(key=lambda name: name != drawn)

@@ -120,7 +120,8 @@ class OnlineDispatcher:
     """Deadline-ordered batching for one model: `router.lanes` decides, this sends and settles.
 
     ``send`` runs one packed batch on a replica; ``replicas`` is how many there are until `become` names
-    them. ``variants`` come best quality first. All times are ``clock`` milliseconds.
+    them. ``variants`` come best quality first; of what is accepted the share ``in_time`` is to be answered in
+    time. All times are ``clock`` milliseconds.
     """
 
     def __init__(
@@ -131,12 +132,13 @@ class OnlineDispatcher:
         replicas: int,
         max_batch: int,
         max_waiting: int,
+        in_time: float = 0.0,
         inputs: Sequence[TensorSpec] = (),
         clock: Callable[[], float] = lambda: time.monotonic() * 1_000.0,
         on_batch: Callable[[str, int, float], None] = lambda variant, rows, ms: None,
     ) -> None:
         self._lanes: Lanes[_Waiting] = Lanes(
-            variants, replicas=replicas, max_batch=max_batch, max_waiting=max_waiting
+            variants, replicas=replicas, max_batch=max_batch, max_waiting=max_waiting, in_time=in_time
         )
         self._send, self._clock, self._on_batch = send, clock, on_batch
         self.weigher = Weigher(inputs, max_batch)

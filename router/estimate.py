@@ -33,7 +33,8 @@ class OnlineLoad(NamedTuple):
     ``hop_ms`` is what a call costs beside the model. ``margin`` stretches a prediction so that the truth lies
     within it as often as promised (see `router.calibration`). ``full``: the heap takes no more; ``strained``
     names the variants that were passed over a moment ago for want of time. ``demand_rows_per_s`` is how much
-    was asked for in about the last second, refused or not.
+    was asked for in about the last second, refused or not. ``spare`` is what those who are accepted need
+    beyond the margin, in spreads as well, so that as many of them are in time as the policy asks for.
     """
 
     variants: Mapping[str, Variant]
@@ -47,6 +48,7 @@ class OnlineLoad(NamedTuple):
     demand_rows_per_s: float = 0.0
     ahead: Mapping[str, tuple[int, float, int]] = MappingProxyType({})
     max_batch: int = 1 << 31
+    spare: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +75,41 @@ _MOST_USE = 0.5
 _MOST_FOR_WORK = 3.0
 
 
-def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
-    """Predicted time to the answer, ms: what runs, what waits, then the request's own batch; with margin.
+class Outlook(NamedTuple):
+    """When one variant would answer a request, in ms from now.
 
-    The margin counts spreads: a wait is made of many batches, so its spread grows with its root only.
+    ``predicted_ms`` is what is promised: what runs, what waits, then the request's own batch, and the margin,
+    which counts spreads, since a wait is made of many batches and its spread grows with its root only.
+    ``likely_ms`` has less of the margin the less there is ahead, and with nothing it is ``alone_ms``, the
+    bound of the request alone: what refusing can mend is the work ahead, not jitter. So ``spare_ms``, how
+    long before its deadline an answer must be expected to be accepted, is nothing without work ahead.
     """
-    usual_ms, own_ms = _usual_ms(load, variant, rows), alone_ms(load, variant, rows)
-    return usual_ms + load.margin * sqrt(own_ms * usual_ms)
+
+    predicted_ms: float
+    likely_ms: float
+    spare_ms: float
+    alone_ms: float
 
 
-def likely_ms(load: OnlineLoad, variant: str, rows: int) -> float:
-    """The same with less of the margin the less there is ahead, and with nothing the bound of the request
-    alone: what refusing can mend is the work ahead, not jitter."""
-    wait_ms = load.busy_ms + load.waiting_ms / load.replicas
+def outlook(load: OnlineLoad, variant: str, rows: int) -> Outlook:
+    """What to expect of ``variant`` for a request of ``rows`` rows that comes now."""
+    wait_ms, margin = load.busy_ms + load.waiting_ms / load.replicas, load.margin
     own_ms, usual_ms = alone_ms(load, variant, rows), _usual_ms(load, variant, rows)
-    margin = min(_MOST_FOR_WORK, max(0.0, load.margin)) * min(1.0, wait_ms / own_ms)
-    return max(own_ms, usual_ms + margin * sqrt(own_ms * usual_ms))
+    spread_ms = sqrt(own_ms * usual_ms)
+    mended_ms = spread_ms if wait_ms >= own_ms else spread_ms * wait_ms / own_ms
+    most = margin if margin < _MOST_FOR_WORK else _MOST_FOR_WORK
+    likely_ms = usual_ms + most * mended_ms if most > 0.0 else usual_ms
+    return Outlook(
+        usual_ms + margin * spread_ms,
+        likely_ms if likely_ms > own_ms else own_ms,
+        load.spare * mended_ms,
+        own_ms,
+    )
+
+
+def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
+    """Predicted time to the answer, ms, with margin."""
+    return outlook(load, variant, rows).predicted_ms
 
 
 def _usual_ms(load: OnlineLoad, variant: str, rows: int) -> float:

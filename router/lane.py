@@ -102,8 +102,8 @@ class Lane(Generic[T]):
     def rows_before(self, deadline_ms: float) -> int:
         """How many rows are taken before a request with this deadline would be, at their mean size."""
         waiting = self.waiting
-        if not waiting:
-            return self.rows
+        if not waiting or waiting[-1].deadline_ms <= deadline_ms:
+            return self.rows  # as most of those are who come with the same budget as others
         ahead, count = bisect_right(waiting, deadline_ms, key=_by_deadline), len(waiting)
         if self.late:
             # What is late already is run in turns with the rest: no more of it than of that.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic
 
-from router.calibration import Margins
+from router.calibration import Promises
 from router.demand import Demand, Urgency
 from router.estimate import OnlineLoad, Variant
 from router.fleet import UNHEARD_MS, Fleet, Member
@@ -59,17 +59,24 @@ class Step(Generic[T]):
 
 
 class Lanes(Generic[T]):
-    """One model's online side. ``variants`` come best quality first."""
+    """One model's online side. ``variants`` come best quality first; of what is accepted the share
+    ``in_time`` is to be answered in time."""
 
     def __init__(
-        self, variants: Mapping[str, Variant], *, replicas: int, max_batch: int, max_waiting: int
+        self,
+        variants: Mapping[str, Variant],
+        *,
+        replicas: int,
+        max_batch: int,
+        max_waiting: int,
+        in_time: float = 0.0,
     ) -> None:
         self._lanes: dict[str, Lane[T]] = {n: Lane(v, max_batch) for n, v in variants.items()}
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._variants = dict(variants)
         self._fleet = Fleet(replicas)
         self.hop = Hop()
-        self._margins = Margins()
+        self._promises = Promises(in_time)
         self._strained_until_ms: dict[str, float] = {}
         self._urgency, self._demand = Urgency(), Demand()
         self._ran_late = False
@@ -77,10 +84,7 @@ class Lanes(Generic[T]):
     @property
     def waiting(self) -> int:
         """How many items wait; at most ``max_waiting``, if `room_for` is heeded."""
-        count = 0
-        for lane in self._lanes.values():
-            count += len(lane.waiting) + len(lane.late)
-        return count
+        return sum(len(lane.waiting) + len(lane.late) for lane in self._lanes.values())
 
     @property
     def in_flight(self) -> int:
@@ -102,9 +106,10 @@ class Lanes(Generic[T]):
         It is noted as asked for, whatever becomes of it. The cost does not grow with what waits.
         """
         waiting_ms, waits, count = 0.0, {}, 0
-        fleet = self._fleet
+        fleet, budget_ms = self._fleet, deadline_ms - now_ms
         fleet.heed(now_ms)
-        self._urgency.note(deadline_ms - now_ms, now_ms)
+        margin, spare = self._promises.widths(budget_ms, now_ms)
+        self._urgency.note(budget_ms, now_ms)
         self._demand.note(rows, now_ms)
         replicas = fleet.size
         worth = replicas / fleet.rooms
@@ -123,11 +128,12 @@ class Lanes(Generic[T]):
             waiting_ms,
             self.hop.mean_ms,
             count >= self._max_waiting,
-            self._margins.value(deadline_ms - now_ms, now_ms),
+            margin,
             self._strained(now_ms) if self._strained_until_ms else (),
             self._demand.rows_per_s,
             waits,
             self._max_batch,
+            spare,
         )
 
     def _strained(self, now_ms: float) -> Collection[str]:
@@ -275,8 +281,7 @@ class Lanes(Generic[T]):
         dropped = lane.take(count)
         gone = [item for item in dropped if item.droppable]
         hopeless += gone
-        broken = [(x.deadline_ms - x.arrived_ms, True) for x in gone if x.predicted_ms > 0.0]
-        self._margins.learn(broken, now_ms)
+        self._promises.dropped(gone, now_ms)
         lane.set_aside([item for item in dropped if not item.droppable])
 
     def _most_rows(self, lane: Lane[T], starts_ms: float) -> int | None:
@@ -327,12 +332,7 @@ class Lanes(Generic[T]):
             self.hop.learn(max(0.0, now_ms - flight.sent_ms - wait_ms - run_ms))
         self._fleet.learn(flight, now_ms, run_ms, wait_ms, self.hop.mean_ms, ran_ms)
         if news:
-            came_due = [
-                (item.deadline_ms - item.arrived_ms, now_ms - item.arrived_ms > item.predicted_ms)
-                for item in start.items
-                if item.predicted_ms > 0.0
-            ]
-            self._margins.learn(came_due, now_ms)
+            self._promises.answered(start.items, now_ms)
         if self._fleet.pace(member, lane.slower(start.rows, run_ms)) and not member.apart:
             for each in self._lanes.values():
                 each.forget_pace((member.name,))
@@ -393,7 +393,7 @@ class Lanes(Generic[T]):
         doubtful = (
             max(x.pessimism for x in self._lanes.values()) > 2.0
             or self.hop.mean_ms > 5.0
-            or self._margins.value(math.inf, now_ms) > _DOUBTFUL_MARGIN
+            or self._promises.widths(math.inf, now_ms)[0] > _DOUBTFUL_MARGIN
         )
         due_ms = _PROBE_DOUBTFUL_MS if doubtful else _PROBE_MS
         return lane.variant.name if now_ms - lane.learnt_ms >= due_ms else None

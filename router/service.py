@@ -127,6 +127,7 @@ class Service:
                 "hop_ms": load.hop_ms,
                 "hop_deviation_ms": served.online.hop_deviation_ms,
                 "margin": load.margin,
+                "spare": load.spare,
                 "row_weights": served.online.weigher.shares,
                 "batches": {
                     v: {"count": count, "rows": rows}

@@ -6,8 +6,9 @@ no request has brought yet.
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,12 +23,7 @@ from router.policy.values import Names, Section, one_or_more
 Sign = Literal["<", "<=", ">", ">="]
 
 _COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*([^<>=,]+?)\s*")
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
+_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 class _Range(Section):

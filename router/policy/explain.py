@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from router import estimate
-from router.calibration import START
+from router.calibration import START, spare_start
 from router.decide import Ask, Enqueue, Reject, RunOnline, decide
 from router.estimate import BatchLoad, ModelLoad, OnlineLoad, Variant
 from router.policy import Policy, Route
@@ -130,7 +130,10 @@ def _load(
         known = {name: variants[name] for name in best_first}
         waiting_ms = known[best_first[0]].profile.predict_ms(online_rows) if online_rows else 0.0
         # As a router sees it that has just started, and has learnt no margin yet.
-        online = OnlineLoad(known, section.online.replicas, 0.0, waiting_ms, HOP_MS, margin=START)
+        spare = spare_start(section.online.in_time)
+        online = OnlineLoad(
+            known, section.online.replicas, 0.0, waiting_ms, HOP_MS, margin=START, spare=spare
+        )
     if section.batch:
         batch = estimate.batch_load(
             variants[section.batch.variant],

@@ -13,7 +13,17 @@ from router.ask import Ask
 from router.policy.conditions import When
 from router.policy.names import Misnamed, misnamed
 from router.policy.tenants import Tenant, TenantLimits
-from router.policy.values import BudgetMs, Bytes, Milliseconds, Name, Names, Section, Share, Surcharge
+from router.policy.values import (
+    BudgetMs,
+    Bytes,
+    Confidence,
+    Milliseconds,
+    Name,
+    Names,
+    Section,
+    Share,
+    Surcharge,
+)
 
 
 class Quality(Section):
@@ -77,12 +87,17 @@ class Rescue(Section):
 
 
 class Online(Section):
-    """Online replicas: each holds every variant listed, best first or in any order."""
+    """Online replicas: each holds every variant listed, best first or in any order.
+
+    ``in_time`` is the share of the accepted requests that are to be answered in time: the surer, the more are
+    refused at once where there is work ahead of them.
+    """
 
     variants: Annotated[tuple[Name, ...], Field(min_length=1)]
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     max_batch: Annotated[int, Field(ge=1, le=65536)] = 64
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
+    in_time: Confidence = 0.999
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     rescue: Rescue = Rescue()
 

@@ -38,6 +38,8 @@ BudgetMs = Annotated[float, BeforeValidator(units.budget_ms), _DURATION]
 Bytes = Annotated[int, BeforeValidator(units.size_bytes), _SIZE]
 #: A share of a whole, kept as 0 to 1.
 Share = Annotated[float, BeforeValidator(units.fraction), Field(ge=0, le=1), _SHARE]
+#: A share that is aimed at; all of it cannot be promised.
+Confidence = Annotated[float, BeforeValidator(units.fraction), Field(ge=0, lt=1), _SHARE]
 #: A part on top of a whole, which may be more than the whole.
 Surcharge = Annotated[float, BeforeValidator(units.fraction), Field(ge=0, le=10), _SHARE]
 #: Events per second.

@@ -95,6 +95,7 @@ class Front:
             replicas=section.replicas,
             max_batch=section.max_batch,
             max_waiting=section.max_waiting,
+            in_time=section.in_time,
         )
         self.lanes.become(pool.names)
         self._max_batch = section.max_batch

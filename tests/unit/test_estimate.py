@@ -12,8 +12,8 @@ from router.estimate import (
     alone_ms,
     batch_ms,
     drain_rows_per_s,
-    likely_ms,
     online_ms,
+    outlook,
     pressed,
 )
 
@@ -62,13 +62,24 @@ def test_the_margin_grows_with_the_root_of_what_is_ahead_and_the_likely_one_not_
     assert alone_ms(load, "v", 1) == pytest.approx(2.7)
     assert online_ms(load, "v", 1) == pytest.approx(busy_ms + 1.6 + 0.5 * spread_ms)
     likely = busy_ms + 1.6 + 0.5 * share * spread_ms
-    assert likely_ms(load, "v", 1) == pytest.approx(max(2.7, likely))
+    assert outlook(load, "v", 1).likely_ms == pytest.approx(max(2.7, likely))
     assert (likely < 2.7) == (busy_ms == 0.0)
+
+
+@pytest.mark.parametrize(("busy_ms", "share"), [(0.0, 0.0), (1.35, 0.5), (10.0, 1.0)])
+def test_time_to_spare_is_asked_for_where_there_is_work_ahead(busy_ms: float, share: float) -> None:
+    load = online(busy_ms=busy_ms)._replace(margin=0.5, spare=1.5)
+    spread_ms = (2.7 * (busy_ms + 1.6)) ** 0.5
+    assert outlook(load, "v", 1).spare_ms == pytest.approx(1.5 * share * spread_ms)
+    assert outlook(load, "v", 1).predicted_ms == online_ms(load._replace(spare=0.0), "v", 1)
 
 
 def test_a_margin_that_no_work_ahead_explains_does_not_count_in_full() -> None:
     load = online(busy_ms=10.0)
-    assert likely_ms(load._replace(margin=4.0), "v", 1) == likely_ms(load._replace(margin=3.0), "v", 1)
+    assert (
+        outlook(load._replace(margin=4.0), "v", 1).likely_ms
+        == outlook(load._replace(margin=3.0), "v", 1).likely_ms
+    )
     assert online_ms(load._replace(margin=4.0), "v", 1) > online_ms(load._replace(margin=3.0), "v", 1)
 
 
