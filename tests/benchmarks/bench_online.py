@@ -13,7 +13,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,9 @@ from tests.benchmarks.report import Figure, write
 
 _ROUTES = """
 routes:
-  - {{name: any, to: online, margin: {margin:.0%}}}
-defaults: {{budget: 1s}}
+  - {name: any, to: online}
+defaults: {budget: 1s}
 """
-#: Where 999 of 1,000 accepted requests are to be in time, the route asks for so much more than the prediction
-#: that 99 of 100 answers keep; see README.md, "How sure accepted is".
-_SURE_MARGIN = 0.8
 PARTS = ("pure", "throughput", "trace", "overload", "variants")
 
 
@@ -96,7 +92,7 @@ def _served(chosen: argparse.Namespace, folder: Path, runs: dict[str, Any]) -> l
             + online_throughput.POLICY.format(folder=folder)
             + online_load.POLICY.format(folder=minilm, variants=", ".join(variants), max_batch=max_batch)
         )
-        policy.write_text(models + _ROUTES.format(margin=0.0))
+        policy.write_text(models + _ROUTES)
         with server.running(policy, port=chosen.port) as running:
             if "throughput" in chosen.parts:
                 rows += _attempt("throughput", lambda: _throughput(chosen, running.url, folder, temporary))
@@ -104,11 +100,7 @@ def _served(chosen: argparse.Namespace, folder: Path, runs: dict[str, Any]) -> l
             target = live.Target(running.url, online_load.MODEL, data)
             lengths = Lengths.smoke() if chosen.smoke else Lengths()
             bench = Bench(target, lengths, max_batch, variants)
-
-            def sure() -> AbstractContextManager[None]:
-                return live.under(running.url, policy, models + _ROUTES.format(margin=_SURE_MARGIN))
-
-            rows += _loads(bench, chosen, minilm, sure)
+            rows += _loads(bench, chosen, minilm)
             runs.update(bench.runs)
     return rows
 
@@ -121,9 +113,7 @@ def _throughput(chosen: argparse.Namespace, url: str, folder: Path, temporary: s
     return online_throughput.figures(loads)
 
 
-def _loads(
-    bench: Bench, chosen: argparse.Namespace, minilm: Path, sure: Callable[[], AbstractContextManager[None]]
-) -> list[Figure]:
+def _loads(bench: Bench, chosen: argparse.Namespace, minilm: Path) -> list[Figure]:
     wanted = [part for part in ("trace", "overload", "variants") if part in chosen.parts]
     if not wanted:
         return []
@@ -132,7 +122,7 @@ def _loads(
         return rows  # nothing of the rest can be scaled
     if "trace" in wanted:
         rows += _attempt("composition", lambda: online_load.deploy(minilm, bench.max_batch))
-        rows += _attempt("trace", lambda: online_load.trace(bench, chosen.traces, sure))
+        rows += _attempt("trace", lambda: online_load.trace(bench, chosen.traces))
     if "overload" in wanted:
         rows += _attempt("overload", lambda: online_load.overload(bench))
     if "variants" in wanted:

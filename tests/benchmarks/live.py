@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import csv
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 
 from optimizers.profile import LatencyProfile
@@ -131,30 +129,6 @@ class Target:
         callers = 4 * max_batch
         self.closed_loop(callers, min(2.0, seconds), variant=variant)  # warm
         return len(self.closed_loop(callers, seconds, variant=variant)) / seconds
-
-
-@contextmanager
-def under(url: str, path: Path, text: str) -> Iterator[None]:
-    """The server at ``url`` goes by another policy for a while, taken over from its file as users do it."""
-    before = path.read_text()
-    _take(url, path, text)
-    try:
-        yield
-    finally:
-        _take(url, path, before)
-
-
-def _take(url: str, path: Path, text: str) -> None:
-    def digest() -> str:
-        told: dict[str, str] = httpx.get(f"{url}/v2/policy").json()
-        return told["digest"]
-
-    old, end_s = digest(), time.monotonic() + 30.0
-    path.write_text(text)
-    while digest() == old:
-        if time.monotonic() > end_s:
-            raise TimeoutError(f"{path}: the policy was not taken over within 30 s")
-        time.sleep(0.1)
 
 
 def best_batch(profile: LatencyProfile) -> int:
