@@ -33,8 +33,8 @@ class OnlineLoad(NamedTuple):
     ``hop_ms`` is what a call costs beside the model. ``margin`` stretches a prediction so that the truth lies
     within it as often as promised (see `router.calibration`). ``full``: the heap takes no more; ``strained``
     names the variants that were passed over a moment ago for want of time. ``demand_rows_per_s`` is how much
-    was asked for in about the last second, refused or not. ``spare`` is what those who are accepted need
-    beyond the margin, in spreads as well, so that as many of them are in time as the policy asks for.
+    was asked for in about the last second, refused or not. ``spare_ms`` is what those who are accepted need
+    beyond the prediction, so that as many of them are in time as the policy asks for (see `router.overrun`).
     """
 
     variants: Mapping[str, Variant]
@@ -48,7 +48,7 @@ class OnlineLoad(NamedTuple):
     demand_rows_per_s: float = 0.0
     ahead: Mapping[str, tuple[int, float, int]] = MappingProxyType({})
     max_batch: int = 1 << 31
-    spare: float = 0.0
+    spare_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,13 @@ def outlook(load: OnlineLoad, variant: str, rows: int) -> Outlook:
     wait_ms, margin = load.busy_ms + load.waiting_ms / load.replicas, load.margin
     own_ms, usual_ms = alone_ms(load, variant, rows), _usual_ms(load, variant, rows)
     spread_ms = sqrt(own_ms * usual_ms)
-    mended_ms = spread_ms if wait_ms >= own_ms else spread_ms * wait_ms / own_ms
+    mended = 1.0 if wait_ms >= own_ms else wait_ms / own_ms
     most = margin if margin < _MOST_FOR_WORK else _MOST_FOR_WORK
-    likely_ms = usual_ms + most * mended_ms if most > 0.0 else usual_ms
+    likely_ms = usual_ms + most * mended * spread_ms if most > 0.0 else usual_ms
     return Outlook(
         usual_ms + margin * spread_ms,
         likely_ms if likely_ms > own_ms else own_ms,
-        load.spare * mended_ms,
+        load.spare_ms * mended,
         own_ms,
     )
 

@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic
 
-from router.calibration import Promises
 from router.demand import Demand, Urgency
 from router.estimate import OnlineLoad, Variant
 from router.fleet import UNHEARD_MS, Fleet, Member
 from router.flights import Hop
 from router.lane import Lane, T
+from router.overrun import Promises
 from workers.batching import Idle, Run, Wait, latest_start_ms, next_batch
 
 _PROBE_MS, _PROBE_DOUBTFUL_MS, _DOUBTFUL_MARGIN = 5_000.0, 250.0, 1.2
@@ -76,7 +76,8 @@ class Lanes(Generic[T]):
         self._variants = dict(variants)
         self._fleet = Fleet(replicas)
         self.hop = Hop()
-        self._promises = Promises(in_time)
+        best = next(iter(variants.values())).profile
+        self._promises = Promises(in_time, best.bound_ms(1))
         self._strained_until_ms: dict[str, float] = {}
         self._urgency, self._demand = Urgency(), Demand()
         self._ran_late = False
@@ -108,7 +109,7 @@ class Lanes(Generic[T]):
         waiting_ms, waits, count = 0.0, {}, 0
         fleet, budget_ms = self._fleet, deadline_ms - now_ms
         fleet.heed(now_ms)
-        margin, spare = self._promises.widths(budget_ms, now_ms)
+        margin, spare_ms = self._promises.widths(budget_ms, now_ms)
         self._urgency.note(budget_ms, now_ms)
         self._demand.note(rows, now_ms)
         replicas = fleet.size
@@ -133,7 +134,7 @@ class Lanes(Generic[T]):
             self._demand.rows_per_s,
             waits,
             self._max_batch,
-            spare,
+            spare_ms,
         )
 
     def _strained(self, now_ms: float) -> Collection[str]:
@@ -393,7 +394,7 @@ class Lanes(Generic[T]):
         doubtful = (
             max(x.pessimism for x in self._lanes.values()) > 2.0
             or self.hop.mean_ms > 5.0
-            or self._promises.widths(math.inf, now_ms)[0] > _DOUBTFUL_MARGIN
+            or self._promises.widths(math.inf, now_ms).margin > _DOUBTFUL_MARGIN
         )
         due_ms = _PROBE_DOUBTFUL_MS if doubtful else _PROBE_MS
         return lane.variant.name if now_ms - lane.learnt_ms >= due_ms else None

@@ -127,7 +127,7 @@ class Service:
                 "hop_ms": load.hop_ms,
                 "hop_deviation_ms": served.online.hop_deviation_ms,
                 "margin": load.margin,
-                "spare": load.spare,
+                "spare_ms": load.spare_ms,
                 "row_weights": served.online.weigher.shares,
                 "batches": {
                     v: {"count": count, "rows": rows}

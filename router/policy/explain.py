@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from router import estimate
-from router.calibration import START, spare_start
+from router.calibration import START
 from router.decide import Ask, Enqueue, Reject, RunOnline, decide
 from router.estimate import BatchLoad, ModelLoad, OnlineLoad, Variant
+from router.overrun import first_spare_ms
 from router.policy import Policy, Route
 from router.policy.check import HOP_MS
 from router.policy.conditions import When, is_among
@@ -130,9 +131,9 @@ def _load(
         known = {name: variants[name] for name in best_first}
         waiting_ms = known[best_first[0]].profile.predict_ms(online_rows) if online_rows else 0.0
         # As a router sees it that has just started, and has learnt no margin yet.
-        spare = spare_start(section.online.in_time)
+        spare_ms = first_spare_ms(section.online.in_time, known[best_first[0]].profile.bound_ms(1))
         online = OnlineLoad(
-            known, section.online.replicas, 0.0, waiting_ms, HOP_MS, margin=START, spare=spare
+            known, section.online.replicas, 0.0, waiting_ms, HOP_MS, margin=START, spare_ms=spare_ms
         )
     if section.batch:
         batch = estimate.batch_load(

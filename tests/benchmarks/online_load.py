@@ -88,7 +88,7 @@ class Bench:
         if not prefix and on is self.target:
             self.promised[name] = told[0]["held"] - told[1]["held"], told[0]["total"] - told[1]["total"]
         states = {
-            at: {k: x[k] for k in ("margin", "spare", "hop_ms")}
+            at: {k: x[k] for k in ("margin", "spare_ms", "hop_ms")}
             for at, x in (("before", before), ("after", after))
         }
         self.runs[name] = {**live.seen(found), "server": states}

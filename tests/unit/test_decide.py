@@ -360,26 +360,23 @@ def test_a_refusal_for_want_of_margin_says_so_and_when_it_would_do() -> None:
 
 
 def test_what_has_work_ahead_is_accepted_with_time_to_spare_only_and_a_refusal_says_so() -> None:
-    # 60 ms in all, of which the request alone takes 40: the spare time is the root of their product.
-    busy = online(variants={"best": BEST}, busy_ms=20.0, spare=1.0)
-    spare_ms = (60.0 * 40.0) ** 0.5 / 2.0
-    assert isinstance(run(ONLINE, 60.1 + spare_ms, busy), RunOnline)
+    # 60 ms in all, of which the request alone takes 40: half of what is spared is for the work ahead.
+    busy = online(variants={"best": BEST}, busy_ms=20.0, spare_ms=50.0)
+    assert isinstance(run(ONLINE, 85.1, busy), RunOnline)
     refused = run(ONLINE, 80.0, busy)
     assert isinstance(refused, Reject)
-    assert refused.reason == "predicted 60 ms on 'best' and 24.5 ms to be sure, the budget is 80 ms"
-    assert refused.retry_after_s == pytest.approx((60.0 + spare_ms - 80.0) / 1_000.0)
+    assert refused.reason == "predicted 60 ms on 'best' and 25 ms to be sure, the budget is 80 ms"
+    assert refused.retry_after_s == pytest.approx(0.005)
     # Refusing mends the work ahead and nothing else, so an idle replica takes what it can.
-    assert isinstance(run(ONLINE, 40.1, online(variants={"best": BEST}, spare=3.0)), RunOnline)
+    assert isinstance(run(ONLINE, 40.1, online(variants={"best": BEST}, spare_ms=50.0)), RunOnline)
     # A route that does not refuse runs it as well as it can.
     assert isinstance(run({"to": "online", "on_miss": ["degrade"]}, 61.0, busy), RunOnline)
 
 
 def test_time_to_spare_is_found_on_a_faster_variant() -> None:
     load = online(busy_ms=20.0)
-    assert [getattr(run(ONLINE, 65.0, load._replace(spare=x)), "variant", None) for x in (0.0, 1.0)] == [
-        "best",
-        "quick",
-    ]
+    chosen = [run(ONLINE, 65.0, load._replace(spare_ms=ms)) for ms in (0.0, 20.0)]
+    assert [getattr(decision, "variant", None) for decision in chosen] == ["best", "quick"]
 
 
 def test_the_queue_too_must_have_the_margin() -> None:

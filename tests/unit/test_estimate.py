@@ -68,10 +68,9 @@ def test_the_margin_grows_with_the_root_of_what_is_ahead_and_the_likely_one_not_
 
 @pytest.mark.parametrize(("busy_ms", "share"), [(0.0, 0.0), (1.35, 0.5), (10.0, 1.0)])
 def test_time_to_spare_is_asked_for_where_there_is_work_ahead(busy_ms: float, share: float) -> None:
-    load = online(busy_ms=busy_ms)._replace(margin=0.5, spare=1.5)
-    spread_ms = (2.7 * (busy_ms + 1.6)) ** 0.5
-    assert outlook(load, "v", 1).spare_ms == pytest.approx(1.5 * share * spread_ms)
-    assert outlook(load, "v", 1).predicted_ms == online_ms(load._replace(spare=0.0), "v", 1)
+    load = online(busy_ms=busy_ms)._replace(margin=0.5, spare_ms=6.0)
+    assert outlook(load, "v", 1).spare_ms == pytest.approx(6.0 * share)
+    assert outlook(load, "v", 1).predicted_ms == online_ms(load._replace(spare_ms=0.0), "v", 1)
 
 
 def test_a_margin_that_no_work_ahead_explains_does_not_count_in_full() -> None:
