@@ -118,8 +118,9 @@ class Promises:
         for kind, found_ms in overs_ms.items():
             overrun = self._of.get(kind)
             if overrun is None:
-                overrun = self._of[kind] = Overrun(self._all.excess_ms, self._all.share)
+                overrun = self._of[kind] = Overrun(self._all.excess_ms)
             for each in (overrun, self._all):
                 each.learn([ms for ms in found_ms if ms > 0.0], len(found_ms))
             self._spares_ms[kind] = overrun.spare_ms(self._in_time)
-        self._first_ms = self._all.spare_ms(self._in_time)
+        # How often is another matter for those with other budgets; by how much is much the same.
+        self._first_ms = Overrun(self._all.excess_ms).spare_ms(self._in_time)

@@ -89,15 +89,16 @@ class Rescue(Section):
 class Online(Section):
     """Online replicas: each holds every variant listed, best first or in any order.
 
-    ``in_time`` is the share of the accepted requests that are to be answered in time: the surer, the more are
-    refused at once where there is work ahead of them.
+    ``in_time`` is the share of the accepted requests that are to be answered in time, 99.9% for example.
+    Those that have work ahead of them are accepted with time to spare then, and more are refused at once;
+    without it whatever is predicted in time is accepted.
     """
 
     variants: Annotated[tuple[Name, ...], Field(min_length=1)]
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     max_batch: Annotated[int, Field(ge=1, le=65536)] = 64
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
-    in_time: Confidence = 0.999
+    in_time: Confidence = 0.0
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     rescue: Rescue = Rescue()
 
