@@ -71,6 +71,17 @@ def test_under_pressure_the_quick_variant_takes_over_and_what_no_variant_can_do_
     assert max(flooded.refusals_ms) < 5.0
 
 
+def test_a_policy_that_asks_for_999_of_1000_in_time_has_fewer_of_the_accepted_late_at_little_cost() -> None:
+    requests = [Request(1_000.0 * at_s, "m", 80.0, 1) for at_s in trace.bursty(500.0, 60.0, seed=7)]
+    online: dict[str, Any] = {"variants": ["best"], "max_batch": 32}
+    usual, sure = (
+        run(policy({"artifacts": "a", "online": {**online, **more}}), requests, hop_ms=2.0, hop_sigma=1.0)
+        for more in ({}, {"in_time": "99.9%"})
+    )
+    assert 1.0 - sure.met_of_accepted < 0.5 * (1.0 - usual.met_of_accepted)
+    assert sure.share("met") > 0.95 * usual.share("met")
+
+
 def test_the_queue_is_drained_in_batches_and_what_is_too_much_for_it_expires() -> None:
     calm = run(policy(to="batch"), steadily(300.0, 5.0, budget_ms=60_000.0))
     assert calm.share("met") == 1.0

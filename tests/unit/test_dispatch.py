@@ -519,6 +519,24 @@ async def test_promises_that_were_broken_widen_the_margin_and_those_kept_narrow_
 
 
 @in_virtual_time
+async def test_time_to_spare_is_kept_where_it_is_asked_for_and_grows_with_what_comes_too_late() -> None:
+    for in_time, first in ((0.0, False), (0.999, True)):
+        target = OnlineDispatcher(
+            {"v": variant()},
+            Replica().send,
+            replicas=1,
+            max_batch=8,
+            max_waiting=10,
+            in_time=in_time,
+            clock=now_ms,
+        )
+        before_ms = target.load().spare_ms
+        assert (before_ms > 0.0) is first
+        await target.run("v", batch(1.0), now_ms() + 1_000.0, predicted_ms=0.001)
+        assert (target.load().spare_ms > before_ms) is first
+
+
+@in_virtual_time
 async def test_a_request_that_was_dropped_broke_its_promise() -> None:
     target = dispatcher(Replica())
     running = await busy(target)
