@@ -114,6 +114,7 @@ def _onnx_static(model: Model, spec: QuantizeStatic, context: Context) -> Model:
             per_channel=spec.per_channel,
             activation_type=QuantType.QInt8 if spec.symmetric_activations else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            reduce_range=_saturates(),
             nodes_to_exclude=_matching(graph, spec.exclude),
             calibrate_method=methods[spec.calibration],
             extra_options={
@@ -263,3 +264,12 @@ def _matching(graph: Any, patterns: Sequence[str]) -> list[str]:
             )
         found.update(hits)
     return sorted(found)
+
+
+def _saturates() -> bool:
+    """Whether this processor adds products of int8 in 16 bits, which hold 7-bit weights only."""
+    try:
+        about = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx" in about and "vnni" not in about

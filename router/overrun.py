@@ -47,8 +47,8 @@ class Overrun:
     for more than many small excesses.
     """
 
-    def __init__(self, excess_ms: float, share: float = _FIRST_SHARE) -> None:
-        self._mean_square, self.share = 2.0 * excess_ms * excess_ms, share
+    def __init__(self, excess_ms: float) -> None:
+        self._mean_square, self.share = 2.0 * excess_ms * excess_ms, _FIRST_SHARE
 
     @property
     def excess_ms(self) -> float:

@@ -206,5 +206,6 @@ def answered_with_its_rule(client: httpx.Client, home: Path) -> None:
     (fired,) = rules.apply(row[None]).tolist()
     assert outputs["label"] == [1] and outputs["scores"] == pytest.approx(rules.scores[fired].tolist())
     line = (folder / "rules.txt").read_text().splitlines()[fired]
-    # Which rule fires depends on the network that they were learnt from, and that on the processor.
-    assert line.startswith((f"{fired + 1}. if ", "otherwise late")) and " late" in line
+    # What the rules leave over is late too where they were learnt on another processor.
+    rule = line.startswith(f"{fired + 1}. if departure delay > ") and "then late" in line
+    assert rule or (fired == len(rules.scores) - 1 and line.startswith("otherwise late"))
