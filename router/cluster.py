@@ -7,10 +7,8 @@ Ray Serve reads its switches when its processes start (and when ``ray.serve`` is
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,6 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from workers.ports import check_port, free_port, free_ports
 
 
 class ClusterError(RuntimeError):
@@ -55,6 +55,8 @@ _SWITCHES = {
 _STOP_WITHIN_S = 20.0
 #: A gRPC message, either way, may have twice the policy's limits.body, and at least this.
 _MIN_GRPC_BYTES = 64 << 20
+#: Ports of each kind for this instance's router replicas.
+_RANGE = 100
 
 
 def prepare(folder: Path, max_body_bytes: int = 0) -> None:
@@ -65,7 +67,8 @@ def prepare(folder: Path, max_body_bytes: int = 0) -> None:
     run on one machine. ``max_body_bytes`` is the largest request body; gRPC reads a whole message before
     anything here sees its size.
     """
-    http, grpc = _free_range(), _free_range()
+    http = free_ports(2 * _RANGE)
+    grpc = http + _RANGE
     settings = _SWITCHES | {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -84,36 +87,6 @@ def prepare(folder: Path, max_body_bytes: int = 0) -> None:
         settings[f"RAY_SERVE_FALLBACK_PROXY_{name}_PORT"] = str(free_port())
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-_RANGE = 100
-
-
-def _free_range() -> int:
-    """The first of a run of ports below the system's own (ephemeral) range whose ends are free."""
-    for _ in range(100):
-        first = random.SystemRandom().randrange(12_000, 32_000 - _RANGE, _RANGE)
-        with suppress(OSError):
-            for port in (first, first + 1, first + _RANGE - 1):
-                check_port("127.0.0.1", port)
-            return first
-    raise ClusterError("no free range of ports between 12000 and 32000 for Serve's replicas")
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise OSError where something listens already."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO, Literal
 from urllib.parse import urlsplit
 
+from workers.ports import check_port, free_port
+
 Fsync = Literal["always", "everysec", "no"]
 
 _PR_SET_PDEATHSIG = 1
@@ -120,7 +122,7 @@ class EmbeddedServer:
         lock = _lock(folder)
         try:
             last_port, password = _last_address(folder)
-            chosen = port or (last_port if last_port and _is_free(last_port) else _free_port())
+            chosen = port or (last_port if last_port and _is_free(last_port) else free_port())
             _write_config(folder, chosen, password, fsync, max_memory_bytes)
             with (folder / _LOG).open("ab") as log:
                 process = subprocess.Popen(
@@ -254,20 +256,11 @@ def _last_address(folder: Path) -> tuple[int | None, str]:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As the server itself does: connections of its predecessor that linger are no hindrance.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+    try:
+        check_port("127.0.0.1", port)
+    except OSError:
+        return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _die_with(parent: int) -> Callable[[], None]:

@@ -16,8 +16,8 @@ import pytest
 
 from optimizers.examples import digits
 from router import Client
-from router.cluster import free_port
 from tests.support import every_datatype
+from workers.ports import free_port
 
 POLICY = """
 models:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from router.cluster import free_port
+from workers.ports import free_port
 
 
 def command(policy: Path, *options: str) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from router.cluster import free_port
+from workers.ports import free_port
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[2]
