@@ -32,9 +32,15 @@ class Demand:
 
     def __init__(self) -> None:
         self.rows_per_s = 0.0
-        self._at_ms = -math.inf
+        self._at_ms = self._asked_ms = -math.inf
+
+    def lately(self, now_ms: float) -> bool:
+        """Whether anything was asked for in the last seconds."""
+        return now_ms - self._asked_ms < _LATELY_MS
 
     def note(self, rows: int, now_ms: float) -> None:
         kept = math.exp((self._at_ms - now_ms) / _DEMAND_MS)
         self.rows_per_s = self.rows_per_s * kept + rows * 1_000.0 / _DEMAND_MS
         self._at_ms = now_ms
+        if rows:
+            self._asked_ms = now_ms

@@ -17,9 +17,9 @@ from router.fleet import UNHEARD_MS, Fleet, Member
 from router.flights import Hop
 from router.lane import Lane, T
 from router.overrun import Promises
+from router.probing import PROBE_MS, doubtful, probe_after_ms
 from workers.batching import Idle, Run, Wait, latest_start_ms, next_batch
 
-_PROBE_MS, _PROBE_DOUBTFUL_MS, _DOUBTFUL_MARGIN = 5_000.0, 250.0, 1.2
 #: A batch led by a request with this many times the shortest budget asked for lately takes at most one
 #: such part of that: it cannot be interrupted, and the next urgent request must find a replica in time.
 _RELAXED = 4.0
@@ -387,14 +387,12 @@ class Lanes(Generic[T]):
         slow replica that nothing is given to.
         """
         lane = min(self._lanes.values(), key=lambda x: x.learnt_ms)
-        if self._fleet.unheard(now_ms, _PROBE_MS):
+        if self._fleet.unheard(now_ms, PROBE_MS):
             return lane.variant.name
         if self.in_flight or self.waiting:
             return None
-        doubtful = (
-            max(x.pessimism for x in self._lanes.values()) > 2.0
-            or self.hop.mean_ms > 5.0
-            or self._promises.widths(math.inf, now_ms).margin > _DOUBTFUL_MARGIN
-        )
-        due_ms = _PROBE_DOUBTFUL_MS if doubtful else _PROBE_MS
+        pessimism = max(x.pessimism for x in self._lanes.values())
+        margin = self._promises.widths(math.inf, now_ms).margin
+        in_doubt = doubtful(pessimism, self.hop.mean_ms, margin)
+        due_ms = probe_after_ms(in_doubt, self._demand.lately(now_ms), lane.variant.profile.bound_ms(1))
         return lane.variant.name if now_ms - lane.learnt_ms >= due_ms else None

@@ -577,13 +577,20 @@ async def test_a_probe_is_due_when_nothing_has_run_for_long_and_not_while_anythi
 
 
 @in_virtual_time
-async def test_a_doubtful_estimate_is_probed_sooner() -> None:
+async def test_a_doubtful_estimate_is_probed_sooner_and_soonest_while_somebody_asks() -> None:
     replica = Replica(hop_ms=60.0)
     target = dispatcher(replica)
     for _ in range(20):
         await ask(target, 1.0)
     assert target.stale_variant() is None
-    await asyncio.sleep(0.3)
+    takes_s = target.load().variants["v"].profile.bound_ms(1) / 1e3
+    await asyncio.sleep(45.0 * takes_s)
+    assert target.stale_variant() is None, "with nobody there, probes are to take a fiftieth of the time"
+    target.load(now_ms() + 10.0, 1)  # somebody asks, and may be refused
+    assert target.stale_variant() == "v"
+    await asyncio.sleep(2.1)
+    await ask(target, 1.0)
+    await asyncio.sleep(55.0 * takes_s)
     assert target.stale_variant() == "v"
 
 
