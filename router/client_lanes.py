@@ -112,7 +112,8 @@ class AsyncLanes(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._turns.locked():
             try:
-                await asyncio.wait_for(self._turns.acquire(), request.extensions["timeout"]["pool"])
+                async with asyncio.timeout(request.extensions["timeout"]["pool"]):
+                    await self._turns.acquire()
             except TimeoutError:
                 raise _turn_timeout(request) from None
         else:

@@ -42,7 +42,6 @@ _SWITCHES = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
     # Ray runs its workers at nice 15 and its dashboard's agent at 0, which then takes a core from a model for
     # a tenth of a second at a time, several times a minute. Batch work yields by SCHED_IDLE instead.
     "RAY_worker_niceness": "0",

@@ -215,7 +215,8 @@ class Drain:
         except QueueUnavailable as error:
             logger.warning("batch worker %s cannot reach the queue: %s", self._worker, error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), 0.5)
+                async with asyncio.timeout(0.5):
+                    await self._stopping.wait()
             return False
 
     async def _prepare(self, variant: str, leases: Sequence[Lease]) -> _Batch:

@@ -380,7 +380,8 @@ async def _within(event: asyncio.Event, seconds: float) -> bool:
     if seconds <= 0 or math.isnan(seconds):
         return False
     try:
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await event.wait()
     except TimeoutError:
         return False
     return True

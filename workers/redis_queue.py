@@ -274,7 +274,8 @@ class RedisQueue:
         """Subscribe before looking, so that nothing falls between. The poll bridges a server away."""
         left_s = max(0.0, min(until - time.monotonic(), self._poll_s))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._notifications.ready(), left_s)
+            async with asyncio.timeout(left_s):
+                await self._notifications.ready()
         self._check_open()
 
     async def _sleep(self, event: asyncio.Event, until: float) -> bool:
@@ -283,7 +284,8 @@ class RedisQueue:
         if left_s <= 0:
             return False
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), min(left_s, self._poll_s))
+            async with asyncio.timeout(min(left_s, self._poll_s)):
+                await event.wait()
         self._check_open()
         return True
 

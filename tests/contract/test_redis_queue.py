@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -276,3 +279,39 @@ async def test_a_large_submit_goes_in_parts_and_keeps_its_order(queue: RedisQueu
     # Each part has its own moment, so order by deadline is order of submission.
     leases = [x.id for _ in range(3) for x in await queue.claim(500, 60_000, "w")]
     assert leases == [f"j{i:04d}" for i in range(1200)]
+
+
+async def test_a_call_that_is_cancelled_ends_wherever_it_is_cut_off(queue: RedisQueue) -> None:
+    # redis-py sends through `asyncio.wait_for` where it is given a time, and that goes on on Python 3.11.
+    await queue.stats()
+    cut_off = 0
+    for turns in range(40):
+        task = asyncio.create_task(queue.stats())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if task.cancel():
+            cut_off += 1
+            await asyncio.wait({task})
+            assert task.cancelled(), f"after {turns} turns of the loop it went on"
+    assert cut_off > 5
+    assert (await queue.stats()).waiting_jobs == 0
+
+
+async def test_a_server_that_hangs_is_told_apart_from_one_that_is_slow(server: EmbeddedServer) -> None:
+    queue = RedisQueue.open(server.url, "m", SHORT, patience_s=0.3)
+    queue._call._timeout_s = 0.1
+    await queue.stats()
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(
+            QueueUnavailable, match="did not serve it in time; last: TimeoutError: no answer in time"
+        ):
+            await queue.stats()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    async with asyncio.timeout(10.0):
+        while True:
+            with contextlib.suppress(QueueUnavailable):
+                await queue.stats()
+                break
+    await queue.close()
