@@ -37,7 +37,7 @@ from router.manifests import read_manifests
 from router.metrics import Publisher, Recorder
 from router.policy import Batch, Policy, PolicyError
 from router.policy.reload import Look, PolicyFile, digest_of, follow
-from router.replicas import Replicas, ServeSource
+from router.replicas import OwnSource, Replicas, ServeSource, Source
 from router.request_log import LogFile, RequestLog, file_name, serve_folder
 from router.rescuer import Rescuer
 from router.service import Service
@@ -85,7 +85,7 @@ def build(args: AppArgs | dict[str, Any]) -> Application:
     workers: dict[str, Any] = {}
     for name, model in policy.models.items():
         folder = str(model.artifacts.absolute())
-        if model.online:
+        if model.online and not model.online.in_router:
             handles[name] = online.deployment(
                 name,
                 folder,
@@ -168,6 +168,7 @@ class Router(GrpcMethods):
         manifests = read_manifests(policy, policy_path)
         self._recorder = Recorder()
         self._replicas: list[Replicas] = []
+        self._own: list[online.BatchRunner] = []
         self._redis = redis_client.connect(redis_url) if redis_url else None
         models = {
             name: self._serve_model(policy, name, manifests[name], handles.get(name))
@@ -209,9 +210,10 @@ class Router(GrpcMethods):
         first = next(iter(manifests.values()))
         section = policy.models[name].online
         dispatcher = None
-        if section and handle is not None:
+        source = self._source(policy, name, handle)
+        if section and source is not None:
             best_first = sorted(section.variants, key=lambda v: manifests[v].quality_drop)
-            replicas = Replicas(ServeSource(handle))
+            replicas = Replicas(source)
             self._replicas.append(replicas)
             dispatcher = OnlineDispatcher(
                 {v: Variant(v, manifests[v].profile, manifests[v].quality_drop) for v in best_first},
@@ -228,6 +230,15 @@ class Router(GrpcMethods):
         if policy.models[name].batch and self._redis is not None:
             queue = redis_queue.RedisQueue(self._redis, name, QueueSettings(**policy.queue_settings))
         return ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
+
+    def _source(self, policy: Policy, name: str, handle: Handle | None) -> Source | None:
+        model = policy.models[name]
+        if model.online is None or not model.online.in_router:
+            return None if handle is None else ServeSource(handle)
+        section = model.online
+        own = online.BatchRunner(name, str(model.artifacts.absolute()), section.variants, section.threads)
+        self._own.append(own)
+        return OwnSource(own)
 
     def _rescuers(self) -> Iterator[Rescuer]:
         """For each model with both sides whose policy lends the queue some online time."""
@@ -310,10 +321,12 @@ class Router(GrpcMethods):
         return self._ingress
 
     async def check_health(self) -> None:
-        """Serve replaces the replica when a background task has died."""
+        """Serve replaces the replica when a background task has died, or a model of its own hangs."""
         for task in self._tasks[1:]:
             if task.done():
                 raise RuntimeError(f"a background task of the router ended: {task}")
+        for own in self._own:
+            await own.check_health()
 
     async def __del__(self) -> None:
         for task in self._tasks:
@@ -327,5 +340,7 @@ class Router(GrpcMethods):
             if served.queue:
                 with contextlib.suppress(Exception):
                     await served.queue.close()
+        for own in self._own:
+            own.close()
         if self._redis is not None:
             await self._redis.aclose()

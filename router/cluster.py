@@ -11,13 +11,13 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.ports import check_port, free_port, free_ports
+from workers.ports import check_port, free_ports
 
 
 class ClusterError(RuntimeError):
@@ -56,18 +56,25 @@ _STOP_WITHIN_S = 20.0
 _MIN_GRPC_BYTES = 64 << 20
 #: Ports of each kind for this instance's router replicas.
 _RANGE = 100
+_SINGLE = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+)
 
 
-def prepare(folder: Path, max_body_bytes: int = 0) -> None:
+def prepare(folder: Path, max_body_bytes: int = 0, taken: Collection[int] = ()) -> None:
     """Set the environment of a Ray that is to be started here; what the user has set stays.
 
-    The ports that Serve opens beside the endpoint, and HAProxy's files (in ``folder``, whose path must
-    be short: a Unix socket's name has 107 characters), are made this instance's own, so that two can
-    run on one machine. ``max_body_bytes`` is the largest request body; gRPC reads a whole message before
-    anything here sees its size.
+    The ports that Serve opens beside the endpoint, and HAProxy's files (in ``folder``, whose path must be
+    short: a Unix socket's name has 107 characters), are made this instance's own, so that two can run on one
+    machine; ``taken`` are the ports of the endpoint. ``max_body_bytes`` is the largest request body; gRPC
+    reads a whole message before anything here sees its size.
     """
-    http = free_ports(2 * _RANGE)
-    grpc = http + _RANGE
+    # One row of its own for all of them: two that are drawn apart may be the same.
+    http = free_ports(2 * _RANGE + len(_SINGLE), taken)
+    grpc, single = http + _RANGE, http + 2 * _RANGE
     settings = _SWITCHES | {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -80,10 +87,7 @@ def prepare(folder: Path, max_body_bytes: int = 0) -> None:
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + _RANGE - 1),
     }
     settings["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(max(_MIN_GRPC_BYTES, 2 * max_body_bytes))
-    for name in ("METRICS_PORT", "STATS_PORT"):
-        settings[f"RAY_SERVE_HAPROXY_{name}"] = str(free_port())
-    for name in ("HTTP", "GRPC"):
-        settings[f"RAY_SERVE_FALLBACK_PROXY_{name}_PORT"] = str(free_port())
+    settings |= {name: str(single + place) for place, name in enumerate(_SINGLE)}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
@@ -115,7 +119,7 @@ def running(
         _check_ports(host, port, grpc_port)
     folder = Path(tempfile.mkdtemp(prefix="hybrid-router-"))
     try:
-        prepare(folder, max_body_bytes)
+        prepare(folder, max_body_bytes, [port, grpc_port or 0])
         with _ray(address) as started:
             from ray import serve
 

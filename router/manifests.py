@@ -9,6 +9,9 @@ from optimizers.artifact import ArtifactError, Manifest
 from router.estimate import Variant
 from router.policy import Model, Policy, PolicyError
 
+#: A router runs no model that takes longer for a row: everybody else's requests would wait for the processor.
+_MOST_IN_ROUTER_MS = 5.0
+
 
 class MissingArtifact(PolicyError):
     """A variant that the policy names is not there, or cannot be read."""
@@ -18,7 +21,7 @@ def read_manifests(policy: Policy, source: str = "policy") -> dict[str, dict[str
     """Every variant's manifest, digests checked, and the policy checked against them.
 
     Raises `MissingArtifact` naming each problem: an unreadable variant, inputs or outputs that differ
-    between the variants of a model, a batch beyond what was profiled.
+    between the variants of a model, one that is too slow to run in the router.
     """
     found: dict[str, dict[str, Manifest]] = {}
     problems: list[str] = []
@@ -49,4 +52,11 @@ def _mismatches(model: Model, manifests: Mapping[str, Manifest]) -> list[str]:
     for name, manifest in manifests.items():
         if first and (manifest.inputs, manifest.outputs) != (first.inputs, first.outputs):
             problems.append(f"variant {name!r} takes or gives other tensors than {first.variant!r}")
+        row_ms = manifest.profile.predict_ms(1)
+        own = model.online is not None and model.online.in_router and name in model.online.variants
+        if own and row_ms > _MOST_IN_ROUTER_MS:
+            problems.append(
+                f"online.in_router: variant {name!r} takes {row_ms:.3g} ms for a row, and a router runs "
+                f"only what takes {_MOST_IN_ROUTER_MS:g} ms or less; leave 'in_router' out"
+            )
     return problems

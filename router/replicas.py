@@ -24,7 +24,7 @@ class Actor(Protocol):
 
 
 class Source(Protocol):
-    """Where replicas come from: `ServeSource`, or a test's."""
+    """Where replicas come from: `ServeSource`, `OwnSource`, or a test's."""
 
     async def actors(self) -> Mapping[str, Actor]:
         """Those that live now, by their ids; raises whatever keeps it from knowing."""
@@ -113,6 +113,19 @@ class ServeSource:
             timeout_s=_ANSWER_WITHIN_S, return_exceptions=True
         )
         return {a[0]: ServeActor(a[1]) for a in answers if not isinstance(a, BaseException)}
+
+
+class OwnSource:
+    """A model that this process runs itself: one replica, always there."""
+
+    def __init__(self, own: Actor) -> None:
+        self._own = own
+
+    async def run(self, variant: str, message: bytes) -> bytes:
+        return await self._own.run(variant, message)
+
+    async def actors(self) -> Mapping[str, Actor]:
+        return {"own": self._own}
 
 
 class ServeActor:

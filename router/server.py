@@ -66,7 +66,8 @@ class Server:
         for name, model in self.policy.models.items():
             sides = []
             if model.online:
-                sides.append(f"online x{model.online.replicas} ({', '.join(model.online.variants)})")
+                where = "in the router" if model.online.in_router else f"x{model.online.replicas}"
+                sides.append(f"online {where} ({', '.join(model.online.variants)})")
             if model.batch:
                 count = model.batch.workers
                 shown = str(count) if isinstance(count, int) else f"{count.min} to {count.max}"

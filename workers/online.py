@@ -30,8 +30,12 @@ LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 T = TypeVar("T")
 
 
-class OnlineReplica:
-    """Holds every online variant of one model and answers `run` calls one batch at a time."""
+class BatchRunner:
+    """Holds every online variant of one model and answers `run` calls one batch at a time.
+
+    It knows nothing of Serve: the router may have one of its own for a model that takes less time than a
+    call to another process.
+    """
 
     def __init__(self, model: str, artifacts: str, variants: Sequence[str], threads: int) -> None:
         self._model = model
@@ -94,6 +98,19 @@ class OnlineReplica:
         finally:
             self._running -= 1
 
+    async def check_health(self) -> None:
+        """Returns while the model's thread is alive and not stuck."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, _nothing)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        for runner in self._runners.values():
+            runner.close()
+
+
+class OnlineReplica(BatchRunner):
+    """A Serve replica, which Serve restarts when ``check_health`` raises or does not return."""
+
     async def identify(self) -> tuple[str, Any]:
         """This replica's id, and its actor: whoever has that can call it without a Serve handle."""
         import ray
@@ -101,14 +118,8 @@ class OnlineReplica:
         actor = ray.get_runtime_context().current_actor
         return actor._actor_id.hex(), actor
 
-    async def check_health(self) -> None:
-        """Serve restarts the replica when this raises or does not return."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, _nothing)
-
     async def __del__(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        for runner in self._runners.values():
-            runner.close()
+        self.close()
 
 
 def _run_apart(runner: Runner, message: bytes, arrived: float, error: Exception) -> bytes:

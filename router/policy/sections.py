@@ -92,15 +92,28 @@ class Online(Section):
     ``in_time`` is the share of the accepted requests that are to be answered in time, 99.9% for example.
     Those that have work ahead of them are accepted with time to spare then, and more are refused at once;
     without it whatever is predicted in time is accepted.
+
+    ``in_router`` makes each router run the model itself, instead of calling replicas: for models so small
+    that a call to another process takes longer than they do.
     """
 
     variants: Annotated[tuple[Name, ...], Field(min_length=1)]
+    in_router: bool = False
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     max_batch: Annotated[int, Field(ge=1, le=65536)] = 64
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
     in_time: Confidence = 0.0
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     rescue: Rescue = Rescue()
+
+    @model_validator(mode="after")
+    def _one_in_each_router(self) -> Online:
+        if self.in_router and self.replicas > 1:
+            raise ValueError(
+                f"replicas is {self.replicas}, and with in_router each router has one of its own; leave "
+                "'replicas' out, and start more routers (serve --routers N) where one does not keep up"
+            )
+        return self
 
 
 class WorkerRange(Section):

@@ -73,6 +73,11 @@ class Simulation:
         for name, model in policy.models.items():
             online = batch = None
             if model.online:
+                if model.online.in_router and self._settings.costs.routers > 1:
+                    raise SimulationError(
+                        f"models.{name}.online.in_router: of several routers each has a copy, and here "
+                        "they would share one; leave --routers out"
+                    )
                 online = OnlineSide(
                     model.online,
                     variants[name],

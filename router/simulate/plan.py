@@ -28,11 +28,12 @@ class Fit:
 
 
 def with_replicas(policy: Policy, counts: Mapping[str, int]) -> Policy:
-    """The policy with other numbers of ``online`` replicas and ``batch`` workers, the same for each model."""
+    """The policy with other numbers of ``online`` replicas and ``batch`` workers, the same for each model;
+    of one that the router runs itself there is one all the same."""
     models = {}
     for name, model in policy.models.items():
         online, batch = model.online, model.batch
-        if online and "online" in counts:
+        if online and not online.in_router and "online" in counts:
             online = online.model_copy(update={"replicas": counts["online"]})
         if batch and "batch" in counts:
             batch = batch.model_copy(update={"workers": counts["batch"]})
@@ -53,8 +54,8 @@ def fit(
     kinds = [
         kind
         for kind, has in (
-            ("online", any(model.online for model in policy.models.values())),
-            ("batch", any(model.batch for model in policy.models.values())),
+            ("online", any(m.online and not m.online.in_router for m in policy.models.values())),
+            ("batch", any(m.batch for m in policy.models.values())),
         )
         if has
     ]

@@ -1,4 +1,6 @@
-"""Two routers side by side on the same two online replicas: all is answered in time; one of them may die."""
+"""Two routers side by side on the same two online replicas: all is answered in time; one of them may die.
+
+And each has a model of its own."""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ models:
   digits:
     artifacts: {artifacts}
     online: {{variants: [float32], replicas: 2, max_batch: 32}}
+  inside: {{artifacts: {artifacts}, online: {{variants: [float32], in_router: true, max_batch: 32}}}}
 routes: [{{name: interactive, to: online}}]
 """
 BUDGET_MS = 1_000
@@ -72,6 +75,21 @@ async def test_all_is_answered_in_time_by_two_routers_that_share_the_replicas(si
     # Nobody is promised what only an empty replica could do, nor refused for what is not there.
     assert all(0.0 < float(a.headers["Predicted-Ms"]) <= BUDGET_MS for a in good)
     assert min(spent) > 0.05 * sum(spent), spent
+
+
+async def test_a_model_in_the_router_needs_no_replica_and_answers_as_one_does(side_by_side: Served) -> None:
+    assert "online in the router (float32)" in side_by_side.said
+    assert replicas(side_by_side, "inside-online") == []
+    async with httpx.AsyncClient(base_url=side_by_side.url, timeout=20) as client:
+        pixels = {**REQUEST, "inputs": [{**REQUEST["inputs"][0], "data": [i % 16 / 16.0 for i in range(64)]}]}
+        answers = [await client.post(f"/v2/models/{m}/infer", json=pixels) for m in ("inside", "digits")]
+        mine, theirs = (answer.json()["outputs"] for answer in answers)
+        assert [x["name"] for x in mine] == [x["name"] for x in theirs]
+        for a, b in zip(mine, theirs, strict=True):
+            assert a["data"] == pytest.approx(b["data"], rel=1e-4, abs=1e-5)
+        told = [await client.post("/v2/models/inside/infer", json=REQUEST) for _ in range(50)]
+    assert [answer.status_code for answer in told] == [200] * 50
+    assert sum(answer.headers["Deadline-Met"] == "true" for answer in told) >= 49
 
 
 async def test_while_one_replica_stands_still_the_other_answers(side_by_side: Served) -> None:

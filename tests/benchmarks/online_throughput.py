@@ -18,6 +18,8 @@ from tests.benchmarks import peers, wrk
 from tests.benchmarks.report import Figure, at_least, at_most
 
 OURS, OURS_JSON = "router", "router, JSON"
+#: The same model, run by the router itself.
+OWN, OWN_JSON = "router with in_router", "router with in_router, JSON"
 COMPOSED, INSIDE = "composition through @serve.batch", "model in the ingress"
 LITSERVE, MLSERVER = "LitServe", "MLServer"
 BARS = {COMPOSED: 3.5, INSIDE: 0.9, LITSERVE: 3.0, MLSERVER: 3.0}
@@ -27,6 +29,9 @@ POLICY = """
   mlp:
     artifacts: {folder}
     online: {{variants: [float32], replicas: 1, max_batch: 64}}
+  mlp-own:
+    artifacts: {folder}
+    online: {{variants: [float32], in_router: true, max_batch: 64}}
 """
 
 Loads = dict[tuple[str, int], list[wrk.Load]]
@@ -45,9 +50,10 @@ def measure(
 ) -> Loads:
     """Loads by name and connections, one for each round."""
     binary, plain = binary_script(temporary), json_script(temporary)
-    infer = "/v2/models/mlp/infer"
+    infer, own = "/v2/models/mlp/infer", "/v2/models/mlp-own/infer"
     targets = {OURS: (url + infer, binary), COMPOSED: (f"{url}/composed{infer}", binary)}
     targets[INSIDE] = (f"{url}/inside{infer}", binary)
+    targets[OWN] = (url + own, binary)
     for address, lua in targets.values():
         wrk.run(address, 64, _WARM_S, lua)
     loads: Loads = {}
@@ -64,6 +70,7 @@ def measure(
                 one(name, address, lua, connections)
         if with_peers:
             one(OURS_JSON, url + infer, plain)
+            one(OWN_JSON, url + own, plain)
             for start in running_peers(folder):
                 with start() as peer:
                     lua = wrk.script(temporary / "peer.lua", peer.body, JSON_HEADERS)
@@ -118,7 +125,10 @@ def binary_script(temporary: Path) -> Path:
 
 
 def figures(loads: Mapping[tuple[str, int], Sequence[wrk.Load]]) -> list[Figure]:
-    """Ratios pair by pair, their medians against the bars. Peers are held against ours with JSON."""
+    """Ratios pair by pair, their medians against the bars. Peers are held against ours with JSON.
+
+    The bars are for the router with a replica; what ``in_router`` makes of it is told beside each.
+    """
     rows = []
     for other, bar in BARS.items():
         if (other, 64) not in loads:
@@ -127,17 +137,25 @@ def figures(loads: Mapping[tuple[str, int], Sequence[wrk.Load]]) -> list[Figure]
         rows.append(_throughput(loads, ours, other, bar))
         if ours == OURS_JSON:
             rows.append(_throughput(loads, OURS, other, None))
-    ours_one, inside = loads[OURS, 1], loads[INSIDE, 1]
-    ratios = [a.p50_ms / b.p50_ms for a, b in zip(ours_one, inside, strict=True)]
+        rows.append(_throughput(loads, OWN if ours == OURS else OWN_JSON, other, None))
+    return [*rows, _latency(loads, OURS, 1.3), _latency(loads, OWN, None)]
+
+
+def _latency(loads: Mapping[tuple[str, int], Sequence[wrk.Load]], ours: str, bar: float | None) -> Figure:
+    mine, inside = loads[ours, 1], loads[INSIDE, 1]
+    ratios = [a.p50_ms / b.p50_ms for a, b in zip(mine, inside, strict=True)]
     detail = {
         "ratios": ratios,
-        "router_ms": [load.p50_ms for load in ours_one],
+        "router_ms": [load.p50_ms for load in mine],
         "other_ms": [load.p50_ms for load in inside],
     }
-    rows.append(
-        at_most(f"p50 at one connection over {INSIDE}", statistics.median(ratios), "ratio", 1.3, detail)
+    name = f"p50 at one connection, {ours} over {INSIDE}"
+    value = statistics.median(ratios)
+    return (
+        Figure(name, value, "ratio", detail=detail)
+        if bar is None
+        else at_most(name, value, "ratio", bar, detail)
     )
-    return rows
 
 
 def _throughput(

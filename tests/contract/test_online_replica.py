@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,9 @@ from optimizers.artifact import Manifest
 from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.tensors import Tensors, TensorSpec, concat, pack, unpack
 from workers.model_thread import ModelFault
-from workers.online import OnlineReplica
+from workers.online import BatchRunner
 
 ROWS = 4
-
-
-class Replica(OnlineReplica):
-    """Ends without Serve, which awaits its replicas' ends; the interpreter does not."""
-
-    def __del__(self) -> None:  # type: ignore[override]
-        self._thread.shutdown(wait=False)
 
 
 def lookup() -> bytes:
@@ -43,7 +37,7 @@ def lookup() -> bytes:
 
 
 @pytest.fixture
-def replica(tmp_path: Path) -> Replica:
+def replica(tmp_path: Path) -> Iterator[BatchRunner]:
     manifest = Manifest(
         model="lookup",
         variant="v",
@@ -58,15 +52,17 @@ def replica(tmp_path: Path) -> Replica:
         settings={"weights": "model.onnx"},
     )
     artifact.write(tmp_path, manifest, {"model.onnx": lookup()})
-    return Replica("lookup", str(tmp_path), ["v"], 1)
+    runner = BatchRunner("lookup", str(tmp_path), ["v"], 1)
+    yield runner
+    runner.close()
 
 
-async def ask(replica: Replica, *requests: list[int]) -> tuple[Tensors, dict[str, Any]]:
+async def ask(replica: BatchRunner, *requests: list[int]) -> tuple[Tensors, dict[str, Any]]:
     batch = concat([{"index": np.array(indices, np.int64)} for indices in requests])
     return unpack(await replica.run("v", pack(batch, {"rows": [len(r) for r in requests]})))
 
 
-async def test_a_good_batch_is_answered_with_its_times(replica: Replica) -> None:
+async def test_a_good_batch_is_answered_with_its_times(replica: BatchRunner) -> None:
     outputs, told = await ask(replica, [0, 3], [1])
     assert outputs["value"].tolist() == [10.0, 13.0, 11.0]
     assert set(told) == {"run_ms", "ran_ms", "wait_ms"}
@@ -77,7 +73,7 @@ async def test_a_good_batch_is_answered_with_its_times(replica: Replica) -> None
 
 @pytest.mark.parametrize("warm", [False, True], ids=["in the thread", "on the loop"])
 async def test_requests_that_make_the_model_fail_are_named_and_the_others_answered(
-    replica: Replica, warm: bool
+    replica: BatchRunner, warm: bool
 ) -> None:
     for _ in range(100 if warm else 0):
         await ask(replica, [0])
@@ -90,14 +86,14 @@ async def test_requests_that_make_the_model_fail_are_named_and_the_others_answer
     assert (await ask(replica, [2]))[0]["value"].tolist() == [12.0]
 
 
-async def test_a_batch_of_nothing_but_bad_requests_has_no_outputs(replica: Replica) -> None:
+async def test_a_batch_of_nothing_but_bad_requests_has_no_outputs(replica: BatchRunner) -> None:
     outputs, told = await ask(replica, [99], [98])
     assert outputs == {}
     assert [place for place, _ in told["bad"]] == [0, 1]
 
 
 async def test_a_model_that_fails_on_good_rows_too_blames_no_request(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
+    replica: BatchRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(batch: Tensors) -> Tensors:
         raise MemoryError("the device is gone")
@@ -107,6 +103,6 @@ async def test_a_model_that_fails_on_good_rows_too_blames_no_request(
         await ask(replica, [0], [1])
 
 
-async def test_a_message_without_rows_fails_as_the_model_does(replica: Replica) -> None:
+async def test_a_message_without_rows_fails_as_the_model_does(replica: BatchRunner) -> None:
     with pytest.raises(Exception, match="99"):
         await replica.run("v", pack({"index": np.array([99], np.int64)}))

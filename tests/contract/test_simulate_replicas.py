@@ -12,8 +12,9 @@ import pytest
 
 from router.estimate import Variant
 from router.fleet import Fleet, Member
-from router.policy import Policy
-from router.simulate.engine import Settings, Simulation
+from router.policy import Policy, parse
+from router.simulate import plan
+from router.simulate.engine import Settings, Simulation, SimulationError
 from router.simulate.faults import Fault
 from router.simulate.result import Result
 from router.simulate.timing import Costs
@@ -133,3 +134,14 @@ def test_one_router_alone_learns_nothing_of_others_who_are_not_there(monkeypatch
     aware = play(1.6 * REPLICA_ROWS_PER_S).to_json()
     monkeypatch.setattr(Member, "shared", property(lambda member: False))
     assert aware == play(1.6 * REPLICA_ROWS_PER_S).to_json()
+
+
+def test_a_model_in_the_router_stays_one_and_is_not_shared_by_several() -> None:
+    own = "models: {m: {artifacts: a, online: {variants: [only], in_router: true}}}"
+    policy = parse(own + "\nroutes: [{name: r, to: online}]")
+    online = plan.with_replicas(policy, {"online": 4}).models["m"].online
+    assert online and online.replicas == 1
+    with pytest.raises(
+        SimulationError, match=r"models\.m\.online\.in_router: of several routers each has a copy"
+    ):
+        Simulation(policy, VARIANTS, Settings(costs=Costs(routers=2)))

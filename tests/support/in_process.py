@@ -24,22 +24,15 @@ from router.metrics import Recorder
 from router.policy import Policy, read
 from router.service import Service
 from workers.memory_queue import MemoryQueue
-from workers.online import OnlineReplica
+from workers.online import BatchRunner
 from workers.queue import Done, Outcome, settings_from
-
-
-class _Replica(OnlineReplica):
-    """Ends without Serve, which awaits its replicas' ends; the interpreter does not."""
-
-    def __del__(self) -> None:  # type: ignore[override]
-        self._thread.shutdown(wait=False)
 
 
 @dataclass
 class Machine:
     """Stands between the router and one replica: counts, holds up, slows down."""
 
-    replica: OnlineReplica
+    replica: BatchRunner
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     slower_s: dict[str, float] = field(default_factory=dict)
     fails: set[str] = field(default_factory=set)
@@ -114,7 +107,7 @@ async def in_process(file: Path) -> AsyncIterator[InProcess]:
     ((name, model),) = policy.models.items()
     manifests = read_manifests(policy, str(file))[name]
     assert model.online is not None
-    machine = Machine(_Replica(name, str(model.artifacts), model.online.variants, model.online.threads))
+    machine = Machine(BatchRunner(name, str(model.artifacts), model.online.variants, model.online.threads))
     machine.gate.set()
     best_first = sorted(model.online.variants, key=lambda v: manifests[v].quality_drop)
     dispatcher = OnlineDispatcher(
@@ -139,3 +132,4 @@ async def in_process(file: Path) -> AsyncIterator[InProcess]:
     await service.close()
     await dispatcher.close()
     await queue.close()
+    machine.replica.close()

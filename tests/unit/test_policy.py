@@ -159,6 +159,10 @@ BAD = [
         "p.yaml:4: models.m.online.replicas: Input should be greater than or equal to 1, got 0",
     ),
     (
+        "models:\n  m:\n    artifacts: a\n    online: {variants: [v], in_router: true, replicas: 2}\n",
+        "p.yaml:4: models.m.online: replicas is 2, and with in_router each router has one of its own",
+    ),
+    (
         "models:\n  m:\n    artifacts: a\n    online: {variants: [v], max_bach: 8}\n",
         "p.yaml:4: models.m.online.max_bach: unknown key; did you mean 'max_batch'?",
     ),

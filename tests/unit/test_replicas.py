@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from router.replicas import Replicas
+from router.replicas import OwnSource, Replicas
 from tests.support.virtual_time import in_virtual_time, settled
 
 
@@ -152,3 +152,20 @@ async def test_which_there_are_is_told_whenever_it_changes() -> None:
     source.living["c"] = Actor("c")
     await replicas.refresh()
     assert told == [{"a", "b"}, {"b"}, {"b", "c"}]
+
+
+@in_virtual_time
+async def test_a_model_of_the_routers_own_is_one_replica_that_is_back_after_a_failure() -> None:
+    own = Actor("own")
+    replicas = Replicas(OwnSource(own))
+    own.may_answer.set()
+    assert await replicas.send("v", b"") == b"own"
+    await replicas.refresh()
+    assert replicas.known == ("own",)
+    own.fault = ValueError("boom")
+    with pytest.raises(ValueError, match="boom"):
+        await replicas.send("v", b"", "own")
+    assert replicas.known == ()
+    own.fault = None
+    await replicas.refresh()
+    assert await replicas.send("v", b"", "own") == b"own"
