@@ -39,6 +39,9 @@ _SWITCHES = {
     # A head that trickles holds one of HAProxy's 4,096 connections, for ever without a limit. Serve's
     # template has the line but no variable for it, and writes this one into its place as it stands.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure\n    timeout http-request 10s",
+    # An HAProxy that another has replaced lets requests end for two minutes. Idle connections must not stay
+    # with it so long, because it knows none of the new replicas.
+    "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
