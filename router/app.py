@@ -108,8 +108,7 @@ def build(args: AppArgs | dict[str, Any]) -> Application:
         health_check_period_s=1.0,
         health_check_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
-        # As long as HAProxy lets a request that it was given before a change go on.
-        graceful_shutdown_timeout_s=120.0,
+        graceful_shutdown_timeout_s=10.0,
         logging_config=online.LOGGING,
     )(Router)
     application: Application = router.bind(

@@ -39,12 +39,12 @@ _SWITCHES = {
     # A head that trickles holds one of HAProxy's 4,096 connections, for ever without a limit. Serve's
     # template has the line but no variable for it, and writes this one into its place as it stands.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure\n    timeout http-request 10s",
-    # An HAProxy that another has replaced lets requests end for two minutes. Idle connections must not stay
-    # with it so long, because it knows none of the new replicas.
-    "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+    # Connections stay with an HAProxy that was replaced until then, and it knows none of the new replicas:
+    # with Serve's 120 s a client's next request was tried on a dead router for 3 s.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
     # Ray runs its workers at nice 15 and its dashboard's agent at 0, which then takes a core from a model for
     # a tenth of a second at a time, several times a minute. Batch work yields by SCHED_IDLE instead.
     "RAY_worker_niceness": "0",
