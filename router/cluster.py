@@ -73,10 +73,13 @@ def prepare(folder: Path, max_body_bytes: int = 0, taken: Collection[int] = ()) 
     The ports that Serve opens beside the endpoint, and HAProxy's files (in ``folder``, whose path must be
     short: a Unix socket's name has 107 characters), are made this instance's own, so that two can run on one
     machine; ``taken`` are the ports of the endpoint. ``max_body_bytes`` is the largest request body; gRPC
-    reads a whole message before anything here sees its size.
+    reads a whole message before anything here sees its size. Raises `ClusterError` where no ports are free.
     """
     # One row of its own for all of them: two that are drawn apart may be the same.
-    http = free_ports(2 * _RANGE + len(_SINGLE), taken)
+    try:
+        http = free_ports(2 * _RANGE + len(_SINGLE), taken)
+    except OSError as error:
+        raise ClusterError(f"the ports beside the endpoint: {error}; end what listens there") from None
     grpc, single = http + _RANGE, http + 2 * _RANGE
     settings = _SWITCHES | {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

@@ -14,8 +14,8 @@ from router.policy import DEFAULT_ROUTE, Model, Policy, Route
 from router.policy.space import Space
 from router.units import format_ms
 
-#: What a call costs beside the model, where no deployment was asked.
-HOP_MS = 1.0
+#: What a call to a replica costs beside the model, where no deployment was asked.
+_HOP_MS = 1.0
 
 Variants = Mapping[str, Mapping[str, Variant]]
 
@@ -54,6 +54,11 @@ def check(policy: Policy, variants: Variants) -> list[Finding]:
     found += _gaps(policy, space)
     found += _tenants(policy)
     return found
+
+
+def hop_ms(served: Model) -> float:
+    """What a call costs beside the model: nothing to speak of where the router runs it itself."""
+    return 0.0 if served.online and served.online.in_router else _HOP_MS
 
 
 def _serve(
@@ -100,7 +105,8 @@ def _serve(
             f"no variant of {model!r} is within quality.max_drop {floor:g}; they drop {drops}",
         )
         return
-    least_ms = (min(variant.profile.bound_ms(1) for variant in allowed) + HOP_MS) * (1.0 + route.margin)
+    fastest_ms = min(variant.profile.bound_ms(1) for variant in allowed) + hop_ms(served)
+    least_ms = fastest_ms * (1.0 + route.margin)
     if top_ms < least_ms:
         yield Finding(
             "error",

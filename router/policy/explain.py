@@ -11,7 +11,7 @@ from router.decide import Ask, Enqueue, Reject, RunOnline, decide
 from router.estimate import BatchLoad, ModelLoad, OnlineLoad, Variant
 from router.overrun import first_spare_ms
 from router.policy import Policy, Route
-from router.policy.check import HOP_MS
+from router.policy.check import hop_ms
 from router.policy.conditions import When, is_among
 from router.units import format_ms
 
@@ -133,7 +133,13 @@ def _load(
         # As a router sees it that has just started, and has learnt no margin yet.
         spare_ms = first_spare_ms(section.online.in_time, known[best_first[0]].profile.bound_ms(1))
         online = OnlineLoad(
-            known, section.online.replicas, 0.0, waiting_ms, HOP_MS, margin=START, spare_ms=spare_ms
+            known,
+            section.online.replicas,
+            0.0,
+            waiting_ms,
+            hop_ms(section),
+            margin=START,
+            spare_ms=spare_ms,
         )
     if section.batch:
         batch = estimate.batch_load(

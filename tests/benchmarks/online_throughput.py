@@ -149,13 +149,7 @@ def _latency(loads: Mapping[tuple[str, int], Sequence[wrk.Load]], ours: str, bar
         "router_ms": [load.p50_ms for load in mine],
         "other_ms": [load.p50_ms for load in inside],
     }
-    name = f"p50 at one connection, {ours} over {INSIDE}"
-    value = statistics.median(ratios)
-    return (
-        Figure(name, value, "ratio", detail=detail)
-        if bar is None
-        else at_most(name, value, "ratio", bar, detail)
-    )
+    return _median(f"p50 at one connection, {ours} over {INSIDE}", ratios, detail, at_most, bar)
 
 
 def _throughput(
@@ -171,10 +165,14 @@ def _throughput(
         "other_p99_ms": [load.p99_ms for load in theirs],
         "errors": sum(load.errors for load in (*mine, *theirs)),
     }
-    name = f"throughput at 64 connections, {ours} over {other}"
+    return _median(f"throughput at 64 connections, {ours} over {other}", ratios, detail, at_least, bar)
+
+
+def _median(
+    name: str, ratios: Sequence[float], detail: object, held: Callable[..., Figure], bar: float | None
+) -> Figure:
+    """The median of the rounds, held against the bar where there is one."""
     value = statistics.median(ratios)
-    return (
-        Figure(name, value, "ratio", detail=detail)
-        if bar is None
-        else at_least(name, value, "ratio", bar, detail)
-    )
+    if bar is None:
+        return Figure(name, value, "ratio", detail=detail)
+    return held(name, value, "ratio", bar, detail)

@@ -40,6 +40,13 @@ def test_a_policy_without_faults_gives_only_what_cannot_be_met() -> None:
     assert findings(*routes) == [Finding("note", "a", "'m': budgets below 3ms cannot be met")]
 
 
+def test_a_model_in_the_router_needs_no_time_for_a_call() -> None:
+    route = {"when": {"budget": "<= 2ms"}, "to": "online"}
+    late = "a: no variant of 'm' can answer in time: the fastest takes 3ms for one row on an idle replica"
+    assert texts(route, level="error", online=ONLINE) == [late]
+    assert texts(route, level="error", online=ONLINE | {"in_router": True}) == []
+
+
 def test_a_route_that_others_before_it_leave_nothing_can_never_match() -> None:
     low, high = {"when": {"budget": "<= 1s"}, "to": "online"}, {"when": {"budget": "> 1s"}, "to": "batch"}
     assert texts(low, high, {"to": "auto"}, level="warning") == [
