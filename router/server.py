@@ -225,7 +225,7 @@ def _deploy_failure() -> str:
 
 
 def _undeploy() -> None:
-    """Only for a joined cluster: one of our own goes whole."""
+    """Leave nothing of ours in a joined cluster; one of our own goes whole, a moment later."""
     from contextlib import suppress
 
     from ray import serve
