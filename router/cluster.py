@@ -42,9 +42,10 @@ _SWITCHES = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
-    # Connections stay with an HAProxy that was replaced until then, and it knows none of the new replicas:
-    # with Serve's 120 s a client's next request was tried on a dead router for 3 s.
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+    # An HAProxy that was replaced knows none of the new replicas, and keeps what is in flight until then: for
+    # as long as its router has to end. With 5 s a change of the replicas cut those off who waited for the new
+    # ones on a slow machine; with Serve's 120 s a client's next request was tried on a dead router.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
     # Ray runs its workers at nice 15 and its dashboard's agent at 0, which then takes a core from a model for
     # a tenth of a second at a time, several times a minute. Batch work yields by SCHED_IDLE instead.
     "RAY_worker_niceness": "0",
