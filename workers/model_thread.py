@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 from optimizers import tensors
 from optimizers.profile import LatencyProfile
 from optimizers.tensors import Tensors
+from workers.work_watch import WorkWatch
 
 T = TypeVar("T")
 logger = logging.getLogger("ray.serve")
@@ -61,9 +62,10 @@ class Model(Runs, Protocol):
 
 
 class ModelThread:
-    """One thread; calls are awaited and run in the order they came."""
+    """One thread; calls are awaited and run in the order they came. ``watch`` tells whether one hangs."""
 
     def __init__(self, name: str, *, sched_idle: bool = True) -> None:
+        self.watch = WorkWatch()
         self._pool = ThreadPoolExecutor(
             1, thread_name_prefix=name, initializer=_yield_processor if sched_idle else None
         )
