@@ -17,9 +17,10 @@ from typing import Any
 from optimizers.artifact import Manifest
 from optimizers.tensors import check, pack, unpack
 from router import estimate
+from router.admission import admit, ask_of
 from router.auth import Keyring
 from router.call import Answer, Call, Pending, ServedModel
-from router.decide import Ask, Enqueue, RunOnline, decide
+from router.decide import Enqueue, RunOnline
 from router.dispatch import BadRows, DeadlineHopeless, HeapFull, ReplicaFailed
 from router.estimate import ModelLoad, Variant
 from router.metrics import Recorder
@@ -92,17 +93,18 @@ class Service:
         """
         if not self.policy.limits_tenants:
             return False
-        self._within(tenant, self._quotas.enter(tenant, self._clock()))
+        over = self._quotas.enter(tenant, self._clock())
+        if over is not None:
+            raise self._over(tenant, over)
         return True
 
     def leave(self, tenant: str) -> None:
         """The other half of an `enter` that counted."""
         self._quotas.leave(tenant)
 
-    def _within(self, tenant: str, over: Over | None) -> None:
-        if over is not None:
-            self.recorder.tenant(tenant, "over quota")
-            raise Refused(over.what, "quota", over.retry_after_s)
+    def _over(self, tenant: str, over: Over) -> Refused:
+        self.recorder.tenant(tenant, "over quota")
+        return Refused(over.what, "quota", over.retry_after_s)
 
     def model(self, name: str, variant: str | None = None) -> ServedModel:
         """The served model; raises `UnknownModel` or `UnknownVariant`, naming what there is."""
@@ -157,35 +159,24 @@ class Service:
                 f"{rows} rows in one request; the policy's limits.rows is {self.policy.limits.rows}"
             )
         started = self._clock()
-        if self.policy.limits_tenants:
-            self._within(call.tenant, self._quotas.take_rows(call.tenant, rows, started))
         weight = served.online.weigher.weigh(call.inputs, rows) if served.online else rows
-        ask = self._ask(call, rows, weight)
-        decision = decide(ask, self.policy, self._load(served, started + call.budget_ms, weight), started)
+        ask = ask_of(call, rows, weight, self.policy, time.time, random.random)
+        decision = admit(
+            ask,
+            self.policy,
+            self._quotas,
+            lambda: self._load(served, started + call.budget_ms, weight),
+            started,
+        )
         if isinstance(decision, RunOnline):
             return await self._run_online(served, call, decision, started, weight)
         if isinstance(decision, Enqueue):
             return await self._enqueue(served, call, decision, rows)
+        if isinstance(decision, Over):
+            raise self._over(call.tenant, decision)
         self.recorder.request(call.model, decision.route, "none", "", "refused")
         self.recorder.tenant(call.tenant, "refused")
         raise Refused(decision.reason, decision.kind, decision.retry_after_s)
-
-    def _ask(self, call: Call, rows: int, weight: int) -> Ask:
-        asked = self.policy.asks_for
-        if not asked:
-            return Ask(call.model, rows, call.budget_ms, call.variant, call.tenant, weight=weight)
-        return Ask(
-            call.model,
-            rows,
-            call.budget_ms,
-            call.variant,
-            call.tenant,
-            call.headers,
-            call.parameters,
-            time.time() if "epoch_s" in asked else 0.0,
-            random.random() if "draw" in asked else 0.0,
-            weight,
-        )
 
     def _load(self, served: ServedModel, deadline_ms: float, weight: int) -> ModelLoad:
         online = served.online.load(deadline_ms, weight) if served.online else None

@@ -1,0 +1,75 @@
+"""From a request to its decision: what the policy is asked, and the tenant's rows that it counts. Pure.
+
+The service and the simulator both go this way, so that neither can ask or count differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from router.ask import Ask
+from router.decide import Decision, decide
+from router.estimate import ModelLoad
+from router.policy import Policy
+from router.quota import Over, Quotas
+
+
+class Request(Protocol):
+    """A request as it arrived: `router.call.Call`, or a simulated one. Header names are in lower case."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def budget_ms(self) -> float: ...
+
+    @property
+    def variant(self) -> str | None: ...
+
+    @property
+    def tenant(self) -> str: ...
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]: ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+
+
+def ask_of(
+    request: Request,
+    rows: int,
+    weight: int,
+    policy: Policy,
+    epoch_s: Callable[[], float],
+    draw: Callable[[], float],
+) -> Ask:
+    """What ``policy`` is asked. The wall clock ``epoch_s`` and the random ``draw``, in [0, 1), are called
+    only where a route depends on them."""
+    asked = policy.asks_for
+    if not asked:
+        return Ask(request.model, rows, request.budget_ms, request.variant, request.tenant, weight=weight)
+    return Ask(
+        request.model,
+        rows,
+        request.budget_ms,
+        request.variant,
+        request.tenant,
+        request.headers,
+        request.parameters,
+        epoch_s() if "epoch_s" in asked else 0.0,
+        draw() if "draw" in asked else 0.0,
+        weight,
+    )
+
+
+def admit(
+    ask: Ask, policy: Policy, quotas: Quotas, load: Callable[[], ModelLoad], now_ms: float
+) -> Decision | Over:
+    """The decision, or what its tenant is over. ``load`` is called only for a request within its quota."""
+    if policy.limits_tenants:
+        over = quotas.take_rows(ask.tenant, ask.rows, now_ms)
+        if over is not None:
+            return over
+    return decide(ask, policy, load(), now_ms)
