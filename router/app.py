@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from optimizers.artifact import Manifest
 from router import policy as policies
 from router.call import ServedModel
-from router.dispatch import DispatchError, OnlineDispatcher
+from router.dispatch import OnlineDispatcher
 from router.estimate import Variant, drain_rows_per_s
 from router.ingress import Ingress
 from router.ingress.grpc_ingress import GrpcIngress, GrpcMethods
@@ -41,14 +38,12 @@ from router.replicas import OwnSource, Replicas, ServeSource, Source
 from router.request_log import LogFile, RequestLog, file_name, serve_folder
 from router.rescuer import Rescuer
 from router.service import Service
+from router.warm_up import WarmUp
 from workers import autoscale, batch, online, redis_client, redis_queue
-from workers.online import example_batch
 from workers.queue import DeadlineQueue, QueueSettings
 
 APP_NAME = "hybrid-router"
 Handle = DeploymentHandle[Any]
-_WARM_UP_CALLS = 5
-_log = logging.getLogger("ray.serve")
 
 
 class AppArgs(BaseModel):
@@ -177,11 +172,11 @@ class Router(GrpcMethods):
         self._policy_file = PolicyFile(policy_path, policy, digest)
         self._recorder.policy(self._policy_file.digest, refused=False)
         self._log_file = LogFile(serve_folder(), file_name())
-        self._warm = False
+        sections = {name: model.online for name, model in policy.models.items() if model.online}
+        self._warm_up = WarmUp(models, sections)
         self._tasks = [
-            asyncio.create_task(self._warm_up()),
+            asyncio.create_task(self._warm_up.run()),
             asyncio.create_task(self._service.watch_queues()),
-            asyncio.create_task(self._probe()),
             asyncio.create_task(follow(self._policy_file, self._take)),
             asyncio.create_task(Publisher(self._recorder).run()),
             asyncio.create_task(self._log_file.flush()),
@@ -260,48 +255,8 @@ class Router(GrpcMethods):
             )
 
     def _may_rescue(self, served: ServedModel) -> bool:
-        return self._warm and served.stats is not None and served.stats.waiting_jobs > 0
-
-    async def _warm_up(self) -> None:
-        """Call every variant at several sizes: connections open, and the profiles learn this machine."""
-        for served in self._service.models.values():
-            section = self._service.policy.models[served.name].online
-            if section is None:
-                continue
-            sizes = [1] * _WARM_UP_CALLS + [n for n in (4, 16, section.max_batch) if n <= section.max_batch]
-            for variant in section.variants:
-                for rows in sizes:
-                    await self._call_until_answered(served, variant, rows)
-        # What is loaded now stays: the collector need not look at it again, nor every 700 allocations.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
-        self._warm = True
-
-    async def _call_until_answered(self, served: ServedModel, variant: str, rows: int) -> None:
-        for _ in count():
-            if await self._call_once(served, variant, rows):
-                return
-            await asyncio.sleep(0.2)
-
-    async def _probe(self, every_s: float = 0.1) -> None:
-        """Run a row of zeros wherever an estimate has had no news for too long."""
-        for _ in count():
-            await asyncio.sleep(every_s)
-            for served in self._service.models.values():
-                variant = served.online.stale_variant() if served.online and self._warm else None
-                if variant is not None:
-                    await self._call_once(served, variant, 1)
-
-    async def _call_once(self, served: ServedModel, variant: str, rows: int) -> bool:
-        assert served.online is not None
-        batch = example_batch(served.inputs, rows)
-        try:
-            await served.online.run(variant, batch, float("inf"), droppable=False)
-        except DispatchError as error:
-            _log.warning("model %s: variant %s does not answer yet: %s", served.name, variant, error)
-            return False
-        return True
+        waits = served.stats is not None and served.stats.waiting_jobs > 0
+        return waits and self._warm_up.is_warm(served.name)
 
     def _take(self, look: Look) -> None:
         if look.outcome == "taken":
@@ -314,14 +269,14 @@ class Router(GrpcMethods):
 
     def _is_ready(self) -> bool:
         queues = [m for m in self._service.models.values() if m.queue is not None]
-        return self._warm and all(model.stats is not None for model in queues)
+        return self._warm_up.is_complete and all(model.stats is not None for model in queues)
 
     def __serve_build_asgi_app__(self) -> Ingress:
         return self._ingress
 
     async def check_health(self) -> None:
         """Serve replaces the replica when a background task has died, or a model of its own hangs."""
-        for task in self._tasks[1:]:
+        for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"a background task of the router ended: {task}")
         for own in self._own:

@@ -9,6 +9,7 @@ _DOUBTFUL_PESSIMISM, _DOUBTFUL_HOP_MS, _DOUBTFUL_MARGIN = 2.0, 5.0, 1.2
 #: Where nobody asks, probes may take this part of a replica's time: they mend the estimate for whoever asks
 #: next, and meanwhile the processor is wanted by other models.
 _IDLE_SHARE = 0.02
+_PROBE_WITHIN_MS, _PROBE_BOUNDS = 1_000.0, 4.0
 
 
 def doubtful(pessimism: float, hop_ms: float, margin: float) -> bool:
@@ -26,3 +27,8 @@ def probe_after_ms(in_doubt: bool, asked: bool, takes_ms: float) -> float:
     if not in_doubt:
         return PROBE_MS
     return _DOUBTFUL_MS if asked else min(PROBE_MS, max(_DOUBTFUL_MS, takes_ms / _IDLE_SHARE))
+
+
+def probe_within_ms(bound_ms: float) -> float:
+    """How long to wait for a probe of one row, ms: a replica that takes longer than this has stopped."""
+    return _PROBE_WITHIN_MS + _PROBE_BOUNDS * bound_ms
