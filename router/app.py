@@ -176,7 +176,7 @@ class Router(GrpcMethods):
         self._warm_up = WarmUp(models, sections)
         self._tasks = [
             asyncio.create_task(self._warm_up.run()),
-            asyncio.create_task(self._service.watch_queues()),
+            asyncio.create_task(self._service.queued.watch()),
             asyncio.create_task(follow(self._policy_file, self._take)),
             asyncio.create_task(Publisher(self._recorder).run()),
             asyncio.create_task(self._log_file.flush()),

@@ -6,16 +6,14 @@ It joins the pure decision to the two paths, the online dispatcher and the deadl
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from optimizers.artifact import Manifest
-from optimizers.tensors import check, pack, unpack
+from optimizers.tensors import check
 from router import estimate
 from router.admission import admit, ask_of
 from router.auth import Keyring
@@ -25,23 +23,20 @@ from router.dispatch import BadRows, DeadlineHopeless, HeapFull, ReplicaFailed
 from router.estimate import ModelLoad, Variant
 from router.metrics import Recorder
 from router.policy import Policy
+from router.queued import Queued
 from router.quota import Over, Quotas
 from router.service_errors import (
-    Conflict,
     DeadlinePassed,
     Forbidden,
-    JobEnded,
     Refused,
     RowsFailed,
     TooManyRows,
     Unavailable,
     UnknownModel,
-    UnknownRequest,
     UnknownVariant,
 )
 from router.shadow import ShadowRuns
-from workers.job import JobState, JobStatus, NewJob
-from workers.queue import Accepted, DeadlineQueue, Full, KeyConflict, QueueError, settings_from
+from workers.queue import settings_from
 
 
 class Service:
@@ -59,6 +54,7 @@ class Service:
         self.keyring = Keyring(policy.tenants)
         self._quotas = Quotas(policy.limits_of, routers)
         self._shadows = ShadowRuns(recorder, clock)
+        self.queued = Queued(models, recorder, lambda: self.policy)
         self._batch_variants = {
             name: _variant(model.batch.variant, models[name].variants)
             for name, model in policy.models.items()
@@ -171,7 +167,7 @@ class Service:
         if isinstance(decision, RunOnline):
             return await self._run_online(served, call, decision, started, weight)
         if isinstance(decision, Enqueue):
-            return await self._enqueue(served, call, decision, rows)
+            return await self.queued.submit(served, call, decision, rows)
         if isinstance(decision, Over):
             raise self._over(call.tenant, decision)
         self.recorder.request(call.model, decision.route, "none", "", "refused")
@@ -246,143 +242,9 @@ class Service:
             met,
         )
 
-    async def _enqueue(
-        self, served: ServedModel, call: Call, decision: Enqueue, rows: int
-    ) -> Answer | Pending:
-        assert served.queue is not None
-        batch = self.policy.models[served.name].batch
-        job = NewJob(
-            # The route stands in the id: a caller who asks later is told it, and a retry that finds the first
-            # job by its key is told the first one's.
-            id=f"{served.name}.{decision.route}.{secrets.token_hex(12)}",
-            payload=pack(call.inputs),
-            rows=rows,
-            budget_ms=max(1, int(call.budget_ms)),
-            tenant=call.tenant,
-            trace=call.trace,
-            variant=decision.variant,
-            key=call.key,
-            max_attempts=batch.max_attempts if batch else 1,
-        )
-        try:
-            (submitted,) = await served.queue.submit([job])
-        except QueueError as error:
-            self.recorder.request(served.name, decision.route, "batch", "", "failed")
-            raise Unavailable(f"the queue cannot take the request now: {error}") from None
-        if isinstance(submitted, Full):
-            self.recorder.request(served.name, decision.route, "batch", "", "refused")
-            wait_s = submitted.retry_after_ms / 1_000.0
-            raise Refused(f"the queue is full ({submitted.what})", "full", wait_s)
-        if isinstance(submitted, KeyConflict):
-            raise Conflict(f"the Idempotency-Key was used for other content, by request {submitted.first_id}")
-        return await self._hold(served, call, decision, submitted)
-
-    async def _hold(
-        self, served: ServedModel, call: Call, decision: Enqueue, submitted: Accepted
-    ) -> Answer | Pending:
-        self.recorder.request(served.name, decision.route, "batch", decision.variant or "", "accepted")
-        self.recorder.tenant(call.tenant, "accepted")
-        pending = Pending(submitted.id, decision.route, JobState.PENDING, decision.predicted_ms)
-        if call.hold_s <= 0:
-            return pending
-        try:
-            return await self.result(
-                submitted.id, call.hold_s, tenant=call.tenant, predicted_ms=decision.predicted_ms
-            )
-        except Unavailable:
-            # It is accepted, and its id is known only here: the caller can ask again by it.
-            return pending
-        except asyncio.CancelledError:
-            # Nobody else knows this id: unless a retry can come back by its key, nobody can ask for it.
-            if call.key is None and served.queue is not None:
-                with contextlib.suppress(QueueError):
-                    await asyncio.shield(served.queue.cancel(submitted.id))
-            raise
-
-    def _queue_of(self, request_id: str) -> tuple[ServedModel, DeadlineQueue]:
-        served = self._models.get(request_id.partition(".")[0])
-        if served is None or served.queue is None:
-            raise UnknownRequest(f"no request {request_id!r} here")
-        return served, served.queue
-
-    async def result(
-        self,
-        request_id: str,
-        wait_s: float = 0.0,
-        *,
-        tenant: str = "",
-        predicted_ms: float | None = None,
-    ) -> Answer | Pending:
-        """What became of a tenant's queued request, waiting up to ``wait_s`` for its end.
-
-        Raises `UnknownRequest`, also for another's, and `JobEnded` for one that ended without a result.
-        """
-        served, queue = self._queue_of(request_id)
-        try:
-            status = await queue.state(request_id)
-            if status is not None and status.tenant != tenant:
-                status = None  # that another tenant's request exists is not told either
-            if status is not None and not status.state.terminal and wait_s > 0:
-                ended = await queue.wait([request_id], wait_s)
-                status = ended[0] if ended else await queue.state(request_id)
-        except QueueError as error:
-            raise Unavailable(f"the queue cannot be asked now: {error}") from None
-        if status is None:
-            raise UnknownRequest(f"no request {request_id!r}: unknown, or its result was removed by age")
-        return self._told(served, status, predicted_ms)
-
-    def _told(self, served: ServedModel, status: JobStatus, predicted_ms: float | None) -> Answer | Pending:
-        _, _, tail = status.id.partition(".")
-        route, _, _ = tail.rpartition(".")
-        if not status.state.terminal:
-            return Pending(status.id, route, status.state, predicted_ms)
-        if status.state is not JobState.DONE or status.result is None:
-            raise JobEnded(status)
-        outputs, _ = unpack(status.result)
-        batch = self.policy.models[served.name].batch
-        return Answer(
-            status.id,
-            outputs,
-            served.name,
-            status.variant or (batch.variant if batch else ""),
-            route,
-            "batch",
-            predicted_ms,
-            float(status.queued_ms or 0),
-            bool(status.met),
-            status.trace,
-        )
-
-    async def cancel(self, request_id: str, *, tenant: str = "") -> JobState:
-        """Cancel a tenant's queued request; the state it is in now. Raises `UnknownRequest`."""
-        _, queue = self._queue_of(request_id)
-        try:
-            status = await queue.state(request_id)
-            mine = status is not None and status.tenant == tenant
-            state = await queue.cancel(request_id) if mine else None
-        except QueueError as error:
-            raise Unavailable(f"the queue cannot be asked now: {error}") from None
-        if state is None:
-            raise UnknownRequest(f"no request {request_id!r}: unknown, or removed by age")
-        return state
-
     async def close(self) -> None:
         """End what runs in the background; requests in flight are their callers'."""
         await self._shadows.close()
-
-    async def watch_queues(self, every_s: float = 0.5) -> None:
-        """Keep each model's queue statistics fresh, for decisions and metrics, until cancelled."""
-        while True:
-            for served in self._models.values():
-                if served.queue is None:
-                    continue
-                try:
-                    await served.queue.reap()  # with its workers scaled to zero there is nobody else
-                    served.stats = await served.queue.stats()
-                    self.recorder.queue(served.name, served.stats)
-                except QueueError:
-                    served.stats = None
-            await asyncio.sleep(every_s)
 
 
 def _variant(name: str, manifests: Mapping[str, Manifest]) -> Variant:

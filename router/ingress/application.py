@@ -191,7 +191,7 @@ class Ingress:
     async def _result(self, request_id: str, scope: Mapping[str, Any]) -> Response:
         headers = http.headers_of(scope)
         tenant, form = self._tenant(headers), http.result_form(scope["query_string"], headers)
-        outcome = await self._service.result(request_id, form.wait_s, tenant=tenant)
+        outcome = await self._service.queued.result(request_id, form.wait_s, tenant=tenant)
         specs = self._service.model(request_id.partition(".")[0]).outputs
         form.check(spec.name for spec in specs)
         if isinstance(outcome, Pending):
@@ -202,7 +202,7 @@ class Ingress:
 
     async def _cancel(self, request_id: str, scope: Mapping[str, Any]) -> Response:
         tenant = self._tenant(http.headers_of(scope))
-        state = await self._service.cancel(request_id, tenant=tenant)
+        state = await self._service.queued.cancel(request_id, tenant=tenant)
         return json_answer(200, {"id": request_id, "state": state.value})
 
 

@@ -57,7 +57,7 @@ async def _serve(
             app, host="127.0.0.1", port=0, lifespan="off", log_level="critical", root_path=prefix
         )
         servers.append(_Server(config, listening))
-        beside = [asyncio.create_task(_work(served)), asyncio.create_task(served.service.watch_queues())]
+        beside = [asyncio.create_task(_work(served)), asyncio.create_task(served.service.queued.watch())]
         try:
             await servers[0].serve()
         finally:

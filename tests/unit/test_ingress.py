@@ -413,7 +413,7 @@ async def test_every_model_is_listed_and_its_load_is_shown() -> None:
     async with serving() as served:
         models = (await served.client.get("/v2/models")).json()["models"]
         assert [model["name"] for model in models] == ["m", "o"]
-        watching = asyncio.create_task(served.service.watch_queues())
+        watching = asyncio.create_task(served.service.queued.watch())
         await served.infer(2.0, budget_ms=LONG, headers={"prefer": "respond-async"})
         await asyncio.sleep(1.0)
         stats = (await served.client.get("/v2/models/m/stats")).json()
