@@ -124,6 +124,7 @@ def _batch_deployment(
             drain_rows_per_s(variant, 1, section.max_batch, 0, None),
             min_workers=count.min,
             max_workers=count.max,
+            namespace=policy.redis.namespace,
             queue_settings=settings,
             idle_s=count.idle / 1_000.0,
         )
@@ -134,6 +135,7 @@ def _batch_deployment(
         redis_url,
         workers=section.worker_count,
         autoscaling=scaling,
+        namespace=policy.redis.namespace,
         queue_settings=settings,
         max_batch=section.max_batch,
         lease_ms=int(section.lease),
@@ -222,7 +224,8 @@ class Router(GrpcMethods):
             replicas.on_change = dispatcher.become
         queue: DeadlineQueue | None = None
         if policy.models[name].batch and self._redis is not None:
-            queue = redis_queue.RedisQueue(self._redis, name, QueueSettings(**policy.queue_settings))
+            settings = QueueSettings(**policy.queue_settings)
+            queue = redis_queue.RedisQueue(self._redis, name, settings, namespace=policy.redis.namespace)
         return ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
 
     def _source(self, policy: Policy, name: str, handle: Handle | None) -> Source | None:

@@ -189,7 +189,9 @@ def _ask(policy: Path, model: str, data: Path | None, question: Callable[[Deadli
 
         async def answer() -> T:
             settings = QueueSettings(**read.queue_settings)
-            queue = RedisQueue.open(url, model, settings, patience_s=_PATIENCE_S)
+            queue = RedisQueue.open(
+                url, model, settings, namespace=read.redis.namespace, patience_s=_PATIENCE_S
+            )
             try:
                 return await question(queue)
             finally:

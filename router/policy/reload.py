@@ -34,6 +34,7 @@ def needs_deploy(old: Policy, new: Policy) -> list[str]:
     # Batch workers hold these, and tenants' bounds are the router's.
     keys += ["tenants: a weight"] if before["weights"] != after["weights"] else []
     keys += ["defaults.results.keep"] if before["keep_ms"] != after["keep_ms"] else []
+    keys += ["redis.namespace"] if old.redis.namespace != new.redis.namespace else []
     return keys
 
 

@@ -206,9 +206,14 @@ class Logs(Section):
 
 
 class RedisSection(Section):
-    """The queue's server: a URL, or the bundled server with its data in a folder."""
+    """The queue's server: a URL, or the bundled server with its data in a folder.
+
+    Deployments that share a server need a ``namespace`` each, or they answer each other's jobs: all keys
+    begin with it.
+    """
 
     url: str | None = Field(default=None, repr=False)
+    namespace: Name = "hr"
     data: Path = Path("build/queue")
     fsync: Literal["always", "everysec"] = "always"
 

@@ -134,6 +134,15 @@ def test_what_is_not_a_dead_letter_is_named_and_the_others_are_served(operator: 
     assert operator.state("a") is JobState.PENDING
 
 
+def test_the_dead_letters_are_those_of_the_policys_namespace(operator: Operator) -> None:
+    operator.lose("a")
+    policy = operator.policy.read_text()
+    operator.policy.write_text(policy.replace("redis: {", "redis: {namespace: other, "))
+    assert "no dead letters" in operator.dead("list").output
+    operator.policy.write_text(policy.replace("redis: {", "redis: {namespace: hr, "))
+    assert operator.dead("list").output.startswith("a  ")
+
+
 def test_each_mistake_ends_in_one_sentence_and_its_own_code(operator: Operator, tmp_path: Path) -> None:
     operator.model = "plain"
     assert operator.dead("list").exit_code == 2

@@ -50,3 +50,21 @@ def test_the_file_opens_the_grpc_door(config: ServeDeploySchema) -> None:
     assert not options.enable_reflection
     module, _, name = options.grpc_servicer_functions[0].rpartition(".")
     assert (module, name) == (add_to_server.__module__, add_to_server.__name__)
+
+
+@pytest.mark.parametrize(("written", "namespace"), [("", "hr"), ("redis: {namespace: staging}\n", "staging")])
+def test_workers_and_their_scaling_use_the_policys_namespace(
+    policy: str, written: str, namespace: str
+) -> None:
+    text = (
+        Path(policy)
+        .read_text()
+        .replace("online: {variants: [plain]}", "batch: {variant: plain, workers: {min: 0, max: 2}}")
+    )
+    Path(policy).write_text(text.replace("to: online", "to: batch") + written)
+    arguments = build({"policy": policy, "redis_url": "redis://127.0.0.1:1"})._bound_deployment.init_args
+    (workers,) = [a for a in arguments if isinstance(a, dict) and "every" in a]
+    deployment = workers["every"]._bound_deployment
+    scaling: Any = deployment._deployment_config.autoscaling_config
+    assert deployment.init_kwargs["namespace"] == namespace
+    assert scaling.policy.policy_kwargs["namespace"] == namespace

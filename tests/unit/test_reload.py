@@ -108,6 +108,7 @@ def test_going_back_to_what_is_in_force_ends_the_problem(changing: Changing) -> 
         ("batch: {variant: v}", "batch: {variant: v, workers: 2}", "models.m.batch.workers"),
         ("routes:", "  n: {artifacts: b, online: {variants: [v]}}\nroutes:", "models.n"),
         ("weight: 1", "weight: 3", "tenants: a weight"),
+        ("tenants:", "redis: {namespace: other}\ntenants:", "redis.namespace"),
     ],
 )
 def test_what_needs_other_processes_says_so(changing: Changing, before: str, after: str, key: str) -> None:
