@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
+RowShapes = tuple[tuple[str, tuple[int, ...]], ...]
 Buffer = bytes | bytearray | memoryview
 
 #: Protocol datatype -> numpy dtype in memory. BF16 has no numpy type: it is widened to float32,
@@ -206,6 +208,23 @@ def unpack(message: Buffer) -> tuple[Tensors, dict[str, Any]]:
     return tensors, header.get("parameters") or {}
 
 
+def row_shapes(message: Buffer) -> RowShapes:
+    """The name and the row's shape of each tensor in a :func:`pack` message, without reading the tensors.
+
+    What is in messages of equal row shapes can be joined. Empty where the header cannot be read.
+    """
+    size = int.from_bytes(message[:4], "little")
+    return _row_shapes(bytes(message[4 : 4 + size])) if size <= MAX_HEADER_BYTES else ()
+
+
+@lru_cache(maxsize=1024)
+def _row_shapes(head: bytes) -> RowShapes:
+    try:
+        return tuple((str(e["name"]), tuple(map(int, e["shape"][1:]))) for e in orjson.loads(head)["tensors"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return ()
+
+
 def rows_of(tensors: Mapping[str, Array]) -> int:
     """How many rows a batch holds: the first axis, on which all tensors must agree."""
     rows = -1
@@ -221,10 +240,21 @@ def rows_of(tensors: Mapping[str, Array]) -> int:
 
 
 def concat(batches: Sequence[Mapping[str, Array]]) -> Tensors:
-    """Batches of the same names joined along the row axis, in order."""
+    """Batches of the same names joined along the row axis, in order.
+
+    Raises :class:`TensorError` where their rows differ in shape.
+    """
     if len(batches) == 1:
         return dict(batches[0])
-    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    joined: Tensors = {}
+    for name in batches[0]:
+        parts = [batch[name] for batch in batches]
+        try:
+            joined[name] = np.concatenate(parts)
+        except ValueError:
+            shapes = " and ".join(sorted({str(list(part.shape[1:])) for part in parts}))
+            raise TensorError(f"{name!r}: rows of the shapes {shapes} cannot be joined") from None
+    return joined
 
 
 def split(tensors: Mapping[str, Array], rows: Iterable[int]) -> list[Tensors]:

@@ -11,109 +11,34 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any
 
-from optimizers.tensors import Tensors, TensorSpec, concat, pack, rows_of, split, unpack
+from optimizers.tensors import TensorError, Tensors, TensorSpec, concat, pack, rows_of, split, unpack
+from router.dispatch_errors import BadRows, DeadlineHopeless, DispatchError, HeapFull, ReplicaFailed
 from router.estimate import OnlineLoad, Variant
-from router.lanes import TRIES, Lanes, Start
+from router.lane import Start
+from router.lanes import TRIES, Lanes
+from router.online_calls import Away, OnlineAnswer, Waiting
 from router.weights import Weigher
+
+__all__ = [
+    "BadRows",
+    "DeadlineHopeless",
+    "DispatchError",
+    "HeapFull",
+    "OnlineAnswer",
+    "OnlineDispatcher",
+    "ReplicaFailed",
+]
 
 #: Of a variant's name, a packed batch, and a replica's name (empty: any), the packed answer.
 Send = Callable[[str, bytes, str], Awaitable[bytes]]
 
 #: A batch that takes longer than this many times its bound is taken for lost.
 _STUCK_FACTOR, _STUCK_MS = 20.0, 5_000.0
-
-
-class DispatchError(Exception):
-    """Root of what `OnlineDispatcher.run` raises.
-
-    ::
-
-        DispatchError
-        |- DeadlineHopeless    dropped: the deadline can no longer be met, or the replica is silent
-        |- ReplicaFailed       the replica died or failed, and a second try failed or came too late
-        |- BadRows             the model fails on this request's rows; the rest of its batch was answered
-        |- HeapFull            no room; nothing was queued
-    """
-
-
-class DeadlineHopeless(DispatchError):
-    """The deadline passed, or came too close for even the smallest batch, while the request waited; or it
-    passed while the batch was at a replica that has stopped answering."""
-
-
-class ReplicaFailed(DispatchError):
-    """The batch could not be run. The message carries the reason; nothing of it was answered."""
-
-
-class BadRows(DispatchError):
-    """The model fails on rows of this request, alone too. The message is the model's own reason."""
-
-
-class HeapFull(DispatchError):
-    """The heap holds as many requests as the policy allows."""
-
-
-class OnlineAnswer(NamedTuple):
-    """One request's outputs, and how it got them. Times in ms; ``batch_rows`` of the largest batch."""
-
-    outputs: Tensors
-    variant: str
-    queued_ms: float
-    run_ms: float
-    batch_rows: int
-
-
-class _Waiting:
-    """``rows`` is what it costs, in rows of usual size; ``own_rows`` how many it has."""
-
-    __slots__ = (
-        "arrived_ms",
-        "deadline_ms",
-        "droppable",
-        "future",
-        "inputs",
-        "own_rows",
-        "predicted_ms",
-        "rows",
-    )
-
-    def __init__(
-        self,
-        inputs: Tensors,
-        rows: int,
-        own_rows: int,
-        deadline_ms: float,
-        arrived_ms: float,
-        droppable: bool,
-        predicted_ms: float,
-    ) -> None:
-        self.inputs, self.rows, self.own_rows = inputs, rows, own_rows
-        self.deadline_ms, self.arrived_ms = deadline_ms, arrived_ms
-        self.droppable, self.predicted_ms = droppable, predicted_ms
-        self.future: asyncio.Future[OnlineAnswer] = asyncio.get_running_loop().create_future()
-
-    @property
-    def left(self) -> bool:
-        return self.future.done()
-
-
-class _Away:
-    """One batch on its way: ``open`` of its ``tries`` may still be answered."""
-
-    __slots__ = ("items", "message", "open", "timer", "tries")
-
-    def __init__(self, items: list[_Waiting], message: bytes) -> None:
-        self.items, self.message = items, message
-        self.tries = self.open = 1
-        self.timer: asyncio.TimerHandle | None = None
-
-    @property
-    def told(self) -> bool:
-        """Every caller has an answer, or is gone."""
-        return all(item.future.done() for item in self.items)
 
 
 class OnlineDispatcher:
@@ -137,8 +62,15 @@ class OnlineDispatcher:
         clock: Callable[[], float] = lambda: time.monotonic() * 1_000.0,
         on_batch: Callable[[str, int, float], None] = lambda variant, rows, ms: None,
     ) -> None:
-        self._lanes: Lanes[_Waiting] = Lanes(
-            variants, replicas=replicas, max_batch=max_batch, max_waiting=max_waiting, in_time=in_time
+        #: The inputs of which not every row has the same size.
+        self._open = tuple(spec.name for spec in inputs if -1 in spec.shape[1:])
+        self._lanes: Lanes[Waiting] = Lanes(
+            variants,
+            replicas=replicas,
+            max_batch=max_batch,
+            max_waiting=max_waiting,
+            in_time=in_time,
+            form=attrgetter("form") if self._open else None,
         )
         self._send, self._clock, self._on_batch = send, clock, on_batch
         self.weigher = Weigher(inputs, max_batch)
@@ -196,13 +128,12 @@ class OnlineDispatcher:
             )
         now, promised = self._clock(), predicted_ms if len(sizes) == 1 else 0.0
         parts = [inputs] if len(sizes) == 1 else split(inputs, sizes)
-        items = [
-            self._put(
-                variant,
-                _Waiting(part, self._cost(weight, size, rows), size, deadline_ms, now, droppable, promised),
-            )
-            for part, size in zip(parts, sizes, strict=True)
-        ]
+        form = tuple(inputs[name].shape[1:] for name in self._open)
+        items = []
+        for part, size in zip(parts, sizes, strict=True):
+            cost = self._cost(weight, size, rows)
+            item = Waiting(part, cost, size, deadline_ms, now, droppable, promised, form)
+            items.append(self._put(variant, item))
         try:
             if len(items) == 1:
                 return await items[0].future
@@ -214,8 +145,15 @@ class OnlineDispatcher:
             if isinstance(error, BadRows) and len(items) > 1:
                 raise self._in_part(error, items) from None
             raise
+        try:
+            outputs = concat([a.outputs for a in answers])
+        except TensorError as error:
+            raise BadRows(
+                f"it was run in parts of {self._max_batch} rows, whose outputs do not fit together: {error}. "
+                f"Send at most {self._max_batch} rows in a request"
+            ) from None
         return OnlineAnswer(
-            concat([a.outputs for a in answers]),
+            outputs,
             variant,
             max(a.queued_ms for a in answers),
             sum(a.run_ms for a in answers),
@@ -226,7 +164,7 @@ class OnlineDispatcher:
         """What ``size`` of the ``rows`` of a request cost, as far as a batch may."""
         return min(self._max_batch, -(-weight * size // rows))
 
-    def _in_part(self, error: BadRows, items: list[_Waiting]) -> BadRows:
+    def _in_part(self, error: BadRows, items: list[Waiting]) -> BadRows:
         """The error of one part, said of the whole request."""
         ended = (not item.future.cancelled() and item.future.exception() is error for item in items)
         first = self._max_batch * next(place for place, its in enumerate(ended) if its)
@@ -236,7 +174,7 @@ class OnlineDispatcher:
         """A lesser variant was chosen because the work ahead left this one no time."""
         self._lanes.pass_over(variant, self._clock())
 
-    def _put(self, variant: str, item: _Waiting) -> _Waiting:
+    def _put(self, variant: str, item: Waiting) -> Waiting:
         if self._lanes.add(variant, item):
             self._pump()
         return item
@@ -260,27 +198,44 @@ class OnlineDispatcher:
             delay_s = max(0.0, step.wake_ms - now) / 1_000.0
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump)
 
-    def _begin(self, delivery: Coroutine[Any, Any, None], start: Start[_Waiting]) -> None:
+    def _begin(self, delivery: Coroutine[Any, Any, None], start: Start[Waiting]) -> None:
         # Not in the context of whichever request came last: Serve would cancel the batch with it.
         task = asyncio.get_running_loop().create_task(delivery, context=self._context)
         self._tasks.add(task)
         task.add_done_callback(partial(self._landed, start))
 
-    async def _deliver(self, start: Start[_Waiting]) -> None:
+    async def _deliver(self, start: Start[Waiting]) -> None:
         """Run one batch, once more if its replica fails, and settle each caller by itself."""
         now = self._clock()
-        try:
-            rows = [item.own_rows for item in start.items]
-            message = pack(concat([item.inputs for item in start.items]), {"rows": rows})
-        except Exception as error:  # whatever it is, no caller may be left waiting
-            self._fail(start.items, ReplicaFailed(str(error)))
+        items, message = self._packed(start.items)
+        if not items:
             return
-        away = _Away(start.items, message)
+        if len(items) < len(start.items):
+            start = replace(start, items=items)
+        away = Away(items, message)
         silent_s = (start.silent_ms - now) / 1_000.0
         away.timer = asyncio.get_running_loop().call_later(silent_s, self._miss, start, away)
         await self._attempt(start, away)
 
-    async def _attempt(self, start: Start[_Waiting], away: _Away) -> None:
+    def _packed(self, items: list[Waiting]) -> tuple[list[Waiting], bytes]:
+        """The requests as one message. One that cannot be part of it fails, and no other for it."""
+        try:
+            return items, _message(items)
+        except Exception:  # whatever it is, no caller may be left waiting
+            good = []
+            for item in items:
+                try:
+                    _message([item])
+                    good.append(item)
+                except Exception as error:
+                    self._fail([item], BadRows(f"the request cannot be sent to the model: {error}"))
+        try:
+            return good, _message(good) if good else b""
+        except Exception as error:
+            self._fail(good, ReplicaFailed(str(error)))
+            return [], b""
+
+    async def _attempt(self, start: Start[Waiting], away: Away) -> None:
         """One call, and what follows from its answer, its failure or its taking too long."""
         sent = self._clock()
         try:
@@ -304,7 +259,7 @@ class OnlineDispatcher:
         else:
             self._on_batch(start.variant, sum(item.own_rows for item in start.items), run_ms)
 
-    async def _retry(self, start: Start[_Waiting], away: _Away, error: BaseException) -> None:
+    async def _retry(self, start: Start[Waiting], away: Away, error: BaseException) -> None:
         """A try has failed: another one where nothing else may still be answered and it may be in time."""
         if away.open or away.told:
             self._lanes.lost(start)
@@ -321,7 +276,7 @@ class OnlineDispatcher:
         finally:
             self._lanes.lost(again)
 
-    def _settle(self, start: Start[_Waiting], away: _Away, reply: bytes, sent: float) -> float:
+    def _settle(self, start: Start[Waiting], away: Away, reply: bytes, sent: float) -> float:
         """Give each caller his rows of the answer, or the reason why there are none; how long it ran, ms."""
         batch = away.items
         outputs, told = unpack(reply)
@@ -345,7 +300,7 @@ class OnlineDispatcher:
                 item.future.set_result(answer)
         return run_ms
 
-    def _miss(self, start: Start[_Waiting], away: _Away) -> None:
+    def _miss(self, start: Start[Waiting], away: Away) -> None:
         """The batch is overdue by more than its bound explains: try elsewhere, tell whose time is over."""
         if not away.open or away.told or self._closed:
             return
@@ -369,12 +324,12 @@ class OnlineDispatcher:
         self._pump()
 
     @staticmethod
-    def _fail(batch: list[_Waiting], error: DispatchError) -> None:
+    def _fail(batch: list[Waiting], error: DispatchError) -> None:
         for item in batch:
             if not item.future.done():
                 item.future.set_exception(error)
 
-    def _landed(self, start: Start[_Waiting], task: asyncio.Task[None]) -> None:
+    def _landed(self, start: Start[Waiting], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._lanes.lost(start)
         # A task that was cancelled before its first step, or died of a fault here, has told nobody.
@@ -397,3 +352,8 @@ class OnlineDispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _message(items: Sequence[Waiting]) -> bytes:
+    rows = [item.own_rows for item in items]
+    return pack(concat([item.inputs for item in items]), {"rows": rows})

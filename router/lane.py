@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort_right
-from collections.abc import Iterable
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
@@ -52,6 +53,32 @@ class Item(Protocol):
 
 T = TypeVar("T", bound=Item)
 _by_deadline = attrgetter("deadline_ms")
+#: Of an item: what those have in common that can be joined to one batch.
+Form = Callable[[T], Hashable]
+
+
+@dataclass(frozen=True, slots=True)
+class Start(Generic[T]):
+    """Send these as one batch of ``variant`` to ``replica`` (empty: to any); tell `Lanes.landed` of
+    ``flight`` when it is back. Where it is not by ``silent_ms``, the replica may well have stopped."""
+
+    flight: int
+    variant: str
+    items: list[T]
+    rows: int
+    bound_ms: float
+    replica: str
+    silent_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[T]):
+    """What to do now: tell the callers of ``hopeless``, send ``start``. Without a start there is nothing
+    more to do before ``wake_ms`` (None: before something arrives or lands)."""
+
+    hopeless: list[T]
+    start: Start[T] | None
+    wake_ms: float | None = None
 
 
 class Pace:
@@ -76,12 +103,14 @@ class Pace:
 class Lane(Generic[T]):
     """What waits for one variant, earliest deadline first, and the variant's live profiles."""
 
-    def __init__(self, variant: Variant, max_batch: int) -> None:
-        self.variant, self._max_batch = variant, max_batch
+    def __init__(self, variant: Variant, max_batch: int, form: Form[T] | None = None) -> None:
+        self.variant, self._max_batch, self.form = variant, max_batch, form
         self.waiting: list[T] = []
         #: Hopeless, and to be run all the same.
         self.late: list[T] = []
         self.rows = 0
+        #: The same by form; empty where all are alike.
+        self.form_rows: Counter[Hashable] = Counter()
         self._base = variant.profile
         self._common = Pace(variant.profile, max_batch, OnlineFit(variant.profile))
         self._own: dict[str, Pace] = {}
@@ -98,6 +127,18 @@ class Lane(Generic[T]):
     def add(self, item: T) -> None:
         insort_right(self.waiting, item, key=_by_deadline)
         self.rows += item.rows
+        if self.form is not None:
+            self.form_rows[self.form(item)] += item.rows
+
+    def _gone(self, items: Sequence[T]) -> None:
+        """These have been taken out, and count no more."""
+        self.rows -= sum(item.rows for item in items)
+        if self.form is not None:
+            for item in items:
+                kind = self.form(item)
+                self.form_rows[kind] -= item.rows
+                if not self.form_rows[kind]:
+                    del self.form_rows[kind]
 
     def rows_before(self, deadline_ms: float) -> int:
         """How many rows are taken before a request with this deadline would be, at their mean size."""
@@ -118,40 +159,57 @@ class Lane(Generic[T]):
         item = self.waiting[place]
         return place if starts_ms + table.predict_ms(item.rows) <= item.deadline_ms else None
 
-    def take(self, count: int, first: int = 0) -> list[T]:
-        """``count`` items from place ``first`` on, without those whose callers have left."""
-        items = self.waiting[first : first + count]
-        del self.waiting[first : first + count]
-        self.rows -= sum(item.rows for item in items)
+    def take(self, count: int, first: int = 0, skipped: int = 0) -> list[T]:
+        """``count`` items from place ``first`` on, without those whose callers have left.
+
+        Among them stand ``skipped`` of another form than the first one's, which stay.
+        """
+        return self._take(self.waiting, count, first, skipped)
+
+    def _take(self, line: list[T], count: int, first: int, skipped: int) -> list[T]:
+        end = first + count
+        items = line[first:end]
+        if skipped and self.form is not None:
+            kind, each = self.form(line[first]), range(first, end + skipped)
+            places = [place for place in each if self.form(line[place]) == kind]
+            items = [line[place] for place in places]
+            for place in reversed(places):
+                del line[place]
+        else:
+            del line[first:end]
+        self._gone(items)
         return [item for item in items if not item.left]
 
     def set_aside(self, items: list[T]) -> None:
-        self.late += items
-        self.rows += sum(item.rows for item in items)
+        for item in items:
+            self.late.append(item)
+            self.rows += item.rows
+            if self.form is not None:
+                self.form_rows[self.form(item)] += item.rows
 
     def take_late(self) -> list[T]:
         """One batch of those set aside, longest there first."""
-        count = rows = 0
+        count = rows = skipped = 0
         for item in self.late:
+            if count and self.form is not None and self.form(item) != self.form(self.late[0]):
+                skipped += 1
+                continue
             if count and rows + item.rows > self._max_batch:
                 break
             count, rows = count + 1, rows + item.rows
-        items = self.late[:count]
-        del self.late[:count]
-        self.rows -= rows
-        return [item for item in items if not item.left]
+        return self._take(self.late, count, 0, skipped)
 
     def forget(self, item: T) -> None:
         at = bisect_left(self.waiting, item.deadline_ms, key=_by_deadline)
         while at < len(self.waiting) and self.waiting[at].deadline_ms == item.deadline_ms:
             if self.waiting[at] is item:
                 del self.waiting[at]
-                self.rows -= item.rows
+                self._gone((item,))
                 return
             at += 1
         if item in self.late:
             self.late.remove(item)
-            self.rows -= item.rows
+            self._gone((item,))
 
     def pace_of(self, member: Member) -> Pace:
         """What batches take there."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Generic
 
 from router.demand import Demand, Urgency
 from router.estimate import OnlineLoad, Variant
 from router.fleet import UNHEARD_MS, Fleet, Member
 from router.flights import Hop
-from router.lane import Lane, T
+from router.lane import Form, Lane, Start, Step, T
 from router.overrun import Promises
 from router.probing import PROBE_MS, doubtful, probe_after_ms
 from workers.batching import Idle, Run, Wait, latest_start_ms, next_batch
@@ -34,33 +34,9 @@ _STRAINED_MS = 1_000.0
 _SILENT_BOUNDS, _SILENT_MS = 4.0, 100.0
 
 
-@dataclass(frozen=True, slots=True)
-class Start(Generic[T]):
-    """Send these as one batch of ``variant`` to ``replica`` (empty: to any); tell `Lanes.landed` of
-    ``flight`` when it is back. Where it is not by ``silent_ms``, the replica may well have stopped."""
-
-    flight: int
-    variant: str
-    items: list[T]
-    rows: int
-    bound_ms: float
-    replica: str
-    silent_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Step(Generic[T]):
-    """What to do now: tell the callers of ``hopeless``, send ``start``. Without a start there is nothing
-    more to do before ``wake_ms`` (None: before something arrives or lands)."""
-
-    hopeless: list[T]
-    start: Start[T] | None
-    wake_ms: float | None = None
-
-
 class Lanes(Generic[T]):
     """One model's online side. ``variants`` come best quality first; of what is accepted the share
-    ``in_time`` is to be answered in time."""
+    ``in_time`` is to be answered in time. Only items of one ``form`` share a batch; without it all may."""
 
     def __init__(
         self,
@@ -70,8 +46,9 @@ class Lanes(Generic[T]):
         max_batch: int,
         max_waiting: int,
         in_time: float = 0.0,
+        form: Form[T] | None = None,
     ) -> None:
-        self._lanes: dict[str, Lane[T]] = {n: Lane(v, max_batch) for n, v in variants.items()}
+        self._lanes: dict[str, Lane[T]] = {n: Lane(v, max_batch, form) for n, v in variants.items()}
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._variants = dict(variants)
         self._fleet = Fleet(replicas)
@@ -183,7 +160,7 @@ class Lanes(Generic[T]):
                 items = late.take_late()
             elif lane and isinstance(plan, Run):
                 self._ran_late = False
-                items = lane.take(plan.count, first)
+                items = lane.take(plan.count, first, plan.skipped)
             elif isinstance(plan, Wait):
                 return Step(hopeless, None, plan.until_ms)
             elif not lane or not member:
@@ -255,6 +232,7 @@ class Lanes(Generic[T]):
                 busy_until_ms=member.busy_until_ms,
                 lead_ms=lead_ms,
                 most_rows=1 if unheard else None,
+                form=lane.form,
             )
         plan = next_batch(
             lane.waiting,
@@ -264,7 +242,9 @@ class Lanes(Generic[T]):
             lead_ms=lead_ms,
             least_rows=lane.least_rows,
             waiting_rows=lane.rows,
+            form_rows=lane.form_rows if lane.form is not None else None,
             most_rows=self._most_rows(lane, self._begins_ms(member, now_ms)),
+            form=lane.form,
         )
         self._drop(lane, plan.dropped, now_ms, hopeless)
         if isinstance(plan, Run) and now_ms < member.held_until_ms and plan.rows < self._max_batch:

@@ -19,7 +19,8 @@ while the device is busy, because then waiting costs no deadline. An idle device
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -37,6 +38,9 @@ class Item(Protocol):
 
 
 Waiting = TypeVar("Waiting", bound=Item)
+
+#: So many items of another form are looked past for the sake of a larger batch.
+_MOST_SKIPPED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,14 @@ class BoundTable:
 @dataclass(frozen=True, slots=True)
 class Run:
     """Run ``count`` items after the first ``dropped``, ``rows`` rows in all; ``bound_ms`` is the time
-    that the run keeps. The dropped ones cannot meet their deadlines any more."""
+    that the run keeps. The dropped ones cannot meet their deadlines any more. Among the items that are run
+    stand ``skipped`` of another form, which are not."""
 
     count: int
     rows: int
     dropped: int
     bound_ms: float
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,7 @@ def latest_start_ms(item: Item, table: BoundTable, lead_ms: float) -> float:
 
 
 def next_batch(
-    waiting: Iterable[Item],
+    waiting: Iterable[Waiting],
     table: BoundTable,
     now_ms: float,
     *,
@@ -124,6 +130,8 @@ def next_batch(
     most_rows: int | None = None,
     least_rows: int = 0,
     waiting_rows: int = 0,
+    form: Callable[[Waiting], Hashable] | None = None,
+    form_rows: Mapping[Hashable, int] | None = None,
 ) -> Run | Wait | Idle:
     """The decision for one device that is free, or is predicted to be at ``busy_until_ms``.
 
@@ -134,50 +142,68 @@ def next_batch(
     Heads whose deadlines leave time for fewer than ``least_rows`` are dropped while at least so many of
     the ``waiting_rows`` are behind them: after a stall every head is close to its deadline, batches of
     one or two cannot keep up, and all that follow would be lost in their turn.
+
+    Only items of one ``form`` can be run as one batch: those of another than the head's are left where
+    they are. ``form_rows`` are the ``waiting_rows`` by form. Without ``form`` all are alike.
     """
     start_ms = max(now_ms + lead_ms, busy_until_ms)
     idle = start_ms == now_ms + lead_ms
-    dropped = count = rows = 0
-    earliest_ms = 0.0
-    limit = seen = 0
-    for item in waiting:
-        if not count:
-            earliest_ms = item.deadline_ms
-            if start_ms + table.predict_ms(item.rows) > earliest_ms:
-                # Behind a busy device this is a forecast that may yet prove wrong: nobody is dropped
-                # before not even a device that is free by surprise could help, and everybody is then.
-                latest_ms = latest_start_ms(item, table, lead_ms)
-                if not idle and now_ms < latest_ms:
-                    return Wait(min(busy_until_ms, latest_ms), dropped)
-                dropped += 1
-                seen += item.rows
-                continue
-            limit = table.largest(earliest_ms - start_ms)
-            if limit < least_rows and waiting_rows - seen - item.rows >= least_rows and idle:
-                dropped += 1
-                seen += item.rows
-                continue
-            count, rows = 1, item.rows
-            if most_rows is not None and most_rows < limit:
-                limit = most_rows
-            if rows >= limit:
+    items = iter(waiting)
+    dropped, kind = 0, None
+    seen: Counter[Hashable] = Counter()
+    for item in items:
+        if form is not None:
+            kind = form(item)
+        if start_ms + table.predict_ms(item.rows) > item.deadline_ms:
+            # Behind a busy device this is a forecast that may yet prove wrong: nobody is dropped
+            # before not even a device that is free by surprise could help, and everybody is then.
+            latest_ms = latest_start_ms(item, table, lead_ms)
+            if not idle and now_ms < latest_ms:
+                return Wait(min(busy_until_ms, latest_ms), dropped)
+        else:
+            limit = table.largest(item.deadline_ms - start_ms)
+            if limit >= least_rows or not idle:
                 break
+            all_rows = waiting_rows if form_rows is None else form_rows[kind]
+            if all_rows - seen[kind] - item.rows < least_rows:
+                break
+        dropped += 1
+        seen[kind] += item.rows
+    else:
+        return Idle(dropped)
+    if most_rows is not None and most_rows < limit:
+        limit = most_rows
+    count, rows, skipped, may_grow = _fill(items, item, limit, form)
+    if may_grow and not idle:
+        # Past this moment the head would no longer be met.
+        until_ms = min(busy_until_ms, item.deadline_ms - table.bound_ms(rows)) - lead_ms
+        if until_ms > now_ms:
+            return Wait(until_ms, dropped)
+    return Run(count, rows, dropped, table.bound_ms(rows), skipped)
+
+
+def _fill(
+    items: Iterator[Waiting], head: Waiting, limit: int, form: Callable[[Waiting], Hashable] | None
+) -> tuple[int, int, int, bool]:
+    """A batch of ``head`` and those after it: how many items and rows, how many were skipped among them, and
+    whether it has room for more."""
+    count, rows, skipped = 1, head.rows, 0
+    if rows >= limit:
+        return count, rows, skipped, False
+    kind = None if form is None else form(head)
+    for item in items:
+        if form is not None and form(item) != kind:
+            skipped += 1
+            if skipped == _MOST_SKIPPED:
+                return count, rows, skipped, False
             continue
         if rows + item.rows > limit:
-            break
+            return count, rows, skipped, False
         count += 1
         rows += item.rows
         if rows == limit:
-            break
-    else:
-        if not count:
-            return Idle(dropped)
-        if not idle:
-            # It may still grow. Past this moment the head would no longer be met.
-            until_ms = min(busy_until_ms, earliest_ms - table.bound_ms(rows)) - lead_ms
-            if until_ms > now_ms:
-                return Wait(until_ms, dropped)
-    return Run(count, rows, dropped, table.bound_ms(rows))
+            return count, rows, skipped, False
+    return count, rows, skipped, True
 
 
 #: A free worker runs no batch below this share of its best throughput while enough waits for a larger one.
@@ -185,20 +211,39 @@ LEAST_SHARE = 0.65
 
 
 def free_worker(
-    waiting: Sequence[Waiting], table: BoundTable, now_ms: float, least_rows: int
+    waiting: Sequence[Waiting],
+    table: BoundTable,
+    now_ms: float,
+    least_rows: int,
+    form: Callable[[Waiting], Hashable] | None = None,
 ) -> tuple[list[Waiting], list[Waiting]]:
     """What a worker that is free should give up, and what it should run next, of ``waiting``.
 
     Only what is hopeless is given up. Heads that leave time for fewer than ``least_rows`` are passed over
     while that many wait behind them: under twice the capacity, earliest deadline first would run
     everything at its last moment, in batches that cannot keep up. They stay where they are, and go when
-    there is no time for them any more.
+    there is no time for them any more. Only items of one ``form`` are run together.
     """
-    rows = sum(item.rows for item in waiting)
-    plan = next_batch(waiting, table, now_ms, least_rows=least_rows, waiting_rows=rows)
+    rows, form_rows = sum(item.rows for item in waiting), Counter[Hashable]()
+    if form is not None:
+        for item in waiting:
+            form_rows[form(item)] += item.rows
+    plan = next_batch(
+        waiting,
+        table,
+        now_ms,
+        least_rows=least_rows,
+        waiting_rows=rows,
+        form=form,
+        form_rows=form_rows if form is not None else None,
+    )
     hopeless = [x for x in waiting[: plan.dropped] if now_ms + table.predict_ms(x.rows) > x.deadline_ms]
-    chosen = waiting[plan.dropped : plan.dropped + plan.count] if isinstance(plan, Run) else []
-    return hopeless, list(chosen)
+    if not isinstance(plan, Run):
+        return hopeless, []
+    chosen = list(waiting[plan.dropped : plan.dropped + plan.count + plan.skipped])
+    if form is not None:
+        chosen = [x for x in chosen if form(x) == form(chosen[0])]
+    return hopeless, chosen
 
 
 def _in_pieces(times_ms: tuple[float, ...], rows: int) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optimizers.profile import OnlineFit
-from optimizers.tensors import TensorError, Tensors, pack, unpack
+from optimizers.tensors import RowShapes, TensorError, Tensors, pack, row_shapes, unpack
 from workers.batching import LEAST_SHARE, BoundTable, free_worker
 from workers.job import Lease
 from workers.model_thread import Model, ModelFault, ModelThread, UnknownVariant, describe, run_jobs
@@ -59,6 +59,11 @@ class _Batch:
     variant: str
     leases: list[Lease]
     inputs: list[Tensors]
+
+
+def _row_shapes(lease: Lease) -> RowShapes:
+    """Only jobs whose rows have the same shapes can be run as one batch."""
+    return row_shapes(lease.payload)
 
 
 class _Variant:
@@ -143,7 +148,9 @@ class Drain:
             except UnknownVariant as error:
                 await self._end(same, [Failed(x.id, x.token, describe(error), retry=False) for x in same])
                 continue
-            hopeless, chosen = free_worker(same, variant.table, self._now_ms(), variant.least_rows)
+            hopeless, chosen = free_worker(
+                same, variant.table, self._now_ms(), variant.least_rows, form=_row_shapes
+            )
             await self._drop(hopeless, name)
             if chosen:
                 batch = await self._prepare(name, chosen)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from router.decide import RunOnline
 from router.estimate import OnlineLoad, Variant
-from router.lanes import TRIES, Lanes, Start
+from router.lane import Start
+from router.lanes import TRIES, Lanes
 from router.policy import Online
 from router.simulate.asked import Asked, Item, Outcome, Part, Probe, Rescued, Whole
 from router.simulate.events import Events

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from router.estimate import Variant
-from router.lanes import Start
+from router.lane import Start
 from router.simulate.asked import Item
 from router.simulate.events import Events
 from router.simulate.faults import Fault

@@ -206,3 +206,59 @@ def test_a_free_worker_gives_up_only_what_is_hopeless_and_never_sits_idle(
         assert hopeless or chosen
         for item in (*hopeless, *chosen):
             waiting.remove(item)
+
+
+@dataclass(frozen=True)
+class Formed:
+    deadline_ms: float
+    form: str
+    rows: int = 1
+
+
+def of_form(item: Formed) -> str:
+    return item.form
+
+
+def formed(*found: tuple[float, str]) -> list[Formed]:
+    return [Formed(*one) for one in found]
+
+
+def test_a_batch_has_the_form_of_its_most_urgent_item_and_skips_the_others() -> None:
+    waiting = formed((1e6, "a"), (1e6, "b"), (1e6, "a"), (1e6, "b"), (1e6, "b"))
+    assert next_batch(waiting, TABLE, 0, form=of_form) == Run(2, 2, 0, TABLE.bound_ms(2), 3)
+    assert next_batch(waiting[1:], TABLE, 0, form=of_form) == Run(3, 3, 0, TABLE.bound_ms(3), 1)
+    assert next_batch(waiting, TABLE, 0) == Run(5, 5, 0, TABLE.bound_ms(5))
+
+
+def test_only_so_many_of_another_form_are_looked_past() -> None:
+    def endless() -> Iterator[Formed]:
+        yield Formed(1e6, "a")
+        while True:
+            yield Formed(1e6, "b")
+
+    decision = next_batch(endless(), TABLE, 0, form=of_form)
+    assert isinstance(decision, Run)
+    assert (decision.count, decision.rows) == (1, 1)
+
+
+def test_a_head_is_not_dropped_for_the_sake_of_those_that_cannot_join_its_batch() -> None:
+    waiting = formed((22.0, "a"), *[(1000.0, "b")] * 9)
+    rows = {"a": 1, "b": 9}
+    decision = next_batch(waiting, TABLE, 0, least_rows=6, waiting_rows=10, form=of_form, form_rows=rows)
+    assert decision == Run(1, 1, 0, TABLE.bound_ms(1), 9)
+    alike = next_batch(waiting, TABLE, 0, least_rows=6, waiting_rows=10)
+    assert alike.dropped == 1
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 100.0), st.sampled_from("abc")), max_size=40), st.integers(1, 16))
+def test_a_free_worker_runs_one_form_at_a_time_and_gives_up_only_what_is_hopeless(
+    found: list[tuple[float, str]], least_rows: int
+) -> None:
+    waiting = formed(*sorted(found))
+    while waiting:
+        hopeless, chosen = free_worker(waiting, TABLE, 0.0, least_rows, form=of_form)
+        assert all(TABLE.predict_ms(item.rows) > item.deadline_ms for item in hopeless)
+        assert len({item.form for item in chosen}) <= 1
+        assert hopeless or chosen
+        for item in (*hopeless, *chosen):
+            waiting.remove(item)

@@ -292,3 +292,21 @@ async def test_rows_are_counted_by_outcome() -> None:
         assert sum(rows for _, rows, _ in drain.meter.batches) >= 3
 
     await with_drain(body)
+
+
+async def test_jobs_whose_rows_differ_in_shape_are_run_in_batches_of_their_own() -> None:
+    def long(id: str, size: int) -> NewJob:
+        return NewJob(id, pack({"x": np.full((1, size), 1.0, np.float32)}), 1, 60_000)
+
+    async def body(queue: Watched, model: Doubler, drain: Drain) -> None:
+        model.go.clear()
+        await queue.submit([row("first", 1)])
+        await asyncio.to_thread(model.entered.wait, 10)
+        await queue.submit([long("a", 5), long("b", 7), long("c", 5), long("d", 7)])
+        await asyncio.wait_for(queue.claimed_again.wait(), 10)
+        model.go.set()
+        ended = await drained(queue, ["a", "b", "c", "d"])
+        assert [len(result(ended[id])) for id in "abcd"] == [5, 7, 5, 7]
+
+    model = await with_drain(body)
+    assert [len(values) for _, values in model.batches] == [1, 10, 14]
