@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from optimizers import graphs
 from optimizers.code_book import cluster_values, pack_pairs
 from optimizers.passes import PassError, convert
 from optimizers.spec_shrink import Cluster
@@ -32,29 +33,25 @@ def cluster(model: Model, spec: Cluster, context: Context) -> Model:
             raise PassError(f"code books are trained in torch, not in {model.form!r}; set epochs: 0")
         model = model.becomes(_trained(model.value, spec, context))
     graph = copy.deepcopy(convert(model, "onnx", context.task).value)
-    before = _weights(graph, spec)
+    before = [(home, tensor) for home in graphs.walk(graph.graph) for tensor in _weights(home, spec)]
     if not before:
         raise PassError(
             f"no weight has {spec.least} values or more (exclude: {list(spec.exclude)}); lower least"
         )
-    parameters = sum(int(np.prod(i.dims)) for i in graph.graph.initializer)
+    parameters = sum(int(np.prod(i.dims)) for each in graphs.walk(graph.graph) for i in each.initializer)
+    total = sum(int(np.prod(tensor.dims)) for _, tensor in before)
     books, zeros = {}, 0
-    nodes: list[Any] = []
-    for tensor in before:
+    for home, tensor in before:
         array = _array(tensor)
         values, indices = cluster_values(array, spec.clusters)
         zeros += int(np.count_nonzero(values[indices] == 0))
         books[tensor.name] = {"values": len(values), "error": _relative_error(array, values[indices])}
-        nodes += _encode(graph.graph, tensor, values, indices)
-    rest = list(graph.graph.node)
-    graph.graph.ClearField("node")
-    graph.graph.node.extend([*nodes, *rest])
+        for node in reversed(_encode(home, tensor, values, indices)):
+            home.node.insert(0, node)
     _check(graph)
     context.progress(f"{len(books)} tensors with at most {spec.clusters} values each")
-    share = zeros / sum(int(np.prod(t.dims)) for t in before)
-    return model.becomes(
-        graph, form="onnx", structure={"code_books": books}, parameters=parameters, sparsity=share
-    )
+    notes = {"structure": {"code_books": books}, "parameters": parameters, "sparsity": zeros / total}
+    return model.becomes(graph, form="onnx", **notes)
 
 
 def _weights(graph: Any, spec: Cluster) -> list[Any]:
@@ -65,7 +62,7 @@ def _weights(graph: Any, spec: Cluster) -> list[Any]:
 
     return [
         init
-        for init in graph.graph.initializer
+        for init in graph.initializer
         if init.data_type == TensorProto.FLOAT
         and len(init.dims) > 1
         and np.prod(init.dims) >= spec.least

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from optimizers import graphs
 from optimizers.passes import FormError, PassError
 from optimizers.predict import predictor
 from optimizers.task import Model, Task
@@ -148,18 +149,7 @@ def rename_inputs(graph: Any, names: list[str]) -> None:
 
 
 def _rename(graph: Any, values: Any, names: list[str]) -> None:
-    renames = {value.name: name for value, name in zip(values, names, strict=True)}
-    inner = {name for node in graph.graph.node for field in (node.input, node.output) for name in field}
-    for name in (set(renames.values()) - set(renames)) & inner:
-        renames[name] = f"{name}_inner"  # an inner tensor already has the name that is wanted
-    for value in values:
-        value.name = renames[value.name]
-    for node in graph.graph.node:
-        for field in (node.input, node.output):
-            for i, name in enumerate(field):
-                field[i] = renames.get(name, name)
-    for init in graph.graph.initializer:
-        init.name = renames.get(init.name, init.name)
+    graphs.rename(graph.graph, {value.name: name for value, name in zip(values, names, strict=True)})
 
 
 def verify(source: Model, converted: Model, task: Task, tolerance: float = TOLERANCE) -> float:

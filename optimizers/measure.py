@@ -127,15 +127,18 @@ def _weights(model: Model) -> list[Any]:
     if model.form == "onnx":
         from onnx import numpy_helper
 
+        from optimizers import graphs
+
         side = {
             name
-            for node in model.value.graph.node
+            for node in graphs.nodes(model.value.graph)
             if node.op_type in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
             for name in node.input[1:]
         }
         return [
             numpy_helper.to_array(init)
-            for init in model.value.graph.initializer
+            for each in graphs.walk(model.value.graph)
+            for init in each.initializer
             if init.name not in side and len(init.dims) > 0
         ]
     if model.form == "openvino":

@@ -62,7 +62,7 @@ PASSES: dict[str, tuple[tuple[str, ...], str]] = {
     "fine_tune": (("torch",), "optimizers.training:fine_tune_pass"),
     "prune": (("torch",), "optimizers.prune_weights:weights"),
     "prune_channels": (("torch",), "optimizers.prune_channels:channels"),
-    "cluster": (("torch",), "optimizers.cluster:cluster"),
+    "cluster": (("torch", "onnx"), "optimizers.cluster:cluster"),
     "distill_network": (("torch", "onnx", "sklearn"), "optimizers.distill_network:network"),
     "distill_tree": (("torch", "onnx", "sklearn"), "optimizers.distill_passes:tree"),
     "distill_rules": (("torch", "onnx", "sklearn"), "optimizers.distill_passes:rules"),

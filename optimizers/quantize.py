@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from optimizers import graphs
 from optimizers.passes import PassError
 from optimizers.predict import predictor
 from optimizers.recipe import QuantizeDynamic, QuantizeStatic, QuantizeWeights
@@ -169,7 +170,7 @@ def dynamic(model: Model, spec: QuantizeDynamic, context: Context) -> Model:
                 *excluded,
                 *(f"{name}_MatMul" for name in excluded),
             ],  # of a Gemm that was split
-            extra_options={"MatMulConstBOnly": True},
+            extra_options={"MatMulConstBOnly": True, "EnableSubgraph": True},
         )
         return model.becomes(onnx.load(str(target)))
 
@@ -217,7 +218,7 @@ def sensitivity(model: Model, spec: QuantizeStatic, context: Context) -> list[La
     base_quality, base_outputs = judge(model)
     costs = []
     for layer in layers:
-        others = tuple(node.name for node in graph.graph.node if node.name != layer)
+        others = tuple(node.name for node in graphs.nodes(graph.graph) if node.name != layer)
         alone = _onnx_static(model, replace(spec, exclude=others, engine="onnx"), context)
         quality, outputs = judge(alone)
         cost = LayerCost(layer, base_quality - quality, 1.0 - task.fidelity(outputs, base_outputs))
@@ -227,13 +228,16 @@ def sensitivity(model: Model, spec: QuantizeStatic, context: Context) -> list[La
 
 
 def named_nodes(graph: Any) -> Any:
-    """A copy of an ONNX model in which every node has a name of its own, so that it can be excluded."""
+    """A copy of an ONNX model in which every node has a name of its own, so that it can be excluded.
+
+    Those in the bodies of If, Loop and Scan too.
+    """
     import onnx
 
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     seen: set[str] = set()
-    for i, node in enumerate(copy.graph.node):
+    for i, node in enumerate(graphs.nodes(copy.graph)):
         if not node.name or node.name in seen:
             node.name = f"{node.op_type}_{i}"
         seen.add(node.name)
@@ -253,7 +257,7 @@ def weighted_nodes(graph: Any, ops: Sequence[str]) -> list[str]:
 
 def _matching(graph: Any, patterns: Sequence[str]) -> list[str]:
     """Nodes whose name matches a pattern. Raises :class:`PassError` for a pattern that none does."""
-    names = [node.name for node in graph.graph.node]
+    names = [node.name for node in graphs.nodes(graph.graph)]
     found: set[str] = set()
     for pattern in patterns:
         hits = [n for n in names if n == pattern] or fnmatch.filter(names, pattern)

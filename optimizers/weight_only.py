@@ -8,11 +8,13 @@ what is these few lines of packing.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from optimizers import graphs
 from optimizers.passes import PassError
 from optimizers.tensors import Array
 
@@ -46,22 +48,39 @@ def quantize_array(
     return np.clip(np.round(exact / scale) + zero, 0, top), scale, zero
 
 
-def _weights(graph: Any, ops: Iterable[str], excluded: set[str]) -> list[tuple[Any, Any, int]]:
-    """``(node, initializer, position among its inputs)`` of each float weight with two or more axes."""
+@dataclass(frozen=True)
+class _Use:
+    """A weight where a node reads it: ``home`` is the graph that holds it, ``graph`` the node's own."""
+
+    home: Any
+    init: Any
+    graph: Any
+    node: Any
+    position: int
+
+
+def _weights(
+    graph: Any, ops: Iterable[str], excluded: set[str], outer: Mapping[str, Any] | None = None
+) -> list[_Use]:
+    """Every use of a float weight with two or more axes, also in the bodies of If, Loop and Scan."""
     from onnx import TensorProto
 
-    constants = {init.name: init for init in graph.graph.initializer}
-    found = []
-    for node in graph.graph.node:
+    own = graphs.defined(graph)
+    visible = {name: found for name, found in (outer or {}).items() if name not in own}
+    visible |= {init.name: (graph, init) for init in graph.initializer}
+    uses = []
+    for node in graph.node:
+        for body in graphs.bodies(node):
+            uses += _weights(body, ops, excluded, visible)
         if node.op_type not in ops or node.name in excluded:
             continue
         position = 0 if node.op_type == "Gather" else 1
-        init = constants.get(node.input[position]) if len(node.input) > position else None
+        home, init = visible.get(node.input[position] if len(node.input) > position else "", (None, None))
         if init is None or init.data_type != TensorProto.FLOAT or len(init.dims) < 2:
             continue
         if int(np.prod(init.dims)) >= _LEAST_ELEMENTS:
-            found.append((node, init, position))
-    return found
+            uses.append(_Use(home, init, graph, node, position))
+    return uses
 
 
 def eight_bit(graph: Any, per_channel: bool, symmetric: bool, excluded: set[str]) -> Any:
@@ -71,37 +90,38 @@ def eight_bit(graph: Any, per_channel: bool, symmetric: bool, excluded: set[str]
     """
     from onnx import helper, numpy_helper
 
-    ready: dict[str, str] = {}
-    for node, init, position in _weights(graph, _CHANNEL_AXIS, excluded):
-        name = init.name
-        if name not in ready:
-            values = numpy_helper.to_array(init)
-            axis = _channel_axis(node)
-            axes = tuple(i for i in range(values.ndim) if not (per_channel and i == axis))
-            integers, scale, zero = quantize_array(values, 8, axes, symmetric)
-            dtype = np.int8 if symmetric else np.uint8
-            shape = (-1,) if per_channel else ()
-            parts: dict[str, Array] = {
-                name + "_quantized": integers.astype(dtype),
-                name + "_scale": scale.astype(np.float32).reshape(shape),
-                name + "_zero": zero.astype(dtype).reshape(shape),
-            }
-            graph.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in parts.items())
-            unpack = helper.make_node(
-                "DequantizeLinear",
-                list(parts),
-                [name + "_float"],
-                name=name + "_dequantize",
-                axis=axis if per_channel else None,
-            )
-            graph.graph.node.insert(0, unpack)
-            ready[name] = name + "_float"
-        node.input[position] = ready[name]
-    if not ready:
+    uses = _weights(graph.graph, _CHANNEL_AXIS, excluded)
+    if not uses:
         raise PassError(
             "quantize_weights: the graph has no float weight of 256 elements or more to store as int8"
         )
-    _drop(graph, ready)
+    ready: set[int] = set()
+    for use in uses:
+        name, axis = use.init.name, _channel_axis(use.node)
+        use.node.input[use.position] = name + "_float"
+        if id(use.init) in ready:
+            continue
+        ready.add(id(use.init))
+        values = numpy_helper.to_array(use.init)
+        axes = tuple(i for i in range(values.ndim) if not (per_channel and i == axis))
+        integers, scale, zero = quantize_array(values, 8, axes, symmetric)
+        dtype = np.int8 if symmetric else np.uint8
+        shape = (-1,) if per_channel else ()
+        parts: dict[str, Array] = {
+            name + "_quantized": integers.astype(dtype),
+            name + "_scale": scale.astype(np.float32).reshape(shape),
+            name + "_zero": zero.astype(dtype).reshape(shape),
+        }
+        use.home.initializer.extend(numpy_helper.from_array(a, n) for n, a in parts.items())
+        unpack = helper.make_node(
+            "DequantizeLinear",
+            list(parts),
+            [name + "_float"],
+            name=name + "_dequantize",
+            axis=axis if per_channel else None,
+        )
+        use.home.node.insert(0, unpack)
+    graphs.drop_unused(graph.graph, {use.init.name for use in uses})
     return graph
 
 
@@ -118,19 +138,16 @@ def four_bit(graph: Any, block: int, symmetric: bool, excluded: set[str]) -> Any
     """
     from onnx import helper
 
-    replaced: dict[str, str] = {}
-    nodes = []
-    for node, init, _ in _weights(graph, ("MatMul", "Gemm"), excluded):
-        nodes.append((node, init))
-    if not nodes:
+    uses = _weights(graph.graph, ("MatMul", "Gemm"), excluded)
+    if not uses:
         raise PassError(
             "quantize_weights: 4 bits are for MatMul and Gemm with a constant weight; there is none"
         )
-    for node, init in nodes:
-        weight = _matrix(node, init)
+    for use in uses:
+        node, weight = use.node, _matrix(use.node, use.init)
         if weight is None:
             continue
-        names = _store_blocks(graph, init.name, weight, block, symmetric)
+        names = _store_blocks(use.home, use.init.name, weight, block, symmetric)
         bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else None
         product = node.output[0] if bias is None else node.output[0] + "_product"
         packed = helper.make_node(
@@ -144,18 +161,14 @@ def four_bit(graph: Any, block: int, symmetric: bool, excluded: set[str]) -> Any
             bits=4,
             block_size=block,
         )
-        at = list(graph.graph.node).index(node)
-        graph.graph.node.insert(at, packed)
-        if bias is None:
-            graph.graph.node.remove(node)
-        else:
+        at = list(use.graph.node).index(node)
+        if bias is not None:
             add = helper.make_node("Add", [product, bias], list(node.output), name=node.name + "_bias")
-            graph.graph.node.remove(node)
-            graph.graph.node.insert(at + 1, add)
-        replaced[init.name] = names[0]
+            use.graph.node.insert(at + 1, add)
+        use.graph.node[at].CopyFrom(packed)
     if not any(o.domain == "com.microsoft" for o in graph.opset_import):
         graph.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    _drop(graph, replaced)
+    graphs.drop_unused(graph.graph, {use.init.name for use in uses})
     return graph
 
 
@@ -190,17 +203,8 @@ def _store_blocks(graph: Any, name: str, weight: Array, block: int, symmetric: b
         flat = zero.astype(np.uint8).reshape(columns, blocks)
         flat = np.pad(flat, ((0, 0), (0, blocks % 2)))
         parts["_zeros"] = flat[:, 0::2] | (flat[:, 1::2] << 4)
-    existing = {init.name for init in graph.graph.initializer}
+    existing = {init.name for init in graph.initializer}
     for suffix, array in parts.items():
         if name + suffix not in existing:
-            graph.graph.initializer.append(numpy_helper.from_array(array, name + suffix))
+            graph.initializer.append(numpy_helper.from_array(array, name + suffix))
     return [name + suffix for suffix in parts]
-
-
-def _drop(graph: Any, names: Iterable[str]) -> None:
-    """Remove initializers that no node reads any more."""
-    used = {name for node in graph.graph.node for name in node.input}
-    gone = set(names) - used
-    kept = [init for init in graph.graph.initializer if init.name not in gone]
-    graph.graph.ClearField("initializer")
-    graph.graph.initializer.extend(kept)
