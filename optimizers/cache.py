@@ -1,8 +1,9 @@
 """Finished passes, kept by the digest of all that they depend on, so that a run can resume.
 
-A key covers the task's digest, the seed, every spec so far, and the source of the modules that
-carried them out. Entries are folders written under a temporary name and renamed: an interrupted run
-leaves either a whole entry or none. Models are stored without pickle (:mod:`optimizers.store`).
+A key covers the task's digest and code, the seed, every spec so far, this package's sources, the
+libraries' versions and the processor (:mod:`optimizers.provenance`). Entries are folders written under
+a temporary name and renamed: an interrupted run leaves either a whole entry or none. Models are stored
+without pickle (:mod:`optimizers.store`).
 """
 
 from __future__ import annotations
@@ -12,32 +13,34 @@ import os
 import shutil
 import tempfile
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from optimizers import provenance
 from optimizers.artifact import digest
-from optimizers.passes import FORMS, PASSES, FormError, Packed, resolve
+from optimizers.passes import FORMS, Packed, resolve
 from optimizers.recipe import PassSpec
 from optimizers.task import Model, Task
 from optimizers.tensors import TensorSpec
 
 
-def start_key(task: Task, seed: int, runtime: str = "") -> str:
-    """The key of the original model, on its way to ``runtime``."""
-    return _sha256(orjson.dumps(["1", task.digest, seed, runtime]))
+def start_key(task: Task, seed: int, runtime: str = "", module: str = "") -> str:
+    """The key of the original model, on its way to ``runtime``; ``module`` is where the task's code is."""
+    code = provenance.task_digest(module) if module else ""
+    parts = ["2", task.digest, code, provenance.digest(), seed, runtime]
+    if task.preprocess:
+        files = {name: digest(path) for name, path in task.preprocess.files.items()}
+        parts += [dict(task.preprocess.settings), files]
+    return _sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
 
 
 def next_key(key: str, spec: PassSpec) -> str:
     """The key of the result of applying ``spec`` to the model of ``key``."""
-    module = PASSES[spec.kind][1].partition(":")[0]
-    found = find_spec(module)
-    source = Path(found.origin).read_bytes() if found and found.origin else b""
     named = getattr(spec, "file", None)  # a file that the spec names counts by its content
     content = digest(Path(named)) if named and Path(named).is_file() else ""
-    return _sha256(orjson.dumps([key, spec.to_json(), _sha256(source), content]))
+    return _sha256(orjson.dumps([key, spec.to_json(), content]))
 
 
 def _sha256(raw: bytes) -> str:
@@ -56,25 +59,22 @@ class PassCache:
         try:
             meta = orjson.loads((folder / "meta.json").read_bytes())
             files = {name: (folder / name).read_bytes() for name in meta["files"]}
-        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
-            return None
-        if any(_sha256(raw) != meta["files"][name] for name, raw in files.items()):
-            return None
-        model = Model(
-            form=meta["form"],
-            value=None,
-            inputs=tuple(TensorSpec.from_json(s) for s in meta["inputs"]),
-            outputs=tuple(TensorSpec.from_json(s) for s in meta["outputs"]),
-            head=meta["head"],
-            architecture=meta["architecture"],
-            notes=meta["notes"],
-            settings=meta["settings"],
-        )
-        packed = Packed(meta["runtime"], files, meta["packed_settings"])
-        try:
+            if any(_sha256(raw) != meta["files"][name] for name, raw in files.items()):
+                return None
+            model = Model(
+                form=meta["form"],
+                value=None,
+                inputs=tuple(TensorSpec.from_json(s) for s in meta["inputs"]),
+                outputs=tuple(TensorSpec.from_json(s) for s in meta["outputs"]),
+                head=meta["head"],
+                architecture=meta["architecture"],
+                notes=meta["notes"],
+                settings=meta["settings"],
+            )
+            packed = Packed(meta["runtime"], files, meta["packed_settings"])
             return replace(model, value=resolve(FORMS[model.form][2])(packed, model, task))
-        except (FormError, RuntimeError):
-            return None  # the task no longer builds that architecture: make it again
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+            return None  # none there, not whole, or of an architecture that the task no longer builds
 
     def put(self, key: str, model: Model, task: Task) -> None:
         """Store a model; one already there is left as it is."""

@@ -157,10 +157,14 @@ class _Maker:
             against,
             machine.describe(),
         ]
-        key = start_key(self._task, self._recipe.seed)
+        key = self._start("")
         for spec in variant.passes:
             key = next_key(key, spec)
         return hashlib.sha256(orjson.dumps([key, settings])).hexdigest()
+
+    def _start(self, runtime: str) -> str:
+        module = self._recipe.task.partition(":")[0]
+        return start_key(self._task, self._recipe.seed, runtime, module)
 
     def _finished(self, variant: Variant, key: str) -> Artifact | None:
         try:
@@ -171,7 +175,7 @@ class _Maker:
 
     def _passes(self, variant: Variant) -> Model:
         # The runtime counts: a pass may work differently for another one.
-        model, key = self._task.model, start_key(self._task, self._recipe.seed, variant.runtime)
+        model, key = self._task.model, self._start(variant.runtime)
         for i, spec in enumerate(variant.passes, 1):
             key = next_key(key, spec)
             step = f"{spec.kind} ({i}/{len(variant.passes)})"

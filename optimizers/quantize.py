@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optimizers import graphs
+from optimizers import graphs, machine
 from optimizers.passes import PassError
 from optimizers.predict import predictor
 from optimizers.recipe import QuantizeDynamic, QuantizeStatic, QuantizeWeights
@@ -272,8 +272,5 @@ def _matching(graph: Any, patterns: Sequence[str]) -> list[str]:
 
 def _saturates() -> bool:
     """Whether this processor adds products of int8 in 16 bits, which hold 7-bit weights only."""
-    try:
-        about = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx" in about and "vnni" not in about
+    words = " ".join(machine.features())
+    return "avx" in words and "vnni" not in words

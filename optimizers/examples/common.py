@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from optimizers import provenance
 from optimizers.recipe import RecipeError
 from optimizers.task import Dataset
 
@@ -17,30 +18,39 @@ from optimizers.task import Dataset
 def digest_of(*parts: Dataset | str) -> str:
     """SHA-256 over data sets and texts: what a task's digest is made of."""
     total = hashlib.sha256()
+
+    def add(raw: bytes) -> None:
+        total.update(len(raw).to_bytes(8, "big"))  # or "ab", "c" would be as good as "a", "bc"
+        total.update(raw)
+
     for part in parts:
         if isinstance(part, str):
-            total.update(part.encode())
+            add(part.encode())
             continue
-        for name, array in sorted(part.inputs.items()):
-            total.update(f"{name} {array.dtype} {array.shape}".encode())
-            total.update(_raw(array))
-        if part.targets is not None:
-            total.update(_raw(part.targets))
+        arrays = {**part.inputs, **({} if part.targets is None else {"": part.targets})}
+        for name, array in sorted(arrays.items()):
+            add(f"{name} {array.dtype} {array.shape}".encode())
+            for raw in _raw(array):
+                add(raw)
     return total.hexdigest()
 
 
-def _raw(array: Any) -> bytes:
+def _raw(array: Any) -> Iterator[bytes]:
     if array.dtype == object:
-        return b"\0".join(x if isinstance(x, bytes) else str(x).encode() for x in array.ravel())
-    return bytes(np.ascontiguousarray(array).tobytes())
+        yield from (x if isinstance(x, bytes) else str(x).encode() for x in array.ravel())
+    else:
+        yield np.ascontiguousarray(array).tobytes()
 
 
 def trained(workdir: Path, digest: str, build: Callable[[], Any], train: Callable[[Any], Any]) -> Any:
-    """A trained torch module in eval mode: kept in ``workdir`` under ``digest``, or trained now."""
+    """A trained torch module in eval mode: kept in ``workdir``, or trained now.
+
+    It is kept under ``digest`` and what training depends on (:mod:`optimizers.provenance`).
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    path = workdir / f"trained-{digest[:32]}.safetensors"
+    path = workdir / f"trained-{digest_of(digest, provenance.digest())[:32]}.safetensors"
     module = build()
     try:
         module.load_state_dict(load_file(path))

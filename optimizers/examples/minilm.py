@@ -157,7 +157,11 @@ def task(
         test=test,
         metric=Metric("intent_accuracy", nearest_accuracy(references)),
         fidelity=mean_cosine,
-        digest=digest_of(source, digest(weights), digest(tokenizer), references, validation, test),
+        digest=digest_of(
+            source,
+            *(digest(path) for path in (weights, tokenizer, folder / "config.json")),
+            *(references, validation, test),
+        ),
         architectures={"original": lambda: bert.SentenceEncoder(config)},
         preprocess=Preprocess(encoder.apply, INPUTS, settings, {"tokenizer.json": tokenizer}),
     )

@@ -88,7 +88,7 @@ def _run(
     from router import server
 
     artifacts = _artifacts(policy)
-    _build_missing(artifacts, console)
+    _build(artifacts, console)
     with server.running(policy, host=host, port=port, data=out / "queue") as running:
         console.say(f"serving {policy.name}, ready in {running.started_in_s:.1f} s")
         console.say(running.describe(console.log))
@@ -112,15 +112,21 @@ def _artifacts(policy: Path) -> Path:
     return models[MODEL].artifacts
 
 
-def _build_missing(folder: Path, console: cli.Console) -> None:
+def _build(folder: Path, console: cli.Console) -> None:
     from optimizers.examples import digits
 
-    missing = [v for v in digits.DEMO_VARIANTS if not (folder / v / "manifest.json").exists()]
-    if not missing:
-        return
-    console.say(f"building {', '.join(missing)} in {folder}: training a small CNN on real handwritten digits")
+    building: list[str] = []
+
+    def say(variant: str, message: str) -> None:
+        done = message == "already made" or message.startswith("preparing")
+        if not done and not building:
+            console.say(f"building variants in {folder}: training a small CNN on real handwritten digits")
+            building.append(variant)
+
     begun = time.monotonic()
-    built = digits.build(folder, variants=digits.DEMO_VARIANTS)
+    built = digits.build(folder, variants=digits.DEMO_VARIANTS, progress=say)
+    if not building:
+        return
     for name, made in built.items():
         m = made.manifest
         console.say(

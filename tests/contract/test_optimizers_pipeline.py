@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import orjson
 import pytest
 
-from optimizers import artifact, pipeline
+from optimizers import artifact, machine, pipeline, provenance
 from optimizers.cache import PassCache, next_key, start_key
 from optimizers.passes import PassError
 from optimizers.recipe import (
@@ -138,3 +139,27 @@ def test_a_search_that_meets_no_goal_keeps_the_nearest_within_its_tries(tmp_path
 def test_a_task_that_cannot_be_imported_is_named() -> None:
     with pytest.raises(RecipeError, match="nowhere"):
         pipeline.resolve_task("nowhere:task")
+
+
+@pytest.mark.parametrize("what", ["library", "processor", "machine", "source"])
+def test_nothing_made_by_other_code_libraries_or_machines_is_kept(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, variants=(Variant("float32"), Variant("int8", (QuantizeStatic(rows=64),))))
+    _run(recipe, tmp_path, report=False)
+    _, said = _run(recipe, tmp_path, report=False)
+    assert said == ["float32: already made", "int8: already made"]
+    if what == "library":
+        monkeypatch.setattr(metadata, "version", lambda name: "another")
+    elif what == "processor":
+        monkeypatch.setattr(machine, "features", lambda: ["avx2"])
+    elif what == "machine":
+        monkeypatch.setattr(machine, "_cpu", lambda: "Another CPU with the same instructions")
+    else:
+        monkeypatch.setattr(provenance, "_package", lambda folder: {"quantize.py": "another"})
+    _, said = _run(recipe, tmp_path, report=False)
+    assert {"float32: measuring", "int8: measuring"} <= set(said)
+    again = (
+        "int8: quantize_static (1/1)" if what != "machine" else "int8: quantize_static (1/1): already done"
+    )
+    assert again in said
