@@ -30,7 +30,6 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PATIENCE_S = 2.0
-_PAGE = 500
 
 
 @click.group(epilog=EXIT_CODES)
@@ -150,10 +149,8 @@ def _either(ids: Sequence[str], every: bool) -> None:
 
 
 async def _every_id(queue: DeadlineQueue) -> list[str]:
-    found: list[str] = []
-    while page := await queue.dead_letters(_PAGE, len(found)):
-        found += [letter.id for letter in page]
-    return found
+    count = (await queue.stats()).dead_letters
+    return list(dict.fromkeys(letter.id for letter in await queue.dead_letters(count)))
 
 
 def _report(

@@ -14,6 +14,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
+from math import inf
 
 from workers.memory_record import Entry, Record
 from workers.queue import QueueSettings
@@ -89,10 +90,10 @@ class FairLines:
         lines = self._lines.values() if tenant is None else filter(None, [self._lines.get(tenant)])
         return min((line.head().deadline_ms for line in lines), default=None)
 
-    def take_late(self, tenant: str, now_ms: int) -> list[Record]:
-        """Take out those of a tenant whose deadline has passed."""
+    def take_late(self, tenant: str, now_ms: int, limit: float = inf) -> list[Record]:
+        """Take out those of a tenant whose deadline has passed, the first ``limit`` of them."""
         late: list[Record] = []
-        while (line := self._lines.get(tenant)) is not None:
+        while len(late) < limit and (line := self._lines.get(tenant)) is not None:
             record = line.head()
             if record.deadline_ms > now_ms:
                 break
@@ -117,10 +118,11 @@ class FairLines:
             if _stands(entry) and entry[0] > now_ms:
                 yield entry[3]
 
-    def take(self, n: int, max_rows: int | None, settings: QueueSettings) -> list[Record]:
+    def take(self, n: int, max_rows: int | None, settings: QueueSettings, now_ms: int) -> list[Record]:
         """Take out up to ``n`` jobs, ``max_rows`` rows in all (always at least one job).
 
-        A job that lost its workers before goes alone, so that it takes no other down with it.
+        A tenant whose first job is late has no turn. A job that lost its workers before goes alone, so that
+        it takes no other down with it.
         """
         turns = [(self._lines[t].virtual, place, t) for place, t in enumerate(self.next_tenants(n))]
         passed: dict[str, float] = {}
@@ -132,6 +134,9 @@ class FairLines:
             suspect = record.lost >= settings.suspect_after
             if taken and (suspect or (max_rows is not None and rows + record.job.rows > max_rows)):
                 break
+            if record.deadline_ms <= now_ms:
+                heappop(turns)
+                continue
             self._now = max(self._now, virtual)
             self.remove(record)
             taken.append(record)

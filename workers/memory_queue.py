@@ -21,12 +21,14 @@ from workers.memory_places import Places
 from workers.memory_record import Record, applied_before, kind_of, lease_of, status_of
 from workers.memory_tally import Tally
 from workers.queue import (
+    MAX_EXPIRED_PER_CLAIM,
     Accepted,
     DeadLetter,
     Done,
     Failed,
     Full,
     KeyConflict,
+    Lost,
     Missed,
     Outcome,
     QueueClosed,
@@ -80,10 +82,14 @@ class MemoryQueue:
     async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
         now = self._tick()
         self._sweep(now)
+        may_expire = MAX_EXPIRED_PER_CLAIM
         for _ in range(8):  # as the claim script does: expired tenants make room for others
-            if not sum(self._expire_waiting(t, now) for t in self._places.lines.next_tenants(n)):
+            before = may_expire
+            for tenant in self._places.lines.next_tenants(n):
+                may_expire -= self._expire_waiting(tenant, now, may_expire)
+            if may_expire == before:
                 break
-        taken = self._places.lines.take(n, max_rows, self.settings)
+        taken = self._places.lines.take(n, max_rows, self.settings, now)
         return self._lease(taken, now, lease_ms, worker)
 
     async def promote(self, ids: Sequence[str], lease_ms: int, worker: str) -> list[Lease]:
@@ -293,6 +299,8 @@ class MemoryQueue:
                 self._finish(record, JobState.EXPIRED, now, outcome.error)
             case Failed():
                 self._fail(record, outcome, now, draw)
+            case Lost():
+                self._lose(record, now, outcome.error)
             case _:
                 self._carry_out(record, Retry(now), now, "")
         # Remembered, so that the same outcome again is answered alike, and another is stale.
@@ -354,18 +362,23 @@ class MemoryQueue:
                 self._places.leave(record)
                 self._enqueue(record)
                 continue
-            record.lost += 1
-            self._tally.totals["lost"] += 1
-            limit = self.settings.max_lost_leases
-            decision = after_lost_lease(record.lost, limit, record.deadline_ms, now)
-            if isinstance(decision, GiveUp):
-                self._note_failure(record, now, decision.reason)
-            reason = "the deadline passed while its worker was gone" if isinstance(decision, Expire) else ""
-            self._carry_out(record, decision, now, reason)
+            self._lose(record, now, "")
         return moved
 
-    def _expire_waiting(self, tenant: str, now: int) -> int:
-        late = self._places.lines.take_late(tenant, now)
+    def _lose(self, record: Record, now: int, why: str) -> None:
+        record.lost += 1
+        self._tally.totals["lost"] += 1
+        decision = after_lost_lease(record.lost, self.settings.max_lost_leases, record.deadline_ms, now)
+        if why:
+            self._note_failure(record, now, why)
+        elif isinstance(decision, GiveUp):
+            self._note_failure(record, now, decision.reason)
+        elif isinstance(decision, Expire):
+            why = "the deadline passed while its worker was gone"
+        self._carry_out(record, decision, now, why)
+
+    def _expire_waiting(self, tenant: str, now: int, limit: float = math.inf) -> int:
+        late = self._places.lines.take_late(tenant, now, limit)
         for record in late:
             self._finish(record, JobState.EXPIRED, now, "the deadline passed before it could run")
         return len(late)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from workers.job import Failure, JobState, JobStatus, Lease, NewJob
-from workers.queue import Done, Failed, Missed, Outcome
+from workers.queue import Done, Failed, Lost, Missed, Outcome
 
 #: A place in line: deadline in ms, sequence, a number that no two have, and who stands there.
 Entry = tuple[int, int, int, "Record"]
@@ -42,6 +42,7 @@ _MAY_END = {
     "failed": {JobState.FAILED},
     "missed": {JobState.EXPIRED},
     "retry": {JobState.EXPIRED, JobState.DEAD},
+    "lost": {JobState.EXPIRED, JobState.DEAD},
     "release": set[JobState](),
 }
 
@@ -56,6 +57,8 @@ def kind_of(outcome: Outcome) -> str:
             return "failed"
         case Missed():
             return "missed"
+        case Lost():
+            return "lost"
     return "release"
 
 

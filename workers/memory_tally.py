@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from workers.job import JobState, NewJob
-from workers.queue import QueueSettings
+from workers.queue import TOTALS, QueueSettings
 
-_TOTALS = ("submitted", "done", "failed", "expired", "cancelled", "dead", "retried", "lost")
 _RATE_MS = 10_000
 _PAUSE_MS = 60_000
 
@@ -20,7 +19,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.jobs = self.rows = self.bytes = 0
-        self.totals = dict.fromkeys(_TOTALS, 0)
+        self.totals = dict.fromkeys(TOTALS, 0)
         self._tenants: dict[str, tuple[int, int]] = {}
         self._ended = (0.0, 0.0, 0.0)
         self._last_ms: int | None = None

@@ -21,6 +21,11 @@ from typing import Any, Protocol
 from workers.job import Held, JobState, JobStatus, Lease, NewJob
 from workers.retry import RetryPolicy
 
+#: What `QueueStats.totals` counts.
+TOTALS = ("submitted", "done", "failed", "expired", "cancelled", "dead", "retried", "lost", "orphaned")
+#: One claim expires no more jobs than this, so that no call keeps the server from others for long.
+MAX_EXPIRED_PER_CLAIM = 1000
+
 
 class QueueError(Exception):
     """Root of what a queue raises."""
@@ -98,6 +103,16 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker could not finish and the job is not known to be at fault: counted like a lease that ran out,
+    with the reason, and claimable at once; dead when it happens too often."""
+
+    id: str
+    token: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Missed:
     """The deadline cannot be met any more and the job was not run: it ends as EXPIRED, at once."""
 
@@ -106,7 +121,7 @@ class Missed:
     error: str
 
 
-Outcome = Done | Failed | Release | Missed
+Outcome = Done | Failed | Release | Lost | Missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +152,8 @@ class QueueStats:
     can be claimed now, ``delayed_jobs`` sit out a backoff, ``leased_jobs`` are with a worker; the three
     add up to ``jobs``. ``waiting_rows`` are the rows that no worker holds. ``rows_per_s`` is the recent
     rate at which rows ended, ``None`` if nothing ended lately. ``totals`` count since the queue began:
-    submitted, done, failed, expired, cancelled, dead, retried, lost (leases that ran out).
+    submitted, done, failed, expired, cancelled, dead, retried, lost (leases that ran out), orphaned (jobs
+    whose record or payload is gone from the server).
     """
 
     now_ms: int

@@ -12,33 +12,19 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
-from workers.job import (
-    Held,
-    JobDecodeError,
-    JobState,
-    JobStatus,
-    Lease,
-    NewJob,
-    decode_leases,
-    decode_status,
-    encode_new,
-)
-from workers.keys import FIELDS, STATES, Keys
+from workers.job import Held, JobState, JobStatus, Lease, NewJob, decode_leases, encode_new
+from workers.keys import STATES, Keys
 from workers.notify import Notifications
 from workers.queue import (
-    Accepted,
+    TOTALS,
     DeadLetter,
     Done,
-    Failed,
-    Full,
-    KeyConflict,
-    Missed,
     Outcome,
     QueueClosed,
     QueueSettings,
@@ -47,14 +33,20 @@ from workers.queue import (
     Waiting,
 )
 from workers.redis_client import Caller, connect, for_blocking_reads
+from workers.redis_codec import (
+    decode_fields,
+    decode_record,
+    decode_submitted,
+    encode_outcome,
+    encode_settings,
+    job_parts,
+    outcome_parts,
+    rows_per_s,
+    split,
+)
 from workers.scripts import Script, load_scripts
 
-#: One script call takes at most this much, so that no call keeps the server from others for long.
-MAX_JOBS_PER_CALL = 256
-MAX_BYTES_PER_CALL = 4 << 20
 MAX_CLAIM = 1000
-_MAX_ERROR_CHARS = 2000
-_TOTALS = ("submitted", "done", "failed", "expired", "cancelled", "dead", "retried", "lost")
 
 
 class RedisQueue:
@@ -88,7 +80,7 @@ class RedisQueue:
         self._call = Caller(
             client,
             self._keys.base,
-            _encode_settings(self.settings),
+            encode_settings(self.settings),
             scripts or load_scripts(),
             patience_s=patience_s,
             replicas=replicas,
@@ -108,12 +100,12 @@ class RedisQueue:
         return self._model
 
     def configure(self, settings: QueueSettings) -> None:
-        self.settings, self._call.settings = settings, _encode_settings(settings)
+        self.settings, self._call.settings = settings, encode_settings(settings)
 
     async def submit(self, jobs: Sequence[NewJob], *, within_ms: int | None = None) -> list[Submitted]:
         self._check_open()
         answers: list[Submitted] = []
-        for part in _parts(jobs):
+        for part in job_parts(jobs):
             patience_s = min(j.budget_ms for j in part) / 1000 if within_ms is None else within_ms / 1000
             raw = await self._call(
                 "submit",
@@ -122,7 +114,7 @@ class RedisQueue:
                 patience_s=min(patience_s, self._call.patience_s) if within_ms is None else patience_s,
                 durable=True,
             )
-            answers += [_submitted(job, answer) for job, answer in zip(part, raw, strict=True)]
+            answers += [decode_submitted(job, answer) for job, answer in zip(part, raw, strict=True)]
         return answers
 
     async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
@@ -130,28 +122,30 @@ class RedisQueue:
         if n < 1:
             return []
         rows = 1 << 52 if max_rows is None else max_rows
-        raw = await self._call("claim", min(n, MAX_CLAIM), lease_ms, worker, _new_token(), rows)
+        raw = await self._call("claim", min(n, MAX_CLAIM), lease_ms, worker, uuid.uuid4().hex, rows)
         return decode_leases(raw[0], raw[1:])
 
     async def promote(self, ids: Sequence[str], lease_ms: int, worker: str) -> list[Lease]:
         self._check_open()
-        if not ids:
-            return []
-        raw = await self._call("promote", lease_ms, worker, _new_token(), *ids)
-        return decode_leases(raw[0], raw[1:])
+        leases: list[Lease] = []
+        for part in split(list(dict.fromkeys(ids))):
+            raw = await self._call("promote", lease_ms, worker, uuid.uuid4().hex, *part)
+            leases += decode_leases(raw[0], raw[1:])
+        return leases
 
     async def extend(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
         self._check_open()
-        if not held:
-            return []
-        raw = await self._call("extend", lease_ms, *(part for h in held for part in h))
-        return [bool(won) for won in raw]
+        kept: list[bool] = []
+        for part in split(held):
+            raw = await self._call("extend", lease_ms, *(text for h in part for text in h))
+            kept += [bool(won) for won in raw]
+        return kept
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
         self._check_open()
         won: list[bool] = []
-        for part in _outcome_parts(outcomes):
-            rows = [_outcome_row(o, self._rng.random()) for o in part]
+        for part in outcome_parts(outcomes):
+            rows = [encode_outcome(o, self._rng.random()) for o in part]
             results = [o.result for o in part if isinstance(o, Done)]
             raw = await self._call("settle", orjson.dumps(rows), *results, durable=True)
             won += [bool(w) for w in raw]
@@ -165,7 +159,7 @@ class RedisQueue:
     async def state(self, id: str) -> JobStatus | None:
         self._check_open()
         (raw,) = await self._call("state", id)
-        return None if raw is None else _status(id, raw[0], raw[1])
+        return None if raw is None else decode_record(id, raw[0], raw[1])
 
     async def wait(self, ids: Sequence[str], timeout_s: float) -> list[JobStatus]:
         self._check_open()
@@ -174,9 +168,11 @@ class RedisQueue:
             await self._subscribed(until)
             while True:
                 event.clear()
-                raw = await self._call("watch", *ids)
+                raw = [one for part in split(ids) for one in await self._call("watch", *part)]
                 ended = [
-                    _status(id, r[0], r[1]) for id, r in zip(ids, raw, strict=True) if isinstance(r, list)
+                    decode_record(id, r[0], r[1])
+                    for id, r in zip(ids, raw, strict=True)
+                    if isinstance(r, list)
                 ]
                 if ended or all(r == 0 for r in raw) or not await self._sleep(event, until):
                     return ended
@@ -208,8 +204,8 @@ class RedisQueue:
             leased_jobs=leased,
             dead_letters=dead,
             earliest_deadline_ms=earliest,
-            rows_per_s=_rate(counts, now),
-            totals={name: count(f"t_{name}") for name in _TOTALS},
+            rows_per_s=rows_per_s(counts, now),
+            totals={name: count(f"t_{name}") for name in TOTALS},
         )
 
     async def wait_for_work(self, timeout_s: float) -> bool:
@@ -238,24 +234,33 @@ class RedisQueue:
 
     async def dead_letters(self, limit: int = 100, offset: int = 0) -> list[JobStatus]:
         self._check_open()
-        raw = await self._call("dead", offset, limit)
-        return [_status(id.decode(), record, None) for id, record in raw]
+        found: list[JobStatus] = []
+        for at in range(offset, offset + limit, MAX_CLAIM):
+            count, records = await self._call("dead", at, min(MAX_CLAIM, offset + limit - at))
+            found += [decode_record(id.decode(), record, None) for id, record in records]
+            if count < MAX_CLAIM:
+                break
+        return found
 
     async def show_dead(self, id: str) -> DeadLetter | None:
         self._check_open()
         raw = await self._call("show_dead", id)
         if raw is None or raw[1] is None:
             return None
-        fields = _fields(raw[0])
-        return DeadLetter(_status(id, raw[0], None), raw[1], int(fields.get("max_attempts") or 3))
+        fields = decode_fields(raw[0])
+        return DeadLetter(decode_record(id, raw[0], None), raw[1], int(fields.get("max_attempts") or 3))
 
     async def retry_dead(self, ids: Sequence[str], budget_ms: int) -> list[str]:
         self._check_open()
-        return [id.decode() for id in await self._call("retry_dead", budget_ms, *ids, durable=True)]
+        moved: list[str] = []
+        for part in split(ids):
+            raw = await self._call("retry_dead", budget_ms, *part, durable=True)
+            moved += [id.decode() for id in raw]
+        return moved
 
     async def drop_dead(self, ids: Sequence[str]) -> list[str]:
         self._check_open()
-        return [id.decode() for id in await self._call("drop_dead", *ids)]
+        return [id.decode() for part in split(ids) for id in await self._call("drop_dead", *part)]
 
     async def close(self) -> None:
         if self._closed:
@@ -288,101 +293,3 @@ class RedisQueue:
                 await event.wait()
         self._check_open()
         return True
-
-
-def _encode_settings(settings: QueueSettings) -> bytes:
-    return orjson.dumps(
-        {
-            "max_jobs": settings.max_jobs,
-            "max_bytes": settings.max_bytes,
-            # Absent rather than null: to a script JSON's null is not false.
-            **({"tenant_jobs": settings.tenant_jobs} if settings.tenant_jobs is not None else {}),
-            **({"tenant_bytes": settings.tenant_bytes} if settings.tenant_bytes is not None else {}),
-            # [jobs, bytes], 0 where a tenant has no bound of its own.
-            "bounds": {name: [jobs or 0, size or 0] for name, (jobs, size) in settings.bounds.items()},
-            "weights": dict(settings.weights),
-            "keep": settings.keep_ms,
-            "keep_dead": settings.keep_dead_ms,
-            "max_dead": settings.max_dead_letters,
-            "max_lost": settings.max_lost_leases,
-            "suspect_after": settings.suspect_after,
-            "retry_base": settings.retry.base_ms,
-            "retry_cap": settings.retry.cap_ms,
-        }
-    )
-
-
-def _new_token() -> str:
-    return uuid.uuid4().hex
-
-
-def _split(items: Sequence[Any], size: Callable[[Any], int]) -> list[list[Any]]:
-    parts: list[list[Any]] = []
-    count = total = 0
-    for item in items:
-        if not parts or count == MAX_JOBS_PER_CALL or total + size(item) > MAX_BYTES_PER_CALL:
-            parts.append([])
-            count = total = 0
-        parts[-1].append(item)
-        count += 1
-        total += size(item)
-    return parts
-
-
-def _parts(jobs: Sequence[NewJob]) -> list[list[NewJob]]:
-    return _split(jobs, lambda job: len(job.payload))
-
-
-def _outcome_parts(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    return _split(outcomes, lambda o: len(o.result) if isinstance(o, Done) else 0)
-
-
-def _submitted(job: NewJob, answer: list[Any]) -> Submitted:
-    match answer[0]:
-        case b"ok":
-            return Accepted(job.id, int(answer[2]))
-        case b"dup":
-            return Accepted(answer[1].decode(), int(answer[2]), duplicate=True)
-        case b"full":
-            return Full(job.id, answer[1].decode(), int(answer[2]))
-        case b"conflict":
-            return KeyConflict(job.id, answer[1].decode())
-    raise JobDecodeError(f"job {job.id}: the queue answered {answer[0]!r}, which this version does not know")
-
-
-def _outcome_row(outcome: Outcome, draw: float) -> list[Any]:
-    match outcome:
-        case Done():
-            return [outcome.id, outcome.token, "done", outcome.variant or "", 0]
-        case Failed():
-            kind = "retry" if outcome.retry else "failed"
-            return [outcome.id, outcome.token, kind, outcome.error[:_MAX_ERROR_CHARS], draw]
-        case Missed():
-            return [outcome.id, outcome.token, "missed", outcome.error[:_MAX_ERROR_CHARS], 0]
-    return [outcome.id, outcome.token, "release", "", 0]
-
-
-def _fields(flat: list[bytes]) -> dict[str, str]:
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    return {
-        FIELDS[name.decode()]: value.decode(errors="replace")
-        for name, value in pairs
-        if name.decode() in FIELDS
-    }
-
-
-def _status(id: str, flat: list[bytes], result: bytes | None) -> JobStatus:
-    fields: dict[str, Any] = _fields(flat)
-    fields["state"] = STATES.get(fields.get("state", ""))
-    return decode_status(id, fields, result)
-
-
-def _rate(counts: Mapping[str, bytes], now_ms: int) -> float | None:
-    """Rows per second over the last seconds; the same window as in ``lua/submit.lua``."""
-    if "rt" not in counts:
-        return None
-    last_ms = int(counts["rt"])
-    if now_ms - last_ms > 60_000:
-        return None
-    span_s = max(1.0, min(10.0, (last_ms - int(counts.get("r0", last_ms))) / 1000))
-    return float(counts["rr"]) * math.exp((last_ms - now_ms) / 10_000) / span_s

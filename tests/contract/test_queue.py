@@ -13,11 +13,13 @@ from tests.queue_harness import START_MS, Harness, job, memory, on_redis
 from workers.embedded import EmbeddedServer
 from workers.job import Held, JobState
 from workers.queue import (
+    MAX_EXPIRED_PER_CLAIM,
     Accepted,
     Done,
     Failed,
     Full,
     KeyConflict,
+    Lost,
     Missed,
     Outcome,
     QueueClosed,
@@ -352,6 +354,35 @@ async def test_a_job_that_kills_its_workers_goes_alone_and_then_dies(make: Make)
     assert (status.state, status.error) == (JobState.DEAD, "lost its lease 3 times")
 
 
+async def test_a_job_that_its_worker_gave_up_on_counts_a_lost_lease_with_the_reason(make: Make) -> None:
+    harness = await make(max_lost_leases=2, suspect_after=1)
+    await harness.queue.submit([job("a"), job("b")])
+    first, _ = await harness.queue.claim(2, 1000, "w")
+    gave_up = Lost("a", first.token, "the model hangs")
+    assert await harness.queue.settle([gave_up]) == [True]
+    assert await harness.queue.settle([gave_up]) == [True]  # as after an answer that got lost
+    assert await harness.queue.settle([Release("a", first.token)]) == [False]
+    (again,) = await harness.queue.claim(5, 1000, "w")
+    assert (again.id, again.attempts, again.lost) == ("a", 0, 1)
+    assert await harness.queue.settle([Lost("a", again.token, "the model hangs")]) == [True]
+    assert await harness.queue.settle([Lost("a", again.token, "the model hangs")]) == [True]
+    status = await harness.queue.state("a")
+    assert status is not None and status.state is JobState.DEAD
+    assert status.error == "lost its lease 2 times; last: the model hangs"
+    assert [f.error for f in status.failures] == ["the model hangs"] * 2
+    assert (await harness.queue.stats()).totals["lost"] == 2
+
+
+async def test_a_job_that_is_given_up_on_after_its_deadline_expires(make: Make) -> None:
+    harness = await make()
+    await harness.queue.submit([job("a", 500)])
+    (lease,) = await harness.queue.claim(1, 1000, "w")
+    await harness.advance(600)
+    assert await harness.queue.settle([Lost("a", lease.token, "the model hangs")]) == [True]
+    status = await harness.queue.state("a")
+    assert status is not None and (status.state, status.error) == (JobState.EXPIRED, "the model hangs")
+
+
 async def test_cancel_ends_a_waiting_or_leased_job_and_only_that(make: Make) -> None:
     h = await make()
     await h.queue.submit([job("a"), job("b"), job("c")])
@@ -645,3 +676,63 @@ async def test_a_tenant_with_only_late_jobs_does_not_hide_anothers_work(make: Ma
     await h.advance(1)
     await h.queue.submit([job("due", tenant="other")])
     assert await ids(h, 1) == ["due"]
+
+
+async def test_many_late_jobs_are_expired_a_bounded_number_at_a_time_and_hide_nothing(make: Make) -> None:
+    harness = await make()
+    tenants = [f"t{n}" for n in range(5)]
+    late = [job(f"{t}-{n}", 1000, tenant=t) for t in tenants for n in range(4000)]
+    await harness.queue.submit(late)
+    await harness.queue.submit([job(f"{t}-live", 3_600_000, tenant=t) for t in tenants])
+    await harness.advance(2000)
+    claimed: list[str] = []
+    expired = 0
+    for _ in range(40):
+        claimed += [x.id for x in await harness.queue.claim(10, 60_000, "w")]
+        stats = await harness.queue.stats()
+        assert stats.totals["expired"] - expired <= MAX_EXPIRED_PER_CLAIM
+        assert stats.leased_jobs == len(claimed)
+        expired = stats.totals["expired"]
+        if len(claimed) == 5:
+            break
+    assert sorted(claimed) == [f"{t}-live" for t in tenants]
+    assert (stats.jobs, stats.waiting_jobs, expired) == (5, 0, 20_000)
+
+
+async def test_more_late_jobs_than_one_reap_moves_are_all_expired(make: Make) -> None:
+    harness = await make()
+    await harness.queue.submit([job(f"j{n}", 1000, tenant=f"t{n % 3}") for n in range(3500)])
+    await harness.advance(2000)
+    assert await harness.queue.reap() == 3500
+    stats = await harness.queue.stats()
+    assert (stats.jobs, stats.totals["expired"]) == (0, 3500)
+
+
+async def test_a_claim_takes_as_many_jobs_of_one_tenant_as_it_may(make: Make) -> None:
+    harness = await make()
+    await harness.queue.submit([job(f"j{n:04d}", 60_000 + n) for n in range(1000)])
+    assert await ids(harness, 700) == [f"j{n:04d}" for n in range(700)]
+    assert await ids(harness, 700) == [f"j{n:04d}" for n in range(700, 1000)]
+
+
+async def test_dead_letters_by_the_thousand_are_listed_retried_and_dropped(make: Make) -> None:
+    harness = await make()
+    names = [f"j{n:04d}" for n in range(2500)]
+    await harness.queue.submit([job(name, max_attempts=1) for name in names])
+    while leases := await harness.queue.claim(1000, 60_000, "w"):
+        await harness.queue.settle([Failed(x.id, x.token, "boom") for x in leases])
+    assert sorted(x.id for x in await harness.queue.dead_letters(5000)) == names
+    assert len(await harness.queue.dead_letters(1500, 1500)) == 1000
+    assert await harness.queue.retry_dead(names[:1200], 60_000) == names[:1200]
+    assert await harness.queue.drop_dead(names[1200:]) == names[1200:]
+    stats = await harness.queue.stats()
+    assert (stats.dead_letters, stats.waiting_jobs) == (0, 1200)
+
+
+async def test_leases_by_the_thousand_are_promoted_and_renewed(make: Make) -> None:
+    harness = await make()
+    names = [f"j{n:04d}" for n in range(5000)]
+    await harness.queue.submit([job(name) for name in names])
+    leases = await harness.queue.promote([*names, names[0]], 1000, "router")
+    assert [x.id for x in leases] == names
+    assert all(await harness.queue.extend([x.held for x in leases], 5000))

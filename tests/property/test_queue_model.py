@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from tests.queue_harness import memory, on_redis
 from workers.embedded import EmbeddedServer
 from workers.job import TERMINAL, Held, JobState, JobStatus, Lease, NewJob
-from workers.queue import Done, Failed, Missed, Outcome, QueueSettings, Release
+from workers.queue import Done, Failed, Lost, Missed, Outcome, QueueSettings, Release
 from workers.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class BothQueues(RuleBasedStateMachine):
 
     @rule(
         which=st.lists(TOKENS, min_size=1, max_size=4),
-        kind=st.sampled_from(["done", "failed", "retry", "release", "missed"]),
+        kind=st.sampled_from(["done", "failed", "retry", "release", "missed", "lost"]),
     )
     def settle(self, which: list[int], kind: str) -> None:
         pairs = [self.pairs[i % len(self.pairs)] for i in which] if self.pairs else []
@@ -124,6 +124,8 @@ class BothQueues(RuleBasedStateMachine):
                 return Failed(lease.id, lease.token, "boom", retry=kind == "retry")
             case "missed":
                 return Missed(lease.id, lease.token, "too late")
+            case "lost":
+                return Lost(lease.id, lease.token, "the model hangs")
         return Release(lease.id, lease.token)
 
     @rule(which=st.lists(TOKENS, min_size=1, max_size=4), lease_ms=st.integers(10, 300))

@@ -7,26 +7,29 @@ local before = call('GET', B .. ':claim:' .. token)
 if before then return leased_again(before, token) end
 
 sweep(256)
-local tenants, taken, rows, full = {}, {}, 0, false
+local tenants, taken, lost, skipped, rows, full = {}, {}, {}, 0, 0, false
 local virtual = tonumber(call('HGET', COUNTS, 'vt') or 0)
-local found
+local found, may_expire = nil, S.max_expired
 for _ = 1, 8 do -- a tenant with nothing but late jobs must not stand before one with work to do
   found = call('ZRANGE', ACTIVE, 0, n - 1, 'WITHSCORES')
-  local expired = 0
-  for i = 1, #found, 2 do expired = expired + expire_waiting(found[i], 256) end
-  if expired == 0 then break end
+  local before = may_expire
+  for i = 1, #found, 2 do
+    if may_expire > 0 then may_expire = may_expire - expire_waiting(found[i], may_expire) end
+  end
+  if may_expire == before then break end
 end
 for i = 1, #found, 2 do
-  local t = { name = found[i], pass = tonumber(found[i + 1]), at = 0, took = 0 }
+  local t = { name = found[i], pass = tonumber(found[i + 1]), at = 0, members = {} }
   t.weight = tonumber(S.weights[t.name] or 1)
   tenants[#tenants + 1] = t
 end
 
--- The head of a tenant's line, nil at its end; read in one go when the tenant's turn first comes.
+-- The head of a tenant's line, nil at its end; read a few at a time, once the tenant's turn has come.
 local function head(t)
-  if not t.members then t.members = call('ZRANGE', wait_key(t.name), 0, n - 1) end
-  local member = t.members[t.at + 1]
-  return member and string.sub(member, string.find(member, ':', 1, true) + 1)
+  if t.at == #t.members then
+    for _, member in ipairs(call('ZRANGE', wait_key(t.name), t.at, t.at + 63)) do t.members[#t.members + 1] = member end
+  end
+  return t.members[t.at + 1]
 end
 
 local function next_tenant()
@@ -37,14 +40,21 @@ local function next_tenant()
   return best
 end
 
-while #taken < n and not full do
+while #taken < n and skipped < 1000 and not full do
   local t = next_tenant()
   if not t then break end
-  local id = head(t)
+  local member = head(t)
+  local id = member and id_of(member)
+  local f = id and call('HMGET', job_key(id), 'ro', 'dl', 'at', 'va', 'su', 'lo', 'sq')
   if not id then
     t.empty = true
+  elseif not f[1] or f[7] .. ':' .. id ~= member then
+    drop_orphan(id, t.name, true)
+    t.at, skipped = t.at + 1, skipped + 1
+  elseif call('EXISTS', data_key(id)) == 0 then
+    lost[#lost + 1] = id
+    t.at, skipped = t.at + 1, skipped + 1
   else
-    local f = call('HMGET', job_key(id), 'ro', 'dl', 'at', 'va', 'su', 'lo')
     local j = {
       id = id, te = t.name, ro = tonumber(f[1]), dl = tonumber(f[2]), at = tonumber(f[3] or 0), va = f[4] or '',
       su = tonumber(f[5]), lo = tonumber(f[6] or 0),
@@ -54,7 +64,7 @@ while #taken < n and not full do
     if #taken > 0 and (suspect or rows + j.ro > max_rows) then
       full = true
     elseif j.dl <= T then
-      t.empty = true -- more late ones than expire_waiting took: the next sweep has them
+      t.empty = true -- more late ones than may expire in one call: the next one has them
     else
       virtual = math.max(virtual, t.pass)
       taken[#taken + 1] = j
@@ -67,12 +77,15 @@ while #taken < n and not full do
 end
 
 for _, t in ipairs(tenants) do
+  local gone = {}
+  for at = 1, t.at do gone[at] = t.members[at] end
   if t.at > 0 then
-    call('ZREM', wait_key(t.name), unpack(t.members, 1, t.at))
+    in_slices(gone, 'ZREM', wait_key(t.name))
     call('ZADD', ACTIVE, 'XX', exact(t.pass), t.name)
-    deactivate_if_empty(t.name)
   end
+  if t.at > 0 or t.empty then deactivate_if_empty(t.name) end
 end
+for _, id in ipairs(lost) do fail_orphan(load(id)) end
 local answer = lease(taken, lease_ms, ARGV[4], token)
 if #taken > 0 then
   call('HSET', COUNTS, 'vt', exact(virtual))

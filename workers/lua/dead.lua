@@ -1,8 +1,10 @@
 #!lua flags=no-writes
--- Dead letters, newest first. ARGV[2] offset, [3] limit. Answer: id, record, ... pairs.
+-- Dead letters, newest first. ARGV[2] offset, [3] limit. Answer: {how many there are, {{id, record}, ...}},
+-- without those whose record is gone.
 local answer, offset = {}, tonumber(ARGV[2])
-for _, id in ipairs(call('ZREVRANGE', DEAD, offset, offset + tonumber(ARGV[3]) - 1)) do
+local found = call('ZREVRANGE', DEAD, offset, offset + tonumber(ARGV[3]) - 1)
+for _, id in ipairs(found) do
   local record = call('HGETALL', job_key(id))
   if #record > 0 then answer[#answer + 1] = { id, record } end
 end
-return answer
+return { #found, answer }

@@ -13,6 +13,16 @@ local function wait_key(tenant) return B .. ':wait:' .. tenant end
 local function job_key(id) return B .. ':job:' .. id end
 local function data_key(id) return B .. ':data:' .. id end
 local function exact(x) return string.format('%.17g', x) end
+local function id_of(member) return string.sub(member, string.find(member, ':', 1, true) + 1) end
+
+-- Lua takes some 8,000 arguments in one call; so many at a time are safe.
+local function in_slices(list, command, ...)
+  for i = 1, #list, 1000 do
+    local args = { ... }
+    for at = i, math.min(i + 999, #list) do args[#args + 1] = list[at] end
+    call(command, unpack(args))
+  end
+end
 
 -- What is enough to end a leased job as done; load() has the rest.
 local function load_leased(id)
@@ -94,10 +104,29 @@ end
 
 -- Done in one go, at the latest by flush; before anything is leased in the same call.
 local function unlease()
-  if #unleased > 0 then
-    call('ZREM', LEASED, unpack(unleased))
-    unleased = {}
+  in_slices(unleased, 'ZREM', LEASED)
+  unleased = {}
+end
+
+-- A job whose record is gone (evicted, or deleted by hand); the caller takes it from its index. What it
+-- counted for stood in the record: an average job's share goes, and flush puts it right when all have ended.
+local function drop_orphan(id, tenant, waiting)
+  local live, size = call('HMGET', COUNTS, 'jobs', 'rows'), call('STRLEN', data_key(id))
+  local jobs = tonumber(live[1] or 0) + (delta.jobs or 0)
+  local rows = math.floor((tonumber(live[2] or 0) + (delta.rows or 0)) / math.max(1, jobs))
+  add('jobs', -1); add('rows', -rows); add('bytes', -size); add('t_orphaned', 1)
+  if waiting then add('wrows', -rows) end
+  if tenant then
+    tenant_jobs[tenant] = (tenant_jobs[tenant] or 0) - 1
+    tenant_bytes[tenant] = (tenant_bytes[tenant] or 0) - size
   end
+  if call('EXISTS', job_key(id)) == 0 then unlinked[#unlinked + 1] = data_key(id) end
+end
+
+-- A job that cannot run because its payload is gone: ended, so that whoever waits for it is answered.
+local function fail_orphan(j)
+  add('t_orphaned', 1)
+  finish(j, 'f', 't_failed', "its payload is gone from the queue's server: evicted, or deleted by hand")
 end
 
 -- Back to waiting, at once or not before a moment; the deadline and the place in line stay.
@@ -114,11 +143,36 @@ local function requeue(j, not_before)
   end
 end
 
+-- Remembered with what was done, so that the same outcome again is answered alike, and another is stale.
+local function give_back(j, kind, not_before)
+  call('HSET', job_key(j.id), 'lt', j.tk .. ':' .. kind)
+  requeue(j, not_before)
+end
+
 local function note_failure(j, err)
   local fa = cjson.decode(call('HGET', job_key(j.id), 'fa') or '[]')
   fa[#fa + 1] = { at_ms = T, worker = j.wk, error = err }
   if #fa > 10 then table.remove(fa, 1) end
   call('HSET', job_key(j.id), 'fa', cjson.encode(fa), 'er', err)
+end
+
+-- A lease ran out, or its holder gives up on it without blaming the job; why: what the holder says.
+local function lose(j, why)
+  j.lo = j.lo + 1
+  call('HSET', job_key(j.id), 'lo', j.lo)
+  add('t_lost', 1)
+  if why then note_failure(j, why) end
+  if T >= j.dl then
+    finish(j, 'e', 't_expired', why or 'the deadline passed while its worker was gone', why)
+  elseif j.lo >= S.max_lost then
+    local reason = 'lost its lease ' .. j.lo .. ' times' .. (why and '; last: ' .. why or '')
+    if not why then note_failure(j, reason) end
+    finish(j, 'x', 't_dead', reason, why)
+  elseif why then
+    give_back(j, 'lost')
+  else
+    requeue(j)
+  end
 end
 
 -- Jobs taken by a claim or a promotion: mark, index, and describe them for the answer.
@@ -133,7 +187,7 @@ local function lease(taken, lease_ms, worker, token)
     add('wrows', -j.ro)
   end
   if #taken > 0 then
-    call('ZADD', LEASED, unpack(scores))
+    in_slices(scores, 'ZADD', LEASED)
     answer[1] = cjson.encode(rows)
   end
   return answer
@@ -144,10 +198,11 @@ local function leased_again(ids, token)
   local rows, answer = {}, { '[]' }
   for id in string.gmatch(ids, '%S+') do
     local j = load(id)
-    if j and j.st == 'l' and j.tk == token then
-      local until_ms = tonumber(call('ZSCORE', LEASED, id))
-      rows[#rows + 1] = { id, token, j.ro, j.dl, j.at, j.te, j.va, until_ms, j.su, j.lo }
-      answer[#answer + 1] = call('GET', data_key(id))
+    local until_ms = call('ZSCORE', LEASED, id)
+    local payload = j and j.st == 'l' and j.tk == token and until_ms and call('GET', data_key(id))
+    if payload then
+      rows[#rows + 1] = { id, token, j.ro, j.dl, j.at, j.te, j.va, tonumber(until_ms), j.su, j.lo }
+      answer[#answer + 1] = payload
     end
   end
   if #rows > 0 then answer[1] = cjson.encode(rows) end
@@ -164,26 +219,24 @@ local function sweep(limit)
   for _, id in ipairs(call('ZRANGEBYSCORE', LEASED, '-inf', T, 'LIMIT', 0, limit)) do
     local j = load(id)
     moved = moved + 1
-    j.lo = j.lo + 1
-    call('HSET', job_key(id), 'lo', j.lo)
-    add('t_lost', 1)
-    if T >= j.dl then
-      finish(j, 'e', 't_expired', 'the deadline passed while its worker was gone')
-    elseif j.lo >= S.max_lost then
-      local reason = 'lost its lease ' .. j.lo .. ' times'
-      note_failure(j, reason)
-      finish(j, 'x', 't_dead', reason)
+    if j and j.st == 'l' then
+      lose(j)
     else
-      requeue(j)
+      drop_orphan(id)
+      unleased[#unleased + 1] = id
     end
   end
   for _, id in ipairs(call('ZRANGEBYSCORE', DELAYED, '-inf', T, 'LIMIT', 0, limit)) do
     local j = load(id)
     moved = moved + 1
     call('ZREM', DELAYED, id)
-    call('HDEL', job_key(id), 'nb')
-    j.nb = false
-    enqueue(j)
+    if j and j.nb then
+      call('HDEL', job_key(id), 'nb')
+      j.nb = false
+      enqueue(j)
+    else
+      drop_orphan(id, nil, true)
+    end
   end
   unlease()
   return moved
@@ -192,8 +245,14 @@ end
 local function expire_waiting(tenant, limit)
   local late = call('ZRANGEBYSCORE', wait_key(tenant), '-inf', T, 'LIMIT', 0, limit)
   for _, member in ipairs(late) do
-    finish(load(string.sub(member, string.find(member, ':', 1, true) + 1)), 'e', 't_expired',
-      'the deadline passed before it could run')
+    local j = load(id_of(member))
+    if j and j.sq .. ':' .. j.id == member then
+      finish(j, 'e', 't_expired', 'the deadline passed before it could run')
+    else
+      drop_orphan(id_of(member), tenant, true)
+      call('ZREM', wait_key(tenant), member)
+      deactivate_if_empty(tenant)
+    end
   end
   return #late
 end
@@ -222,8 +281,12 @@ local function flush()
     end
   end
   unlease()
-  if #unlinked > 0 then call('UNLINK', unpack(unlinked)) end
+  in_slices(unlinked, 'UNLINK')
   for tenant, n in pairs(tenant_bytes) do call('HINCRBY', B .. ':tenant_bytes', tenant, n) end
+  if (delta.jobs or 0) < 0 and call('HGET', COUNTS, 'jobs') == '0' and call('HEXISTS', COUNTS, 't_orphaned') == 1 then
+    call('HDEL', COUNTS, 'rows', 'wrows', 'bytes')
+    call('DEL', B .. ':tenant_jobs', B .. ':tenant_bytes')
+  end
   if #ended > 0 then call('PUBLISH', B .. ':ended', table.concat(ended, ' ')) end
   if woken and tonumber(call('HGET', COUNTS, 'idle') or 0) > T then
     call('HDEL', COUNTS, 'idle')

@@ -7,8 +7,8 @@ for _, tenant in ipairs(call('ZRANGE', ACTIVE, 0, -1)) do
 end
 table.sort(found, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
 for i = 1, math.min(n, #found) do
-  local id = string.sub(found[i][1], string.find(found[i][1], ':', 1, true) + 1)
+  local id = id_of(found[i][1])
   local f = call('HMGET', job_key(id), 'ro', 'te', 'va')
-  answer[i] = { id, found[i][2], tonumber(f[1]), f[2] or '', f[3] or '' }
+  if f[1] then answer[#answer + 1] = { id, found[i][2], tonumber(f[1]), f[2] or '', f[3] or '' } end
 end
 return answer

@@ -7,7 +7,7 @@ if before then return leased_again(before, token) end
 local ids = {}
 for i = 5, #ARGV do
   local j = load(ARGV[i])
-  if j and j.st == 'p' and not j.nb and j.dl > T then
+  if j and j.st == 'p' and not j.nb and j.dl > T and call('EXISTS', data_key(j.id)) == 1 then
     call('ZREM', wait_key(j.te), j.sq .. ':' .. j.id)
     deactivate_if_empty(j.te)
     j.st = 'l'

@@ -1,17 +1,11 @@
 #!lua flags=allow-oom
 -- End or give back leased jobs, each by itself. ARGV[2]: JSON [[id, token, kind, text, draw], ...], kind
--- "done" (text: variant), "failed", "retry", "missed" (text: error) or "release"; ARGV[3...]: the results
--- of the done ones, in order. Answer: 1 where it holds (also when it was applied before), 0 where stale.
+-- "done" (text: variant), "failed", "retry", "missed", "lost" (text: error) or "release"; ARGV[3...]: the
+-- results of the done ones, in order. Answer: 1 where it holds (also when it was applied before), 0 where stale.
 local results = 2
 
 -- Where each kind of outcome may have brought the job that it ended.
-local ENDS = { done = 'd', failed = 'f', missed = 'e', retry = 'ex', release = '' }
-
--- Remembered with what was done, so that the same outcome again is answered alike, and another is stale.
-local function give_back(j, kind, not_before)
-  call('HSET', job_key(j.id), 'lt', j.tk .. ':' .. kind)
-  requeue(j, not_before)
-end
+local ENDS = { done = 'd', failed = 'f', missed = 'e', retry = 'ex', lost = 'ex', release = '' }
 
 local function applied_before(j, token, kind)
   if j.st ~= 'l' and j.tk == token then return string.find(ENDS[kind], j.st, 1, true) ~= nil end
@@ -47,6 +41,8 @@ local function apply(j, kind, text, draw)
     finish(j, 'f', 't_failed', text, true)
   elseif kind == 'missed' then
     finish(j, 'e', 't_expired', text, true)
+  elseif kind == 'lost' then
+    lose(j, text)
   elseif kind == 'release' then
     give_back(j, 'release')
   else
