@@ -18,10 +18,15 @@ from router.dispatch import DeadlineHopeless, DispatchError, HeapFull
 from router.metrics import Recorder
 
 #: More than these at once are skipped: a variant that cannot keep up must not fill the memory.
-_MAX_RUNS = 64
+MAX_RUNS = 64
 _BUDGETS = 10.0
 _LEAST_MS = 1_000.0
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
+
+
+def deadline_ms(now_ms: float, budget_ms: float) -> float:
+    """Until when a shadow that starts now may wait for its turn."""
+    return now_ms + max(_LEAST_MS, _BUDGETS * budget_ms)
 
 
 class ShadowRuns:
@@ -40,7 +45,7 @@ class ShadowRuns:
         variant: str,
     ) -> None:
         """Run ``call`` on ``variant`` as well, beside what gave ``outputs``. Counted when it has ended."""
-        if len(self._tasks) >= _MAX_RUNS:
+        if len(self._tasks) >= MAX_RUNS:
             self._recorder.shadow(call.model, decision.route, variant, "skipped")
             return
         task = asyncio.create_task(self._run(served, call, decision, outputs, variant))
@@ -56,9 +61,9 @@ class ShadowRuns:
         variant: str,
     ) -> None:
         assert served.online is not None
-        deadline_ms = self._clock() + max(_LEAST_MS, _BUDGETS * call.budget_ms)
         try:
-            other = await served.online.run(variant, call.inputs, deadline_ms)
+            until_ms = deadline_ms(self._clock(), call.budget_ms)
+            other = await served.online.run(variant, call.inputs, until_ms)
             outcome = "same" if alike(outputs, other.outputs) else "different"
         except (DeadlineHopeless, HeapFull):
             outcome = "skipped"

@@ -17,6 +17,10 @@ from typing import Any
 _TIME_COLUMNS = ("timestamp", "time", "arrival", "arrived_at", "arrival_time", "ts", "t", "datetime")
 #: A number this large is an epoch or a clock in milliseconds, not seconds, if its name does not say.
 _NOT_SECONDS = 1e11
+#: Seconds from here on count from 1970 (this is 2001): no clock that begins at 0 gets as far.
+_EPOCH_S = 1e9
+#: How the names of files end that hold a JSON object a line.
+JSON_LINES = (".jsonl", ".ndjson")
 _FRACTION = re.compile(r"([^.]+)(\.[0-9]+)(Z|[+-][0-9:]+)?")
 
 
@@ -26,10 +30,13 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One line of a trace: seconds from the first arrival, and the line's columns."""
+    """One line of a trace: seconds from the first arrival, the other columns, and the line's number.
+    ``epoch_s`` is the wall clock, seconds since 1970, where the trace has it."""
 
     at_s: float
     columns: Mapping[str, Any]
+    line: int = 0
+    epoch_s: float | None = None
 
 
 def read(path: str | Path) -> list[Arrival]:
@@ -37,11 +44,12 @@ def read(path: str | Path) -> list[Arrival]:
 
     CSV: a header with a time column (``timestamp``, ``time``, ...); JSONL: an object a line with such a
     member. A time is a number (seconds; milliseconds where the name ends in ``_ms``, or all values are
-    whole and the JSONL member is ``timestamp``) or an ISO 8601 date. Raises `TraceError`.
+    whole and the JSONL member is ``timestamp``) or an ISO 8601 date. Dates, and numbers that count from
+    1970, are the wall clock as well. Raises `TraceError`.
     """
     file = Path(path)
     try:
-        rows = list(_jsonl(file) if file.suffix in (".jsonl", ".ndjson") else _csv(file))
+        rows = list(_jsonl(file) if file.suffix in JSON_LINES else _csv(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{file}: cannot be read: {error}") from None
     if not rows:
@@ -52,7 +60,11 @@ def read(path: str | Path) -> list[Arrival]:
     in_ms = name.lower().endswith("_ms") or (whole_ms and name.lower() == "timestamp")
     per_s = 1_000.0 if in_ms or times[0] > _NOT_SECONDS else 1.0
     first = min(times)
-    arrivals = [Arrival((t - first) / per_s, row) for t, (_, row) in zip(times, rows, strict=True)]
+    dated = first / per_s >= _EPOCH_S
+    arrivals = []
+    for at, (line, row) in zip(times, rows, strict=True):
+        columns = {key: value for key, value in row.items() if key != name}
+        arrivals.append(Arrival((at - first) / per_s, columns, line, at / per_s if dated else None))
     return sorted(arrivals, key=lambda arrival: arrival.at_s)
 
 
@@ -94,7 +106,7 @@ def _seconds(value: Any, file: Path, line: int) -> float:
         try:
             value = float(value)
         except ValueError:
-            value = _iso(value)
+            value = iso_s(value)
     number = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
         with suppress(OverflowError):  # a whole number that no float holds
@@ -104,7 +116,7 @@ def _seconds(value: Any, file: Path, line: int) -> float:
     return number
 
 
-def _iso(text: str) -> float | None:
+def iso_s(text: str) -> float | None:
     """Seconds since 1970 of an ISO 8601 date; without an offset it is taken for UTC."""
     # The fraction may have more digits than the six that datetime keeps.
     match = _FRACTION.fullmatch(text.strip())

@@ -28,7 +28,7 @@ def http_error(error: Exception) -> HttpError:
     detail = str(error)
     if isinstance(error, Refused):
         if error.kind == "unserved":
-            return HttpError(422, detail)
+            return HttpError(422, detail, kind=error.kind)
         return HttpError(429, detail, headers=http.retry_after(error.retry_after_s), kind=error.kind)
     if isinstance(error, JobEnded):
         status = {JobState.EXPIRED: 504, JobState.CANCELLED: 410, JobState.FAILED: 422}

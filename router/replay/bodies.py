@@ -6,8 +6,10 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import orjson
 
 from optimizers.tensors import Array, TensorSpec
 from router import client_codec as codec
@@ -17,7 +19,7 @@ from router.bulk.source import open_source
 from router.client_codec import ModelInfo, Tensor
 from router.simulate.workload import Request
 
-#: So many different bodies for one model and number of rows, as long as they stay within the bytes.
+#: So many different bodies for requests of one kind, as long as they stay within the bytes.
 _EACH, _MAX_BYTES = 256, 32 << 20
 _MAX_ROWS = 4_096
 _FREE_AXIS = 16
@@ -41,15 +43,23 @@ class Body:
     content: bytes
 
 
-class Bodies:
-    """Bodies by model and number of rows, taken in turn."""
+class _Kind(NamedTuple):
+    """What the bodies of two requests must have in common to be exchanged."""
 
-    def __init__(self, made: Mapping[tuple[str, int], Sequence[Body]]) -> None:
+    model: str
+    rows: int
+    parameters: bytes
+
+
+class Bodies:
+    """Bodies by what they depend on, taken in turn."""
+
+    def __init__(self, made: Mapping[_Kind, Sequence[Body]]) -> None:
         self._made = made
 
     def of(self, request: Request, number: int) -> Body:
         """The body of the ``number``-th request."""
-        ready = self._made[request.model, request.rows]
+        ready = self._made[_kind(request)]
         return ready[number % len(ready)]
 
 
@@ -57,13 +67,18 @@ def prepare(
     requests: Iterable[Request], models: Mapping[str, ModelInfo], data: Path | None, seed: int
 ) -> Bodies:
     """Every body that the requests need. Raises InputError for a file whose rows do not fit a model."""
-    shapes = sorted({(request.model, request.rows) for request in requests})
+    kinds = sorted({_kind(request) for request in requests})
     pools: dict[str, list[Sequence[Tensor]]] = {}
-    for name in sorted({model for model, _ in shapes}):
+    for name in sorted({kind.model for kind in kinds}):
         info = models[name]
         pools[name] = _read(data, info) if data else _generated(info, seed)
-    made = {(name, rows): _bodies(pools[name], rows) for name, rows in shapes}
-    return Bodies(made)
+    return Bodies({kind: _bodies(pools[kind.model], kind.rows, kind.parameters) for kind in kinds})
+
+
+def _kind(request: Request) -> _Kind:
+    # As text: true and 1 are equal values, and two parameters.
+    parameters = orjson.dumps(dict(request.parameters), option=orjson.OPT_SORT_KEYS)
+    return _Kind(request.model, request.rows, parameters)
 
 
 def _read(path: Path, model: ModelInfo) -> list[Sequence[Tensor]]:
@@ -105,7 +120,7 @@ def _row(spec: TensorSpec, draw: np.random.Generator, text: random.Random) -> Ar
     return draw.standard_normal(shape).astype(spec.dtype)
 
 
-def _bodies(pool: Sequence[Sequence[Tensor]], rows: int) -> list[Body]:
+def _bodies(pool: Sequence[Sequence[Tensor]], rows: int, parameters: bytes) -> list[Body]:
     made: list[Body] = []
     size = at = 0
     # Rows of unequal shapes cannot share a request; the first row's shape then stands for all.
@@ -114,7 +129,7 @@ def _bodies(pool: Sequence[Sequence[Tensor]], rows: int) -> list[Body]:
     while len(made) < min(_EACH, len(alike)) and (not made or size < _MAX_BYTES):
         taken = [alike[(at + offset) % len(alike)] for offset in range(rows)]
         at += rows
-        content, json_bytes = codec.encode(codec.stack(taken), None, None)
+        content, json_bytes = codec.encode(codec.stack(taken), None, orjson.loads(parameters))
         head = (
             b"Content-Type: application/octet-stream\r\nAccept: application/octet-stream\r\n"
             b"Inference-Header-Content-Length: %d\r\n" % json_bytes

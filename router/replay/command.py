@@ -19,6 +19,7 @@ from router.replay.picture import PictureError, draw
 from router.replay.run import Replayed, replay
 from router.replay.wire import Wire, WireError
 from router.simulate import options, result, workload
+from router.simulate.columns import hint
 from router.simulate.workload import Request, Share
 from router.trace import TraceError
 
@@ -26,7 +27,7 @@ _BUDGET_MS = 1_000.0
 _ERRORS = (TraceError, workload.MixError, InputError, compare.PredictionError)
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=f"{options.COLUMNS}\n{EXIT_CODES}")
 @options.arrivals
 @click.option(
     "--data",
@@ -46,6 +47,7 @@ def bench(
     scale: float,
     seconds: float | None,
     mix: str | None,
+    ignored: str,
     seed: int,
     data: Path | None,
     predicted_file: Path | None,
@@ -56,8 +58,10 @@ def bench(
 ) -> None:
     """Send arrivals to a live server at their times, and tell what became of them.
 
-    The options mean what they mean to `simulate`: the same ones give the very same requests. Without
-    --mix they are spread over the server's models with a budget of 1s. The load is open loop: a request
+    The options mean what they mean to `simulate`: the same ones give the very same requests, though the
+    time of day is the server's own. Without --mix they are spread over the server's models with a budget of
+    1s. A tenant goes as header Tenant, which a server with keys believes only of the tenant whose key is
+    given. The load is open loop: a request
     goes at its time whether or not earlier ones are answered, and its latency counts from that time.
     "in bound" is judged by this client's clock, the network and its own lateness included.
 
@@ -72,7 +76,9 @@ def bench(
         with exit_codes(), connect(url, key, retry_for="2s") as client:
             known = {info.name: info for info in client.models()}
         shares = workload.parse_mix(mix) if mix else tuple(Share(name, _BUDGET_MS) for name in known)
-        requests = workload.asked(trace_file, shares, seed, rate=rate, scale=scale, seconds=seconds)
+        requests = workload.asked(
+            trace_file, shares, seed, rate=rate, scale=scale, seconds=seconds, ignored=options.names(ignored)
+        )
         _check(requests, known)
         ready = bodies.prepare(requests, known, data, seed)
         replayed = asyncio.run(_replay(url, key, requests, ready, seed))
@@ -86,9 +92,15 @@ def bench(
 def _check(requests: Sequence[Request], known: Mapping[str, ModelInfo]) -> None:
     if not requests:
         raise workload.MixError("there is nothing to send: no arrival falls within --seconds")
-    unknown = sorted({request.model for request in requests} - known.keys())
-    if unknown:
-        raise workload.MixError(f"requests for model {unknown[0]!r}; the server has {', '.join(known)}")
+    for model, variant in dict.fromkeys((request.model, request.variant) for request in requests):
+        if model not in known:
+            raise workload.MixError(
+                f"requests for model {model!r}, which the server does not have; {hint(model, known)}"
+            )
+        if variant is not None and variant not in known[model].versions:
+            raise workload.MixError(
+                f"requests for variant {variant!r} of model {model!r}; {hint(variant, known[model].versions)}"
+            )
 
 
 async def _replay(

@@ -65,8 +65,8 @@ async def replay(
 ) -> Replayed:
     """Send ``requests`` (ascending by time) and wait for the last answer.
 
-    ``variant`` pins every request to it. ``drops`` are quality drops by model and variant, for the mean
-    beside the latencies. Nothing is raised for a request that fails: it is counted.
+    ``variant`` pins every request to it that does not name one itself. ``drops`` are quality drops by model
+    and variant, for the mean beside the latencies. Nothing is raised for a request that fails: it is counted.
     """
     sender = _Sender(wire, bodies, variant)
     await wire.warm(min(_WARM_MOST, max(_WARM_LEAST, _densest(requests))))
@@ -125,10 +125,12 @@ class _Sender:
     async def _one(self, request: Request, number: int) -> None:
         meant_s = self.began_s + request.at_ms / 1e3
         body = self._bodies.of(request, number)
-        path = f"{self._wire.prefix}/v2/models/{request.model}{self._pin}/infer"
+        pin = f"/versions/{request.variant}" if request.variant else self._pin
+        path = f"{self._wire.prefix}/v2/models/{request.model}{pin}/infer"
         head = b"Latency-Budget-Ms: %s\r\n" % f"{request.budget_ms:.6g}".encode() + body.head
         if request.tenant:
             head += f"Tenant: {request.tenant}\r\n".encode()
+        head += b"".join(b"%s: %s\r\n" % header for header in request.headers.items())
         give_up_s = meant_s + request.budget_ms / 1e3 + GRACE_S
         try:
             left_s = give_up_s - time.perf_counter()

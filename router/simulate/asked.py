@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from router.quota import Quotas
 from router.simulate.workload import Request
 
 Outcome = Literal["answered", "refused", "expired", "failed"]
@@ -13,25 +14,34 @@ Outcome = Literal["answered", "refused", "expired", "failed"]
 
 class Asked:
     """An item of the lanes, or the owner of the `Part`s that are. ``arrived_ms``: when the router saw it;
-    ``rows``: what it costs, in rows of usual size."""
+    ``rows``: what it costs, in rows of usual size. ``router``: the number of the one that it came to.
+    ``counted_by``: where it counts as in flight, for ``hold_ms`` at most once it is queued."""
 
     __slots__ = (
         "arrived_ms",
+        "counted_by",
         "deadline_ms",
         "drop",
         "droppable",
         "ended",
+        "hold_ms",
         "left",
+        "online",
         "parts",
         "predicted_ms",
+        "refused_for",
         "request",
         "route",
+        "router",
         "rows",
         "variant",
     )
 
-    def __init__(self, request: Request, arrived_ms: float) -> None:
+    def __init__(self, request: Request, arrived_ms: float, router: int = 0) -> None:
         self.request, self.arrived_ms, self.rows = request, arrived_ms, request.rows
+        self.router, self.online, self.refused_for = router, False, "full"
+        self.counted_by: Quotas | None = None
+        self.hold_ms = 0.0
         self.deadline_ms = arrived_ms + request.budget_ms
         self.route = self.variant = ""
         self.predicted_ms = self.drop = 0.0
@@ -43,9 +53,15 @@ class Asked:
     def owner(self) -> Asked:
         return self
 
+    def let_go(self) -> None:
+        """Its caller waits no longer: it does not count as in flight any more."""
+        if self.counted_by is not None:
+            self.counted_by.leave(self.request.tenant)
+            self.counted_by = None
+
 
 class Whole(Protocol):
-    """What has parts: a request, or a queued job that is rescued."""
+    """What has parts: a request, a queued job that is rescued, or a shadow."""
 
     parts: int
     left: bool
@@ -96,8 +112,9 @@ class Part:
         return self.owner.left
 
 
-class Rescued:
-    """A queued job as the lanes see it. ``over`` is told how its run online ended."""
+class Extra:
+    """Work beside the callers' own, as the lanes see it: a queued job that is rescued, or a shadow. ``over``
+    is told how it ended."""
 
     __slots__ = ("_over", "arrived_ms", "deadline_ms", "left", "parts", "rows")
 
@@ -110,7 +127,7 @@ class Rescued:
         self._over, self.left, self.parts = over, False, 1
 
     @property
-    def owner(self) -> Rescued:
+    def owner(self) -> Extra:
         return self
 
     def over(self, outcome: Outcome) -> None:

@@ -28,9 +28,19 @@ _ERRORS = (
 )
 
 
-@click.command()
+#: "22:00" alone is on this day, so that the same command gives the same result tomorrow.
+_ANY_DAY = "2026-01-01"
+
+
+@click.command(epilog=options.COLUMNS)
 @click.argument("policy", type=click.Path(path_type=Path))
 @options.arrivals
+@click.option(
+    "--start-at",
+    metavar="TIME",
+    help="The time of day at the first arrival, such as 22:00 or 2026-07-15T22:00 (UTC; default: the trace's "
+    "dates).",
+)
 @click.option("--replicas", help="Other numbers than the policy's: online=2,batch=4.")
 @click.option(
     "--routers",
@@ -61,6 +71,8 @@ def simulate(
     scale: float,
     seconds: float | None,
     mix: str | None,
+    ignored: str,
+    start_at: str | None,
     replicas: str | None,
     routers: int,
     fault_texts: Sequence[str],
@@ -73,17 +85,29 @@ def simulate(
 ) -> None:
     """Play arrivals against POLICY in virtual time, by the code that decides in production.
 
-    A trace's columns model, budget, rows and tenant say what each request is; what they leave open is
-    drawn from --mix. Service times come from the artifacts' profiles. Same seed, same result.
+    A trace's columns say what each request is; what they leave open is drawn from --mix. Service times come
+    from the artifacts' profiles. Same seed, same result.
 
     \b
     Examples:
       hybrid-router simulate configs/digits.yaml --rate 200 --mix digits:50ms:9,digits:10min:1:64
       hybrid-router simulate configs/digits.yaml --trace day.csv --scale 2 --fit 99.9%
+      hybrid-router simulate my.yaml --mix digits:50ms:9:tenant=acme:header.X-Tier=gold,digits:1s:1:tenant=zoo
     """
     try:
         chosen = policies.read(policy)
-        requests = _requests(chosen, trace_file, rate, scale, seconds, mix, seed)
+        requests = workload.asked(
+            trace_file,
+            workload.parse_mix(mix)
+            if mix
+            else tuple(Share(m, chosen.defaults.budget) for m in chosen.models),
+            seed,
+            rate=rate,
+            scale=scale,
+            seconds=seconds,
+            start_at_s=_epoch_s(start_at),
+            ignored=options.names(ignored),
+        )
         found = [faults.parse(text) for text in fault_texts]
         costs = Costs(routers=routers)
         each = [observed.read(file) for file in observed_files]
@@ -107,24 +131,14 @@ def simulate(
         raise SystemExit(1)
 
 
-def _requests(
-    policy: Policy,
-    trace_file: Path | None,
-    rate: float | None,
-    scale: float,
-    seconds: float | None,
-    mix: str | None,
-    seed: int,
-) -> list[Request]:
-    shares = (
-        workload.parse_mix(mix) if mix else tuple(Share(m, policy.defaults.budget) for m in policy.models)
-    )
-    for share in shares:
-        if share.model not in policy.models:
-            raise workload.MixError(
-                f"the mix names model {share.model!r}; the policy has {', '.join(policy.models)}"
-            )
-    return workload.asked(trace_file, shares, seed, rate=rate, scale=scale, seconds=seconds)
+def _epoch_s(start_at: str | None) -> float | None:
+    if start_at is None:
+        return None
+    text = start_at.strip()
+    found = trace.iso_s(f"{_ANY_DAY}T{text}" if "-" not in text[:5] else text)
+    if found is None:
+        raise SimulationError(f"--start-at {start_at!r} is not a time; write 22:00 or 2026-07-15T22:00")
+    return found
 
 
 def _with_counts(policy: Policy, text: str | None) -> Policy:

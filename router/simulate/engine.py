@@ -7,28 +7,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from router import decide
-from router.decide import Ask, Enqueue, RunOnline
+from router.decide import Enqueue, Reject, RunOnline
 from router.estimate import ModelLoad, Variant
 from router.policy import Online, Policy
+from router.simulate import door
 from router.simulate.asked import Asked, Outcome
+from router.simulate.door import Door
+from router.simulate.door import SimulationError as SimulationError
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.online import OnlineSide
 from router.simulate.queued import QueueSide
 from router.simulate.rescued import Rescuer
-from router.simulate.result import Result, RouteTally, Sample
+from router.simulate.result import Result, Sample
+from router.simulate.shadowed import Shadows
 from router.simulate.timing import Costs, Timing
 from router.simulate.workload import Request
-from workers.queue import QueueSettings
+from workers.queue import settings_from
 
 Variants = Mapping[str, Mapping[str, Variant]]
 _SAMPLES = 400
 _PROBE_EVERY_MS = 100.0
-
-
-class SimulationError(ValueError):
-    """What was asked for cannot be simulated; the message says why."""
+#: Results need not stay: nobody asks for them again.
+_KEEP_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,11 @@ class Simulation:
                     self._settings.costs.routers,
                 )
             if model.batch:
-                limits = policy.limits.queue
-                keep = QueueSettings(max_jobs=limits.jobs, max_bytes=limits.bytes, keep_ms=60_000)
                 batch = QueueSide(
                     name,
                     model.batch,
                     variants[name],
-                    keep,
+                    settings_from({**policy.queue_settings, "keep_ms": _KEEP_MS}),
                     self._events,
                     timing,
                     random.Random(draw.random()),
@@ -104,7 +103,11 @@ class Simulation:
             self._sides[name] = _Sides(online, batch)
             self._add_rescuers(model.online, online, batch)
         self._wire_ms = self._settings.costs.wire_ms
-        self._tallies: dict[str, RouteTally] = self._result.routes
+        splits, shadows = random.Random(draw.random()), random.Random(draw.random())
+        routers = range(self._settings.costs.routers)
+        self._doors = [Door(policy, len(routers), splits.random) for _ in routers]
+        self._shadows = [Shadows(shadows.random, self._result.shadows) for _ in routers]
+        self._result.not_played = door.not_played(policy)
         self._open = 0
         self._over = False
         self._busy_ms = (0.0, 0.0)
@@ -119,6 +122,8 @@ class Simulation:
     def run(self, requests: Sequence[Request]) -> Result:
         """Let all of them arrive, and go on until the last has ended."""
         events, costs = self._events, self._settings.costs
+        door.check(self._policy, self._variants, requests)
+        self._result.by_tenant = any(request.tenant for request in requests)
         self._plan_faults()
         span_ms = requests[-1].at_ms if requests else 0.0
         for number, moment in enumerate(self._settings.moments):
@@ -129,7 +134,6 @@ class Simulation:
             rescuer.watch(partial(self._may_rescue, queue))
         door_ms, free_ms = costs.door_ms / costs.routers, 0.0
         for number, request in enumerate(requests):
-            self._known(request)
             # A router's process takes one request at a time.
             free_ms = max(free_ms, request.at_ms) + door_ms
             while events.next_ms <= free_ms:
@@ -151,11 +155,6 @@ class Simulation:
             side.probe()
         if not self._over:
             self._events.at(self._events.now_ms + _PROBE_EVERY_MS, self._probe, online)
-
-    def _known(self, request: Request) -> None:
-        if request.model not in self._sides:
-            known = ", ".join(self._sides)
-            raise SimulationError(f"a request for model {request.model!r}; the policy has {known}")
 
     def _plan_faults(self) -> None:
         for fault in self._settings.faults:
@@ -180,15 +179,20 @@ class Simulation:
     def _arrive(self, request: Request, router: int) -> None:
         sides, now_ms = self._sides[request.model], self._events.now_ms
         front = sides.online.routers[router] if sides.online else None
-        load = ModelLoad(
-            front.load(now_ms + request.budget_ms, request.weight or request.rows) if front else None,
-            sides.batch.load() if sides.batch else None,
-        )
-        ask = Ask(request.model, request.rows, request.budget_ms, weight=request.weight)
-        decision = decide.decide(ask, self._policy, load, now_ms)
-        asked = Asked(request, now_ms)
-        asked.route = decision.route
+
+        def load() -> ModelLoad:
+            return ModelLoad(
+                front.load(now_ms + request.budget_ms, request.weight or request.rows) if front else None,
+                sides.batch.load() if sides.batch else None,
+            )
+
+        asked = Asked(request, now_ms, router)
         self._open += 1
+        decision = self._doors[router].take(asked, load, now_ms)
+        if decision is None:
+            self._end(asked, "refused")
+            return
+        asked.route = decision.route
         if isinstance(decision, RunOnline) and front:
             asked.predicted_ms = decision.predicted_ms
             front.run(asked, decision)
@@ -196,6 +200,7 @@ class Simulation:
             asked.predicted_ms = decision.predicted_ms
             sides.batch.submit(asked, decision)
         else:
+            asked.refused_for = decision.kind if isinstance(decision, Reject) else "unserved"
             self._end(asked, "refused")
 
     def _end(self, asked: Asked, outcome: Outcome) -> None:
@@ -203,17 +208,20 @@ class Simulation:
             self._violated(f"a request ended twice: {asked.ended}, then {outcome}")
             return
         asked.ended = outcome
+        asked.let_go()
         self._open -= 1
-        tally = self._tallies.get(asked.route)
-        if tally is None:
-            tally = self._result.route(asked.route)
         request, now_ms = asked.request, self._events.now_ms
-        if outcome == "answered":
-            latency_ms = now_ms - request.at_ms + self._wire_ms
-            held = now_ms - asked.arrived_ms <= asked.predicted_ms
-            tally.answered(latency_ms, latency_ms <= request.budget_ms, asked.variant, asked.drop, held)
-        else:
-            tally.ended(outcome, now_ms - request.at_ms + self._wire_ms)
+        latency_ms = now_ms - request.at_ms + self._wire_ms
+        for tally in self._result.tallies(asked.route, request.tenant):
+            if outcome == "answered":
+                held = now_ms - asked.arrived_ms <= asked.predicted_ms
+                tally.answered(latency_ms, latency_ms <= request.budget_ms, asked.variant, asked.drop, held)
+            else:
+                tally.ended(outcome, latency_ms, asked.refused_for)
+        shadow = self._policy.shadows.get(asked.route)
+        online = self._sides[request.model].online
+        if shadow is not None and online is not None and asked.online and outcome == "answered":
+            self._shadows[asked.router].answered(asked, shadow, online.routers[asked.router])
 
     def _violated(self, what: str) -> None:
         if len(self._result.violations) < 100:

@@ -9,7 +9,7 @@ from router.estimate import OnlineLoad, Variant
 from router.lane import Start
 from router.lanes import TRIES, Lanes
 from router.policy import Online
-from router.simulate.asked import Asked, Item, Outcome, Part, Probe, Rescued, Whole
+from router.simulate.asked import Asked, Extra, Item, Outcome, Part, Probe, Whole
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.pool import Pool
@@ -90,9 +90,9 @@ class Front:
         end: Callable[[Asked, Outcome], None],
         violated: Callable[[str], None],
     ) -> None:
-        self._variants = variants
+        self.variants = variants
         self.lanes: Lanes[Item] = Lanes(
-            self._variants,
+            variants,
             replicas=section.replicas,
             max_batch=section.max_batch,
             max_waiting=section.max_waiting,
@@ -123,8 +123,8 @@ class Front:
 
     def run(self, asked: Asked, decision: RunOnline) -> None:
         """What the dispatcher's ``run`` does with a decision."""
-        asked.variant, asked.drop = decision.variant, self._variants[decision.variant].quality_drop
-        asked.droppable = decision.droppable
+        asked.variant, asked.drop = decision.variant, self.variants[decision.variant].quality_drop
+        asked.droppable, asked.online = decision.droppable, True
         if asked.rows <= self._max_batch:
             asked.rows = min(self._max_batch, max(asked.rows, asked.request.weight))
         if decision.passed_over is not None:
@@ -147,7 +147,7 @@ class Front:
     def _over(self, whole: Whole, outcome: Outcome) -> None:
         if isinstance(whole, Asked):
             self._end(whole, outcome)
-        elif isinstance(whole, Rescued):
+        elif isinstance(whole, Extra):
             whole.over(outcome)
 
     def pump(self) -> None:

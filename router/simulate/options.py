@@ -19,7 +19,19 @@ _OPTIONS = (
     click.option(
         "--seconds", type=click.FloatRange(min=0.1), help="So much of the trace (default: all, or 60)."
     ),
-    click.option("--mix", help="What requests are: MODEL:BUDGET[:WEIGHT[:ROWS]],..."),
+    click.option(
+        "--mix",
+        metavar="PART,...",
+        help="What requests are, each part MODEL:BUDGET[:WEIGHT[:ROWS]], then any of tenant=NAME, "
+        "header.NAME=VALUE, parameter.NAME=VALUE and variant=NAME, with ':' between them.",
+    ),
+    click.option(
+        "--ignore-columns",
+        "ignored",
+        default="",
+        metavar="NAME,...",
+        help="Columns of the trace that say nothing about requests.",
+    ),
     click.option("--seed", default=7, show_default=True),
     click.option(
         "--json",
@@ -29,6 +41,25 @@ _OPTIONS = (
     ),
     click.option("--picture", type=click.Path(path_type=Path), help="Write a PNG (needs matplotlib)."),
 )
+
+
+#: How ``--help`` describes a trace and a mix.
+COLUMNS = """\b
+Columns of a trace; what they leave open is drawn from --mix:
+  timestamp       seconds, or an ISO 8601 date
+  model           which model
+  budget          a duration such as 50ms (a number is seconds); or budget_ms
+  rows            1 or more
+  tenant          who asks
+  variant         one that the caller pins
+  header.NAME     a header, such as header.X-Tier
+  parameter.NAME  a parameter of the request, such as parameter.explain
+"""
+
+
+def names(text: str) -> tuple[str, ...]:
+    """What an option with commas between its parts lists."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def write_json(numbers: Mapping[str, Any], json_file: Path | None) -> bool:
@@ -48,7 +79,8 @@ def write_json(numbers: Mapping[str, Any], json_file: Path | None) -> bool:
 
 
 def arrivals(command: Command) -> Command:
-    """Give a command the parameters trace_file, rate, scale, seconds, mix, seed, json_file and picture."""
+    """Give a command the parameters trace_file, rate, scale, seconds, mix, ignored, seed, json_file and
+    picture."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -201,6 +201,8 @@ class QueueSide:
         asked.variant = decision.variant or self._section.variant
         asked.drop = self._variants[asked.variant].quality_drop
         self._open[job.id] = asked
+        if asked.counted_by is not None:
+            self._events.at(self._events.now_ms + asked.hold_ms, asked.let_go)
         heappush(self._due, (float(submitted.deadline_ms), job.id))
         self._start_ticking()
         idle = next((w for w in self._workers if not w.busy and w.up_at_ms <= self._events.now_ms), None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from router.estimate import BatchLoad
 from router.policy import Online
 from router.rescue import LOOK_MS, Promotion, Queued, Quota, choose, worth_a_look
-from router.simulate.asked import Outcome, Rescued
+from router.simulate.asked import Extra, Outcome
 from router.simulate.events import Events
 from router.simulate.online import Front
 from router.simulate.queued import QueueSide
@@ -76,4 +76,4 @@ class Rescuer:
             else:
                 self._queue.settle(Release(lease.id, lease.token), None)
 
-        self._front.put(Rescued(lease.rows, self._events.now_ms, deadline_ms, over), promotion.variant)
+        self._front.put(Extra(lease.rows, self._events.now_ms, deadline_ms, over), promotion.variant)

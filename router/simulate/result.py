@@ -5,23 +5,36 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 #: Outcomes. ``met`` is answered by its deadline; the others are answered late, refused, dropped or lost.
 OUTCOMES = ("met", "late", "refused", "expired", "failed")
+#: Why requests are refused, in words.
+REFUSALS = {
+    "miss": "predicted to miss the deadline",
+    "full": "no room",
+    "quota": "over the tenant's quota",
+    "unserved": "no way in the policy",
+    "forbidden": "not allowed to the tenant",
+    "size": "too large",
+}
+#: What stands for the route of those that are refused before there is one, and for no tenant.
+NONE = "(none)"
 
 
 @dataclass(slots=True)
-class RouteTally:
-    """One route's requests."""
+class Tally:
+    """The requests of one route, or of one tenant. ``refused_for`` counts refusals by their reason, one of
+    `REFUSALS`."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     variants: Counter[str] = field(default_factory=Counter)
     latencies_ms: array[float] = field(default_factory=lambda: array("d"))
     refusals_ms: array[float] = field(default_factory=lambda: array("d"))
+    refused_for: Counter[str] = field(default_factory=Counter)
     within_bound: int = 0
     predicted: int = 0
     quality_drop: float = 0.0
@@ -35,12 +48,13 @@ class RouteTally:
         self.predicted += 1
         self.within_bound += held
 
-    def ended(self, outcome: str, after_ms: float) -> None:
+    def ended(self, outcome: str, after_ms: float, refused_for: str = "") -> None:
         """Without an answer: refused, expired or failed. What was accepted and expired broke its promise."""
         self.outcomes[outcome] += 1
         self.predicted += outcome == "expired"
         if outcome == "refused":
             self.refusals_ms.append(after_ms)
+            self.refused_for[refused_for] += 1
 
 
 @dataclass(slots=True)
@@ -56,11 +70,16 @@ class Sample:
 
 @dataclass(slots=True)
 class Result:
-    """A finished run. ``seconds`` is virtual time until the last request ended."""
+    """A finished run. ``seconds`` is virtual time until the last request ended. ``tenants`` are counted where
+    ``by_tenant`` says so; ``not_played`` are sentences on what was left out."""
 
     seed: int
     seconds: float = 0.0
-    routes: dict[str, RouteTally] = field(default_factory=dict)
+    routes: dict[str, Tally] = field(default_factory=dict)
+    by_tenant: bool = False
+    tenants: dict[str, Tally] = field(default_factory=dict)
+    shadows: Counter[str] = field(default_factory=Counter)
+    not_played: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     busy_s: dict[str, float] = field(default_factory=dict)
     capacity_s: dict[str, float] = field(default_factory=dict)
@@ -68,11 +87,28 @@ class Result:
     batch_rows: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
-    def route(self, name: str) -> RouteTally:
+    def route(self, name: str) -> Tally:
         tally = self.routes.get(name)
         if tally is None:
-            tally = self.routes[name] = RouteTally()
+            tally = self.routes[name] = Tally()
         return tally
+
+    def tallies(self, route: str, tenant: str) -> Iterator[Tally]:
+        """Where a request of this route and tenant counts; both may be empty."""
+        yield self.route(route or NONE)
+        if self.by_tenant:
+            name = tenant or NONE
+            if name not in self.tenants:
+                self.tenants[name] = Tally()
+            yield self.tenants[name]
+
+    @property
+    def refused_for(self) -> Counter[str]:
+        """All refusals by their reason, the most frequent first."""
+        total: Counter[str] = Counter()
+        for tally in self.routes.values():
+            total += tally.refused_for
+        return Counter(dict(total.most_common()))
 
     @property
     def requests(self) -> int:
@@ -97,7 +133,9 @@ class Result:
             "deadlines_met": self.share("met"),
             "deadlines_met_of_accepted": self.met_of_accepted,
             "goodput_per_s": self.share("met") * self.requests / max(1e-9, self.seconds),
-            "routes": {name: _route_json(tally) for name, tally in sorted(self.routes.items())},
+            "refused_for": dict(self.refused_for),
+            "routes": {name: _tally_json(tally) for name, tally in sorted(self.routes.items())},
+            "tenants": {name: _tally_json(tally) for name, tally in sorted(self.tenants.items())},
             "utilisation": {
                 name: self.busy_s.get(name, 0.0) / capacity
                 for name, capacity in sorted(self.capacity_s.items())
@@ -106,16 +144,19 @@ class Result:
             "mean_batch_rows": {
                 name: self.batch_rows[name] / count for name, count in sorted(self.batches.items()) if count
             },
+            "shadows": dict(sorted(self.shadows.items())),
+            "not_played": self.not_played,
             "violations": self.violations,
         }
 
 
-def _route_json(tally: RouteTally) -> dict[str, Any]:
+def _tally_json(tally: Tally) -> dict[str, Any]:
     times = sorted(tally.latencies_ms)
     answered = max(1, len(times))
     return {
         "requests": sum(tally.outcomes.values()),
         **{name: tally.outcomes[name] for name in OUTCOMES},
+        "refused_for": dict(sorted(tally.refused_for.items())),
         "latency_ms_p50": _quantile(times, 0.5),
         "latency_ms_p99": _quantile(times, 0.99),
         "refusal_ms_p99": _quantile(sorted(tally.refusals_ms), 0.99),
@@ -130,20 +171,19 @@ def _quantile(ordered: Sequence[float], q: float) -> float | None:
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """For a person: a row for each policy and route, then what the replicas did."""
-    header = ["policy", "route", "requests", *OUTCOMES, "p50 ms", "p99 ms", "in bound", "drop", "variants"]
-    rows = [header]
-    beneath: list[str] = []
-    for name, result in results.items():
-        told = result.to_json()
-        rows += [_row(name, route, found) for route, found in told["routes"].items()]
-        use = ", ".join(f"{side} {share:.0%} busy" for side, share in told["utilisation"].items())
-        beneath.append(
-            f"{name}: {told['deadlines_met']:.2%} of deadlines met, "
-            f"{told['goodput_per_s']:,.1f}/s in time{'; ' if use else ''}{use}"
-        )
-        beneath += [f"{name}: BROKEN: {text}" for text in result.violations]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(header))]
+    """For a person: a row for each policy and route, then for each tenant, then what the replicas did."""
+    told = {name: result.to_json() for name, result in results.items()}
+    blocks = [_block("route", {name: each["routes"] for name, each in told.items()})]
+    if any(each["tenants"] for each in told.values()):
+        blocks.append(_block("tenant", {name: each["tenants"] for name, each in told.items()}))
+    beneath = [f"{name}: {line}" for name, each in told.items() for line in _beneath(each)]
+    return "\n\n".join([*blocks, "\n".join(beneath)])
+
+
+def _block(what: str, told: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [["policy", what, "requests", *OUTCOMES, "p50 ms", "p99 ms", "in bound", "drop", "variants"]]
+    rows += [_row(name, part, found) for name, parts in told.items() for part, found in parts.items()]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = [
         "  ".join(
             cell.ljust(w) if at < 2 else cell.rjust(w)
@@ -151,7 +191,22 @@ def table(results: Mapping[str, Result]) -> str:
         )
         for row in rows
     ]
-    return "\n".join([*(line.rstrip() for line in lines), "", *beneath])
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _beneath(told: Mapping[str, Any]) -> Iterator[str]:
+    use = ", ".join(f"{side} {share:.0%} busy" for side, share in told["utilisation"].items())
+    yield (
+        f"{told['deadlines_met']:.2%} of deadlines met, "
+        f"{told['goodput_per_s']:,.1f}/s in time{'; ' if use else ''}{use}"
+    )
+    if told["refused_for"]:
+        reasons = (f"{count:,} {REFUSALS.get(why, why)}" for why, count in told["refused_for"].items())
+        yield f"refused: {', '.join(reasons)}"
+    if told["shadows"]:
+        yield f"shadows: {', '.join(f'{count:,} {how}' for how, count in told['shadows'].items())}"
+    yield from (f"not played: {text}" for text in told["not_played"])
+    yield from (f"BROKEN: {text}" for text in told["violations"])
 
 
 def _row(name: str, route: str, told: Mapping[str, Any]) -> list[str]:

@@ -178,7 +178,11 @@ def test_a_target_that_no_number_of_replicas_holds_is_said_to_be_one() -> None:
 @pytest.mark.parametrize(
     ("requests", "found", "said"),
     [
-        ([Request(0.0, "other", 10.0, 1)], (), "a request for model 'other'; the policy has m"),
+        (
+            [Request(0.0, "other", 10.0, 1)],
+            (),
+            "a request for model 'other', which the policy does not have; known here: m",
+        ),
         ([], (Fault("kill", "x", "online", 0, 0.0),), "a fault of x.online, which the policy does not have"),
     ],
 )
@@ -236,7 +240,7 @@ def test_a_traces_columns_say_what_a_request_is_and_the_mix_says_the_rest() -> N
         Request(1_500.0, "m", 500.0, 4),
     ]
     for bad in ({"rows": "0"}, {"rows": "many"}, {"budget": "soon"}, {"budget_ms": "-1"}):
-        with pytest.raises(trace.TraceError, match="in the trace"):
+        with pytest.raises(trace.TraceError, match="the trace:0: "):
             workload.from_trace([trace.Arrival(0.0, bad)], [Share("m", 50.0)], 1)
 
 
@@ -289,7 +293,7 @@ def test_the_fit_prints_how_many_replicas_it_takes(files: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("p.yaml", "--mix", "x:1s"), "the mix names model 'x'; the policy has m"),
+        (("p.yaml", "--mix", "x:1s"), "model 'x', which the policy does not have; known here: m"),
         (("p.yaml", "--replicas", "online=0"), "write online=2, batch=4 or both"),
         (("p.yaml", "--fit", "most"), "not a share; write 99.9% or 0.999"),
         (("p.yaml", "--trace", "none.csv"), "cannot be read"),

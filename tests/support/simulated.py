@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from optimizers.profile import LatencyProfile, ProfilePoint
@@ -36,7 +37,7 @@ def profile(fixed_ms: float, row_ms: float, tail: float = 1.2) -> LatencyProfile
 
 def random_case(seed: int) -> Case:
     """One to two models with either side or both, one to three routers, up to twice their capacity, up to
-    six faults."""
+    six faults; tenants with limits and weights, and routes on whatever a route can depend on."""
     draw = random.Random(seed)
     models, variants, requests, faults = {}, {}, list[Request](), list[Fault]()
     for name in ("a", "b")[: draw.randint(1, 2)]:
@@ -54,14 +55,68 @@ def random_case(seed: int) -> Case:
         )
         requests += _requests(draw, name, min(150.0, capacity * draw.uniform(0.1, 2.0)), fixed_ms + row_ms)
     routes = [
+        *asking_routes(random.Random(-1 - seed), any("online" in model for model in models.values())),
         {"name": "tight", "when": {"budget": "<= 200ms"}, "to": "online"},
         {"name": "kept", "when": {"budget": "<= 1s"}, "to": "online", "on_miss": ["degrade"]},
         {"name": "rest", "to": draw.choice(("auto", "batch"))},
     ]
     requests.sort(key=lambda request: request.at_ms)
     costs = Costs(restart_ms=draw.uniform(200.0, 5_000.0), routers=draw.choice((1, 1, 2, 3)))
-    policy = Policy.model_validate({"models": models, "routes": routes})
+    others = random.Random(-2 - seed)
+    policy = Policy.model_validate({"models": models, "routes": routes, **tenants(others)})
+    requests = [asking(others, request) for request in requests]
     return Case(policy, variants, requests, Settings(seed, costs, tuple(faults)))
+
+
+def tenants(draw: random.Random) -> dict[str, Any]:
+    """The sections ``tenants`` and ``limits`` of a policy: bounds that are reached now and then."""
+    own: dict[str, dict[str, Any]] = {"big": {"weight": draw.choice((1, 3))}, "small": {}, "third": {}}
+    for name, limits in (
+        ("big", {"rate": "40/s", "burst": 5}),
+        ("small", {"row_rate": "60/s", "in_flight": 3}),
+        ("third", {"models": ["a"]}),
+        ("third", {"queue": {"jobs": 2}}),
+    ):
+        if draw.random() < 0.5:
+            own[name] |= limits
+    limits = {"queue": {"jobs": draw.choice((20, 1_000_000))}, "rows": draw.choice((30, 4096))}
+    return {"tenants": own, "limits": limits}
+
+
+def asking_routes(draw: random.Random, online: bool) -> list[dict[str, Any]]:
+    """Routes on a tenant, a header, a parameter and the time of day; with a split and a shadow where a model
+    is online, so that there are two variants."""
+    to = draw.choice(("online", "batch", "auto"))
+    split = {"split": {"best": 3, "quick": 1}} if online else {}
+    shadow = {"shadow": {"variant": "quick", "share": 0.5}} if online else {}
+    return [
+        {"name": "big", "when": {"tenant": "big", "rows": "> 10"}, "to": to, "on_miss": ["degrade"]},
+        {"name": "gold", "when": {"header": {"X-Tier": "gold"}}, "to": "auto", "quality": {"max_drop": 0}},
+        {
+            "name": "explained",
+            "when": {"parameter": {"explain": True}},
+            "to": draw.choice(("online", "auto")),
+            **split,
+        },
+        {
+            "name": "night",
+            "when": {"time": "22:00-06:00 Europe/Vienna", "tenant": ["big", "third"]},
+            "to": "auto",
+            **shadow,
+        },
+    ]
+
+
+def asking(draw: random.Random, request: Request) -> Request:
+    """The request with more about it that a policy may ask."""
+    return replace(
+        request,
+        tenant=draw.choice(("", "big", "small", "third")),
+        variant=draw.choice((None, None, None, None, None, "best", "quick")),
+        headers={b"x-tier": draw.choice((b"gold", b"silver"))} if draw.random() < 0.3 else {},
+        parameters={"explain": draw.choice((True, 1, "true"))} if draw.random() < 0.3 else {},
+        epoch_s=1_800_000_000.0 + draw.uniform(0.0, 86_400.0),
+    )
 
 
 def _model(draw: random.Random, sides: tuple[str, ...]) -> dict[str, Any]:
