@@ -39,6 +39,9 @@ T = TypeVar("T")
 class Client(Face):
     """A connection to one server; safe to share between threads, best kept for many calls.
 
+    A forked child may go on with it: it opens connections of its own. A ``map`` that the parent began is
+    the parent's alone.
+
     ``key`` is the API key (default: the environment's HYBRID_ROUTER_KEY; "" for none), ``tenant`` the
     tenant to act for where no key says it. ``timeout`` ends calls that have no budget. ``grace`` is how
     long after its budget a call still waits for the server's word. ``retry_for`` is how long an
@@ -318,10 +321,11 @@ class Client(Face):
                     else:
                         answer = self._perform(step)
         finally:
-            stop.set()
-            self._drive(plan.abandon())
-            # Without waiting: a thread in a poll ends when the server has cancelled its request.
-            pool.shutdown(wait=False, cancel_futures=True)
+            if plan.is_here():  # a forked child has neither the threads nor the right to cancel
+                stop.set()
+                self._drive(plan.abandon())
+                # Without waiting: a thread in a poll ends when the server has cancelled its request.
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Job:

@@ -45,8 +45,8 @@ Items = Iterable[object] | AsyncIterable[object]
 class AsyncClient(Face):
     """The twin of :class:`router.Client`: the same settings, calls and errors, awaited.
 
-    To be used from one event loop. Cancelling a task ends its call here; what the server has already
-    taken ends there by its deadline.
+    To be used from one event loop; a forked child may use it from one of its own. Cancelling a task
+    ends its call here; what the server has already taken ends there by its deadline.
 
     >>> client = AsyncClient("http://127.0.0.1:8000", timeout="10s")
     >>> async with client.deadline("2s"):
@@ -307,10 +307,11 @@ class AsyncClient(Face):
                     else:
                         answer = await self._perform(step)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._drive(plan.abandon())
+            if plan.is_here():  # in a forked child nothing of it is its own to end
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._drive(plan.abandon())
             await source.aclose()
 
 

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 import httpx
 
+from router.client_fork import PerProcess
+
 Lane = TypeVar("Lane")
 
 #: Requests in flight at once; more wait for their turn within their time.
@@ -72,16 +74,25 @@ class Lanes(httpx.BaseTransport):
     """For threads. Its responses are read to their end."""
 
     def __init__(self, tls: bool) -> None:
-        context = _context(tls)
-        self._stack = _Stack(lambda: httpx.HTTPTransport(verify=context, limits=_ONE, trust_env=False))
-        self._turns = threading.Semaphore(MAX_LANES)
+        def make() -> tuple[_Stack[httpx.HTTPTransport], threading.Semaphore]:
+            context = _context(tls)
+            stack = _Stack(lambda: httpx.HTTPTransport(verify=context, limits=_ONE, trust_env=False))
+            return stack, threading.Semaphore(MAX_LANES)
+
+        # What is idle is in nobody's hands: closing it in a child closes descriptors and sends nothing.
+        self._mine = PerProcess(make, lambda parents: _close(parents[0]))
+
+    @property
+    def _stack(self) -> _Stack[httpx.HTTPTransport]:
+        return self._mine.get()[0]
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if not self._turns.acquire(timeout=request.extensions["timeout"]["pool"]):
+        stack, turns = self._mine.get()
+        if not turns.acquire(timeout=request.extensions["timeout"]["pool"]):
             raise _turn_timeout(request)
         stale = None
         try:
-            lane = self._stack.take()
+            lane = stack.take()
             try:
                 response = lane.handle_request(request)
                 try:
@@ -89,38 +100,51 @@ class Lanes(httpx.BaseTransport):
                 finally:
                     response.close()
             finally:
-                stale = self._stack.give(lane)
+                stale = stack.give(lane)
         finally:
-            self._turns.release()
+            turns.release()
             if stale is not None:
                 stale.close()
         return response
 
     def close(self) -> None:
-        for lane in self._stack.drain():
-            lane.close()
+        _close(self._stack)
+
+
+def _close(stack: _Stack[httpx.HTTPTransport]) -> None:
+    for lane in stack.drain():
+        lane.close()
 
 
 class AsyncLanes(httpx.AsyncBaseTransport):
     """For asyncio. Its responses are read to their end."""
 
     def __init__(self, tls: bool) -> None:
-        context = _context(tls)
-        self._stack = _Stack(lambda: httpx.AsyncHTTPTransport(verify=context, limits=_ONE, trust_env=False))
-        self._turns = asyncio.Semaphore(MAX_LANES)
+        def make() -> tuple[_Stack[httpx.AsyncHTTPTransport], asyncio.Semaphore]:
+            context = _context(tls)
+            stack = _Stack(lambda: httpx.AsyncHTTPTransport(verify=context, limits=_ONE, trust_env=False))
+            return stack, asyncio.Semaphore(MAX_LANES)
+
+        # The parent's are left alone: its event loop alone could close them, and TLS would say goodbye.
+        self._mine = PerProcess(make)
+
+    @property
+    def _stack(self) -> _Stack[httpx.AsyncHTTPTransport]:
+        return self._mine.get()[0]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self._turns.locked():
+        stack, turns = self._mine.get()
+        if turns.locked():
             try:
                 async with asyncio.timeout(request.extensions["timeout"]["pool"]):
-                    await self._turns.acquire()
+                    await turns.acquire()
             except TimeoutError:
                 raise _turn_timeout(request) from None
         else:
-            await self._turns.acquire()
+            await turns.acquire()
         stale = None
         try:
-            lane = self._stack.take()
+            lane = stack.take()
             try:
                 response = await lane.handle_async_request(request)
                 try:
@@ -128,9 +152,9 @@ class AsyncLanes(httpx.AsyncBaseTransport):
                 finally:
                     await response.aclose()
             finally:
-                stale = self._stack.give(lane)
+                stale = stack.give(lane)
         finally:
-            self._turns.release()
+            turns.release()
             if stale is not None:
                 await stale.aclose()
         return response

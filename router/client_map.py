@@ -16,6 +16,7 @@ from router import client_codec as codec
 from router.budget import Limit
 from router.client_codec import ModelInfo, Result, Tensor
 from router.client_core import RESPOND_ASYNC, ClientCore
+from router.client_fork import generation
 from router.client_steps import Flow, Options, Send, Ticket, Wait
 from router.errors import HybridRouterError, InvalidRequest, JobCancelled
 
@@ -93,6 +94,11 @@ class MapPlan:
         self._options, self._return_errors = options, return_errors
         self._window: deque[_Flight] = deque()
         self._held: list[Tensor] | None = None  # an item that did not fit the request before it
+        self._generation = generation()
+
+    def is_here(self) -> bool:
+        """Whether this is the process that began it, and not a child that was forked since."""
+        return self._generation == generation()
 
     def run(self) -> Plan:
         """Steps for a face to take; ends after the last item's result."""
@@ -172,6 +178,11 @@ class MapPlan:
             if isinstance(value, HybridRouterError) and not self._return_errors:
                 raise value
             yield Emit(value)
+            if not self.is_here():
+                raise HybridRouterError(
+                    "this map was begun before a fork, and its requests are the parent's: "
+                    "call map again in the child"
+                )
 
 
 def stopped() -> JobCancelled:

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from router.client_answers import Lost, Reply
+from router.client_fork import generation
 from router.client_lanes import AsyncLanes, Lanes
 from router.client_steps import Send
-from router.errors import ProtocolError
+from router.errors import HybridRouterError, ProtocolError
 
 _MAX_CACHED_URLS = 256
 
@@ -26,14 +27,23 @@ class Wire:
     def __init__(self, url: str) -> None:
         self.server = _checked(url)
         self._urls: dict[str, httpx.URL] = {}
+        self._generation, self._given = generation(), False
 
     def transport(self, given: httpx.BaseTransport | None) -> httpx.BaseTransport:
+        self._given = given is not None
         return given or Lanes(self.server.startswith("https:"))
 
     def async_transport(self, given: httpx.AsyncBaseTransport | None) -> httpx.AsyncBaseTransport:
+        self._given = given is not None
         return given or AsyncLanes(self.server.startswith("https:"))
 
     def request(self, send: Send) -> httpx.Request:
+        if self._given and self._generation != generation():
+            # The lanes are made anew by each process; one of httpx's own transports is not.
+            raise HybridRouterError(
+                "the transport that this client was given was made before a fork, and both processes "
+                "would use its connections: make a new client in the child"
+            )
         limit_s = send.timeout_s
         timeout = {"connect": min(limit_s, 5.0), "read": limit_s, "write": limit_s, "pool": limit_s}
         return httpx.Request(
