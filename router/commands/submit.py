@@ -153,9 +153,12 @@ class Followed:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the run in order, a second one at once."""
+    """The first SIGINT or SIGTERM ends the run in order, a second one at once.
+
+    Loops without signal handlers (Windows) have what asyncio.run does: Ctrl-C ends the run in order.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers: list[signal.Signals] = []
 
     def stop() -> None:
         for number in numbers:
@@ -163,8 +166,10 @@ def _interruptible() -> Iterator[None]:
         if task is not None:
             task.cancel()
 
-    for number in numbers:
-        loop.add_signal_handler(number, stop)
+    with contextlib.suppress(NotImplementedError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+            numbers.append(number)
     try:
         yield
     finally:

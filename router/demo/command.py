@@ -54,6 +54,7 @@ def demo(
         arrivals = _arrivals(seconds, rate, trace_file)
     except trace.TraceError as error:
         raise click.ClickException(str(error)) from None
+    cli.require_posix()
     with cli.quiet(out / "demo.log") as console, cli.interruptible():
         try:
             problems = _run(policy, host, port, arrivals, seconds, out, keep, console)
