@@ -21,7 +21,8 @@ from optimizers import artifact
 from optimizers.profile import LatencyProfile
 from optimizers.runner import Runner, RunnerError, load
 from optimizers.tensors import Tensors, check
-from workers.drain import Drain, DrainSettings, Meter
+from workers.drain import Drain
+from workers.drain_settings import DrainSettings, Meter
 from workers.model_thread import Model, UnknownVariant
 from workers.online import example_batch
 from workers.queue import DeadlineQueue, QueueSettings, QueueUnavailable, settings_from
@@ -109,7 +110,7 @@ class BatchWorker:
             self.make_model(artifacts, threads),
             variant,
             worker,
-            DrainSettings(lease_ms=lease_ms, max_rows=max_batch),
+            self.make_settings(lease_ms, max_batch),
             sched_idle=sched_idle,
         )
         self._metrics = _Metrics(model)
@@ -127,6 +128,11 @@ class BatchWorker:
         """What the loop runs."""
         return ArtifactModel(artifacts, threads)
 
+    @staticmethod
+    def make_settings(lease_ms: int, max_batch: int | None) -> DrainSettings:
+        """How the loop works."""
+        return DrainSettings(lease_ms=lease_ms, max_rows=max_batch)
+
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
         if self._loop.done():
@@ -140,6 +146,10 @@ class BatchWorker:
         self._publisher.cancel()
         await asyncio.gather(self._publisher, return_exceptions=True)
         await self._queue.close()
+        if self._drain.hangs:
+            # Libraries join their threads when a process ends, and one that hangs would keep it for ever.
+            logging.shutdown()
+            os._exit(1)
 
     async def _publish(self) -> None:
         while True:

@@ -10,48 +10,44 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from optimizers.profile import OnlineFit
 from optimizers.tensors import RowShapes, TensorError, Tensors, pack, row_shapes, unpack
 from workers.batching import LEAST_SHARE, BoundTable, free_worker
-from workers.job import Lease
-from workers.model_thread import Model, ModelFault, ModelThread, UnknownVariant, describe, run_jobs
-from workers.queue import DeadlineQueue, Done, Failed, Missed, Outcome, QueueError, QueueUnavailable, Release
+from workers.drain_settings import DrainSettings, Meter
+from workers.job import JobDecodeError, Lease
+from workers.model_thread import (
+    Model,
+    ModelFault,
+    ModelHangs,
+    ModelThread,
+    UnknownVariant,
+    describe,
+    run_jobs,
+)
+from workers.queue import (
+    DeadlineQueue,
+    Done,
+    Failed,
+    Lost,
+    Missed,
+    Outcome,
+    QueueClosed,
+    QueueError,
+    QueueUnavailable,
+    Release,
+)
+from workers.watched_model import WatchedModel
 
 logger = logging.getLogger("ray.serve")
 
 #: A variant's table is made anew from live batches after so many of them.
 REFIT_BATCHES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class DrainSettings:
-    """``lease_ms`` must be well above the longest batch; leases are renewed at a third of it.
-    ``max_rows`` bounds a batch (default: what the variant's profile measured). ``idle_s`` is how long
-    one sleep for work lasts at most, ``reap_s`` how often overdue work is looked for."""
-
-    lease_ms: int = 10_000
-    max_rows: int | None = None
-    idle_s: float = 30.0
-    reap_s: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.lease_ms < 100:
-            raise ValueError(f"lease_ms is {self.lease_ms}: a lease below 100 ms cannot be renewed in time")
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ValueError(f"max_rows is {self.max_rows}, must be 1 or more")
-
-
-@dataclass(slots=True)
-class Meter:
-    """What the loop counts, in plain numbers; whoever publishes takes ``batches`` away."""
-
-    rows: Counter[tuple[str, str]] = field(default_factory=Counter)
-    batches: deque[tuple[str, int, float]] = field(default_factory=lambda: deque(maxlen=10_000))
-    stale: int = 0
+#: After a claim that failed; doubled each time.
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -97,14 +93,20 @@ class Drain:
     ) -> None:
         self.meter = Meter()
         self._queue = queue
-        self._model = model
         self._variant = variant
         self._worker = worker
         self._settings = settings or DrainSettings()
         self._thread = ModelThread(f"{queue.model}-batch", sched_idle=sched_idle)
+        self._model = WatchedModel(model, self._thread.watch, self._settings.limit, self._settings.load_limit)
+        #: Why the model is taken to hang; then its thread may never end.
+        self.hangs: str | None = None
         self._variants: dict[str, _Variant] = {}
         self._waiting: list[Lease] = []
         self._held: dict[str, Lease] = {}
+        self._running: list[Lease] = []
+        self._loading: str | None = None
+        self._stuck: list[Lease] = []
+        self._failed_claims = 0
         self._clock_offset_ms = 0.0
         self._stopping = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
@@ -113,28 +115,45 @@ class Drain:
 
     async def run(self) -> None:
         """Load the variant, then drain until :meth:`stop`. On the way out, what was not started is
-        released at once and what was running is settled."""
-        helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._reap())]
+        released at once and what was running is settled.
+
+        Raises :class:`ModelFault` or :class:`ModelHangs` where the model cannot go on.
+        """
+        bodies = (self._drain(), self._keep_leases(), self._reap(), self._watch_model())
+        tasks = [asyncio.create_task(body) for body in bodies]
         try:
-            await self._load(self._variant)
-            while not self._stopping.is_set():
-                for helper in helpers:
-                    if helper.done():
-                        helper.result()  # only ever ends by an error that nobody expected
-                batch = await self._next()
-                if batch is None:
-                    await self._idle()
-                else:
-                    await self._run(batch)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            for task in helpers:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._leave()
 
     async def stop(self) -> None:
         """Ask :meth:`run` to end after the batch that is running."""
         self._stopping.set()
+
+    async def _drain(self) -> None:
+        await self._load(self._variant)
+        while not self._stopping.is_set():
+            batch = await self._next()
+            if batch is None:
+                await self._idle()
+            else:
+                await self._run(batch)
+
+    async def _watch_model(self) -> None:
+        """Raises :class:`ModelHangs` once the model takes longer than its work explains."""
+        while True:
+            await asyncio.sleep(self._settings.watch_s)
+            self.hangs = self._thread.watch.look()
+            if self.hangs:
+                waited_for = [x for x in self._waiting if self._loading == (x.variant or self._variant)]
+                self._stuck = [*self._running, *waited_for]
+                logger.error("batch worker %s gives up: %s", self._worker, self.hangs)
+                raise ModelHangs(self.hangs)
 
     async def _next(self) -> _Batch | None:
         """The next batch that can run now, claiming first if nothing is at hand."""
@@ -164,15 +183,17 @@ class Drain:
         rows = sum(x.rows for x in batch.leases)
         started = time.monotonic()
         prefetch = asyncio.create_task(self._prefetch())
+        self._running = batch.leases
         try:
             answers = await self._thread.call(
                 run_jobs, self._model, batch.variant, variant.table.max_rows, batch.inputs
             )
-        except ModelFault:
+        except ModelFault as fault:
             # As if the worker had died on them: counted, and claimed alone if it happens again.
-            await self._queue.extend([x.held for x in batch.leases], 1)
+            await self._settle([Lost(x.id, x.token, describe(fault)) for x in batch.leases])
             raise
         finally:
+            self._running = []
             prefetch.cancel()
             await asyncio.gather(prefetch, return_exceptions=True)
         elapsed_ms = (time.monotonic() - started) * 1e3
@@ -204,9 +225,16 @@ class Drain:
     async def _claim_now(self, rows: int) -> None:
         try:
             leases = await self._queue.claim(rows, self._settings.lease_ms, self._worker, max_rows=rows)
-        except QueueUnavailable as error:
-            logger.warning("batch worker %s cannot claim: %s", self._worker, error)
+        except QueueClosed:
+            raise
+        except (QueueError, JobDecodeError) as error:
+            self._failed_claims += 1
+            if self._failed_claims & (self._failed_claims - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+                times = self._failed_claims
+                logger.warning("batch worker %s cannot claim (%d times): %s", self._worker, times, error)
+            await self._pause(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failed_claims - 1, 20)))
             return
+        self._failed_claims = 0
         if leases:
             server_ms = leases[0].lease_until_ms - self._settings.lease_ms
             self._clock_offset_ms = server_ms - time.monotonic() * 1e3
@@ -221,10 +249,14 @@ class Drain:
             return await asyncio.shield(self._watching)
         except QueueUnavailable as error:
             logger.warning("batch worker %s cannot reach the queue: %s", self._worker, error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await self._stopping.wait()
+            await self._pause(0.5)
             return False
+
+    async def _pause(self, seconds: float) -> None:
+        """Until then, or until :meth:`stop`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _prepare(self, variant: str, leases: Sequence[Lease]) -> _Batch:
         """Read and check the inputs; a job that is not what the model takes fails alone."""
@@ -312,7 +344,11 @@ class Drain:
 
     async def _leave(self) -> None:
         """Settle what ran, give back what did not start, end the thread."""
+        self._stopping.set()
         try:
+            if self.hangs:
+                # It is not known which of them is at fault, or whether any is.
+                await self._end(self._stuck, [Lost(x.id, x.token, self.hangs) for x in self._stuck])
             await self._finish_settling()
             if self._watching is not None:
                 self._watching.cancel()
@@ -325,8 +361,9 @@ class Drain:
         except QueueError as error:
             logger.warning("batch worker %s left without giving its work back: %s", self._worker, error)
         finally:
-            with contextlib.suppress(RuntimeError):
-                await self._thread.call(self._model.close)
+            if not self.hangs:
+                with contextlib.suppress(RuntimeError):
+                    await self._thread.call(self._model.close)
             self._thread.close()
 
     async def _finish_settling(self) -> None:
@@ -336,7 +373,11 @@ class Drain:
 
     async def _load(self, name: str) -> _Variant:
         if name not in self._variants:
-            profile = await self._thread.call(self._model.load, name)
+            self._loading = name
+            try:
+                profile = await self._thread.call(self._model.load, name)
+            finally:
+                self._loading = None
             table = BoundTable.of(profile, self._settings.max_rows)
             self._variants[name] = _Variant(OnlineFit(profile), table)
         return self._variants[name]

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
 
 from optimizers import tensors
 from optimizers.profile import LatencyProfile
@@ -25,6 +28,10 @@ logger = logging.getLogger("ray.serve")
 
 class ModelFault(RuntimeError):
     """The model itself is broken, not the rows: it fails on a batch that it is known to take."""
+
+
+class ModelHangs(RuntimeError):
+    """A call of the model takes longer than its size explains, and may never return."""
 
 
 class UnknownVariant(LookupError):
@@ -66,15 +73,36 @@ class ModelThread:
 
     def __init__(self, name: str, *, sched_idle: bool = True) -> None:
         self.watch = WorkWatch()
-        self._pool = ThreadPoolExecutor(
-            1, thread_name_prefix=name, initializer=_yield_processor if sched_idle else None
-        )
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._closed = False
+        # A daemon: Python waits at its end for every other thread, and one that hangs would keep the process.
+        threading.Thread(target=self._serve, args=(sched_idle,), name=name, daemon=True).start()
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        """What ``function`` gives or raises. Raises RuntimeError after :meth:`close`."""
+        if self._closed:
+            raise RuntimeError("the model's thread was closed")
+        future: Future[T] = Future()
+        self._calls.put((future, partial(function, *args)))
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the thread after what it runs; waits for nothing."""
+        self._closed = True
+        self._calls.put(None)
+
+    def _serve(self, sched_idle: bool) -> None:
+        if sched_idle:
+            _yield_processor()
+        while (call := self._calls.get()) is not None:
+            future, function = call
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+            del call, future, function  # a batch is not kept while the thread waits for the next
 
 
 def _yield_processor() -> None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from optimizers.profile import LatencyProfile, fit
 from optimizers.tensors import Tensors, rows_of
 from workers.batch import ArtifactModel
-from workers.drain import Drain, DrainSettings
+from workers.drain import Drain
+from workers.drain_settings import DrainSettings
 from workers.model_thread import Model
 from workers.redis_queue import RedisQueue
 

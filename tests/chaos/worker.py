@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from tests.chaos.parts import LEASE_MS, SETTINGS, PoisonModel, open_logged
-from workers.drain import Drain, DrainSettings
+from workers.drain import Drain
+from workers.drain_settings import DrainSettings
 from workers.queue import settings_from
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from optimizers.spec_shrink import DistillTree
 from optimizers.tensors import TensorError, Tensors, pack, unpack
 from tests.support.small_task import small_task
 from workers import autoscale, batch
+from workers.drain_settings import DrainSettings
 from workers.embedded import EmbeddedServer
 from workers.job import JobState, JobStatus, NewJob
-from workers.model_thread import UnknownVariant
+from workers.model_thread import Model, UnknownVariant
+from workers.queue import settings_from
 from workers.redis_queue import RedisQueue
+from workers.work_limits import WorkLimit
 
 SETTINGS = {"keep_ms": 600_000}
 
@@ -133,6 +137,51 @@ async def test_a_killed_worker_is_replaced_and_the_queue_goes_on(
     found = await asyncio.wait_for(ended(queue, [f"after{i}" for i in range(4)]), 30)
     assert {s.state for s in found.values()} == {JobState.DONE}
     assert {s.worker for s in found.values()} != {worker}
+    await queue.close()
+
+
+class Hanging(batch.ArtifactModel):
+    """Never returns from a batch with a value of 99; says which process it is in."""
+
+    def run(self, variant: str, batch: Tensors) -> Tensors:
+        if any((array == 99).any() for array in batch.values()):
+            threading.Event().wait()
+        return super().run(variant, batch)
+
+
+class HangingWorker(batch.BatchWorker):
+    @staticmethod
+    def make_model(artifacts: str, threads: int) -> Model:
+        return Hanging(artifacts, threads)
+
+    @staticmethod
+    def make_settings(lease_ms: int, max_batch: int | None) -> DrainSettings:
+        limit = WorkLimit(on_cpu_ms=10_000.0, blocked_ms=1_000.0)
+        return DrainSettings(lease_ms, max_batch, watch_s=0.1, limit=lambda predicted_ms: limit)
+
+
+async def test_a_worker_whose_model_hangs_is_replaced_and_the_job_ends_as_a_dead_letter(
+    cluster: None, server: EmbeddedServer, artifacts: Path
+) -> None:
+    settings = {**SETTINGS, "max_lost_leases": 2, "suspect_after": 1}
+    app = batch.deployment(
+        "hangs", str(artifacts), "tree", server.url_file, queue_settings=settings, kind=HangingWorker
+    )
+    serve.run(app, name="hangs", route_prefix=None)
+    queue = RedisQueue.open(server.url, "hangs", settings_from(settings))
+    stuck = {name: np.full_like(array, 99) for name, array in rows(1).items()}
+    await queue.submit([NewJob("stuck", pack(stuck), 1, 120_000)])
+    status = (await asyncio.wait_for(ended(queue, ["stuck"]), 60))["stuck"]
+    assert status.state is JobState.DEAD
+    assert "lost its lease 2 times; last: variant 'tree' with 1 rows hangs: " in (status.error or "")
+    first, second = (int(failure.worker.split(":")[1]) for failure in status.failures)
+    assert first != second
+    await queue.submit(jobs("after", 4))
+    found = await asyncio.wait_for(ended(queue, [f"after{i}" for i in range(4)]), 60)
+    assert {s.state for s in found.values()} == {JobState.DONE}
+    async with asyncio.timeout(30):  # neither process is left, though its thread never returned
+        while any(os.path.exists(f"/proc/{pid}") for pid in (first, second)):  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.1)
     await queue.close()
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from optimizers.profile import LatencyProfile, fit
 from optimizers.tensors import TensorError, Tensors, pack, rows_of, unpack
-from workers.drain import Drain, DrainSettings
+from workers.drain import Drain
+from workers.drain_settings import DrainSettings
 from workers.job import Held, JobState, JobStatus, Lease, NewJob
 from workers.memory_queue import MemoryQueue
 from workers.model_thread import ModelFault, UnknownVariant
