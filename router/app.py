@@ -39,7 +39,7 @@ from router.request_log import LogFile, RequestLog, file_name, serve_folder
 from router.rescuer import Rescuer
 from router.service import Service
 from router.warm_up import WarmUp
-from workers import autoscale, batch, online, redis_client, redis_queue
+from workers import autoscale, batch, online, redis_client, redis_queue, restarts
 from workers.queue import DeadlineQueue, QueueSettings
 
 APP_NAME = "hybrid-router"
@@ -182,6 +182,11 @@ class Router(GrpcMethods):
             asyncio.create_task(follow(self._policy_file, self._take)),
             asyncio.create_task(Publisher(self._recorder).run()),
             asyncio.create_task(self._log_file.flush()),
+            *(
+                [asyncio.create_task(restarts.watch(self._redis, self._recorder.queue_server_restart))]
+                if self._redis
+                else []
+            ),
             *(asyncio.create_task(rescuer.run()) for rescuer in self._rescuers()),
             *(asyncio.create_task(replicas.watch()) for replicas in self._replicas),
         ]

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
@@ -163,6 +164,7 @@ def serve(
                 address=address,
                 insecure=insecure,
                 routers=routers,
+                say=console.say,
             ) as running:
                 console.say(f"hybrid-router serves {policy}")
                 console.say(running.describe(console.log))
@@ -192,7 +194,9 @@ class Console:
         self.stream, self.log = stream, log
 
     def say(self, text: str) -> None:
+        """To the person, and with its time to the log."""
         print(text, file=self.stream, flush=True)
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -250,10 +254,11 @@ def fail(error: Exception, console: Console) -> None:
     from router.cluster import ClusterError
     from router.policy import PolicyError
     from router.server import ServerError
+    from workers.embedded import EmbeddedServerError
     from workers.queue import QueueError
 
     traceback.print_exception(error)
-    known = isinstance(error, PolicyError | ClusterError | ServerError | QueueError)
+    known = isinstance(error, PolicyError | ClusterError | ServerError | QueueError | EmbeddedServerError)
     text = str(error) if known else f"{type(error).__name__}: {error}; the trace is in {console.log}"
     console.say(f"hybrid-router: {text}")
     raise SystemExit(2 if isinstance(error, PolicyError) else 1)

@@ -35,6 +35,8 @@ class Recorder:
         #: Batches and rows since the start, by model and variant.
         self.batch_totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self.queues: dict[str, QueueStats] = {}
+        #: How often the queue's server was found to be another process than before.
+        self.queue_server_restarts = 0
         self.rescues: dict[tuple[str, str], int] = defaultdict(int)
         self.policy_in_force, self.policy_refused = "", False
         self.tenants: dict[tuple[str, str], int] = defaultdict(int)
@@ -76,6 +78,9 @@ class Recorder:
     def policy(self, digest: str, *, refused: bool) -> None:
         """The policy in force, and whether the file says something else that was refused."""
         self.policy_in_force, self.policy_refused = digest, refused
+
+    def queue_server_restart(self) -> None:
+        self.queue_server_restarts += 1
 
     def queue(self, model: str, stats: QueueStats) -> None:
         self.queues[model] = stats
@@ -122,6 +127,10 @@ class Publisher:
             "hybrid_policy_refused",
             description="1 where the policy file was changed and refused, so that the old one is in force",
         )
+        self._restarts = counter(
+            "hybrid_queue_server_restarts_total",
+            "Times that the queue's server was found restarted, or replaced by another",
+        )
         self._latency = metrics.Histogram(
             "hybrid_latency_ms",
             description="Time from arrival to answer in the router",
@@ -166,6 +175,7 @@ class Publisher:
             tags = dict(zip(("model", "route", "variant", "outcome"), shadow, strict=True))
             self._count(self._shadows, ("shadow", *shadow), total, tags)
         self._policy.set(float(recorder.policy_refused))
+        self._count(self._restarts, ("queue_server_restart",), recorder.queue_server_restarts, {})
         for (model, route, path), times in recorder.latencies.items():
             self._observe(self._latency, times, {"model": model, "route": route, "path": path})
         for (model, variant), sizes in recorder.batches.items():

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -79,6 +80,10 @@ class Server:
         return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
 
 
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def running(
     policy_path: str | Path,
@@ -90,12 +95,14 @@ def running(
     address: str | None = None,
     insecure: bool = False,
     routers: int = 1,
+    say: Callable[[str], None] = _to_stderr,
 ) -> Iterator[Server]:
     """Serve a policy until the context ends; whatever was started is then gone, also after a failed start.
 
     ``grpc_port`` opens the protocol's gRPC door beside the other.
     ``data`` overrides the policy's folder for the bundled queue server; ``address`` joins a running Ray;
     ``insecure`` listens beyond this machine even if no key is needed; ``routers`` work side by side.
+    ``say`` is given what a person should know of while it runs, also from another thread.
     Raises PolicyError, `router.cluster.ClusterError`, `workers.queue.QueueError` or `ServerError`.
     """
     begun, local_only = time.monotonic(), _is_local(host)
@@ -107,7 +114,9 @@ def running(
     with ExitStack() as stack:
         redis_url = policy.redis.url
         if policy.queued_models and redis_url is None:
-            redis_url = stack.enter_context(_bundled_queue(data or policy.redis.data, policy.redis.fsync))
+            redis_url = stack.enter_context(
+                _bundled_queue(data or policy.redis.data, policy.redis.fsync, say)
+            )
         elif redis_url is not None:
             _check_redis(redis_url, policy_path)
         started = stack.enter_context(cluster.running(host, port, address, grpc_port, policy.limits.body))
@@ -155,14 +164,15 @@ def _check_keys(policy: Policy, path: str | Path, host: str) -> None:
 
 
 @contextmanager
-def _bundled_queue(data: Path, fsync: Literal["always", "everysec"]) -> Iterator[str]:
+def _bundled_queue(
+    data: Path, fsync: Literal["always", "everysec"], say: Callable[[str], None]
+) -> Iterator[str]:
     from workers.embedded import EmbeddedServer
+    from workers.supervisor import supervised
 
     server = EmbeddedServer.start(data, fsync=fsync)
-    try:
+    with supervised(server, say):
         yield server.url_file  # Ray shows and logs the arguments of deployments: no password in them
-    finally:
-        server.stop()
 
 
 def _check_redis(url: str, path: str | Path) -> None:

@@ -143,7 +143,9 @@ class Service:
             counted = self.recorder.rescues
             shown["rescued"] = {how: counted[name, how] for how in ("met", "late", "returned")}
         if served.stats:
-            shown["queue"] = {**asdict(served.stats), "totals": dict(served.stats.totals)}
+            restarts = self.recorder.queue_server_restarts
+            totals = dict(served.stats.totals)
+            shown["queue"] = {**asdict(served.stats), "totals": totals, "server_restarts": restarts}
         return shown
 
     async def infer(self, call: Call) -> Answer | Pending:

@@ -7,15 +7,13 @@ can lose the last second when the machine or the process dies.
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import secrets
-import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal
 from urllib.parse import urlsplit
@@ -24,9 +22,21 @@ from workers.ports import check_port, free_port
 
 Fsync = Literal["always", "everysec", "no"]
 
-_PR_SET_PDEATHSIG = 1
+#: For the server to begin to listen. Loading its file takes as long as it takes.
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
+#: The server of a starter that was killed needs a moment to end, which a restart at once would meet.
+_LOCK_TIMEOUT_S = 3.0
+#: What is run in place of the server until it replaces itself by it (exec): the kernel then ends the server
+#: when its starter dies, however that dies. A ``preexec_fn`` would run Python in a fork of a process with
+#: many threads, which can hang. 1 is PR_SET_PDEATHSIG, 15 SIGTERM.
+_LAUNCHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("its starter is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 _CONFIG = "server.conf"
 _URL = "server.url"
 _LOG = "server.log"
@@ -51,7 +61,7 @@ class DataFolderInUse(EmbeddedServerError):
 
 
 class DataFolderUnusable(EmbeddedServerError):
-    """The folder cannot be created or written."""
+    """The folder cannot be created or written, or not locked on this system."""
 
 
 class ServerMissing(EmbeddedServerError):
@@ -70,17 +80,18 @@ def url_file(data_dir: str | os.PathLike[str]) -> str:
 class EmbeddedServer:
     """A running server. ``url`` holds its password: it is kept out of ``repr``, logs and command lines.
 
-    The process dies with the thread that started it, however that ends: start it from the main thread.
+    The process dies with the thread that started it, however that ends: start it from the main thread, or
+    from one that lives as long as the server should. `workers.supervisor` starts it again when it dies.
     """
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], lock: IO[str], port: int, password: str, data_dir: Path
-    ):
-        self._process = process
+    def __init__(self, binary: Path, lock: IO[str], port: int, password: str, data_dir: Path):
+        self._binary = binary
         self._lock = lock
         self._password = password
         self.port = port
         self.data_dir = data_dir
+        self._changing, self._stopping = threading.Lock(), threading.Event()
+        self._process = self._launch()
 
     def __repr__(self) -> str:
         return f"EmbeddedServer(port={self.port}, pid={self.pid}, data_dir={str(self.data_dir)!r})"
@@ -124,33 +135,46 @@ class EmbeddedServer:
             last_port, password = _last_address(folder)
             chosen = port or (last_port if last_port and _is_free(last_port) else free_port())
             _write_config(folder, chosen, password, fsync, max_memory_bytes)
-            with (folder / _LOG).open("ab") as log:
-                process = subprocess.Popen(
-                    [str(binary), _CONFIG],
-                    cwd=folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    preexec_fn=_die_with(os.getpid()),
-                )
-            server = cls(process, lock, chosen, password, folder)
-            _write_secret(folder / _URL, server.url + "\n")
-            server._wait_until_ready()
+            _write_secret(folder / _URL, f"redis://:{password}@127.0.0.1:{chosen}/0\n")
+            return cls(binary, lock, chosen, password, folder)
         except BaseException:
             lock.close()
             raise
-        return server
+
+    def start_again(self) -> bool:
+        """After it has died: start it on the same folder and port, from the calling thread.
+
+        False if it is being stopped. Raises :class:`ServerFailed` where it does not come up.
+        """
+        with self._changing:
+            if not self._stopping.is_set():
+                self._process = self._launch()
+            return not self._stopping.is_set()
+
+    def wait_until_it_ends(self) -> int:
+        """Block until the process has ended; its exit code, or minus the signal that killed it."""
+        return self._process.wait()
+
+    def wait_until_stopped(self, timeout_s: float) -> bool:
+        """Block until :meth:`stop` is called; False if it is not within the time."""
+        return self._stopping.wait(timeout_s)
+
+    def log_tail(self) -> str:
+        """The last lines that the server wrote."""
+        return _tail(self.data_dir / _LOG)
 
     def stop(self) -> None:
         """Write everything out and end. Safe to call twice."""
-        if self.running:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
-        self._lock.close()
+        self._stopping.set()
+        with self._changing:
+            if self.running:
+                self._process.terminate()
+                try:
+                    self._process.wait(_STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+            self._process.wait()
+            self._lock.close()
 
     def __enter__(self) -> EmbeddedServer:
         return self
@@ -158,20 +182,38 @@ class EmbeddedServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _wait_until_ready(self) -> None:
+    def _launch(self) -> subprocess.Popen[bytes]:
+        """Start the process and wait until it answers, or until the server is to stop."""
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+        try:
+            with (self.data_dir / _LOG).open("ab") as log:
+                process = subprocess.Popen(
+                    [*launcher, str(self._binary), _CONFIG],
+                    cwd=self.data_dir,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # It holds the folder's lock too: the folder is taken for as long as it really runs.
+                    pass_fds=(self._lock.fileno(),),
+                    # Ctrl-C in a terminal is for the starter, which stops this in its own order.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ServerFailed(f"the embedded server on {self.data_dir} cannot be run: {error}") from error
         until = time.monotonic() + _START_TIMEOUT_S
         pause_s = 0.005
-        while not _answers(self.port, self._password):
-            if not self.running or time.monotonic() > until:
-                self._process.kill()
-                self._process.wait()
+        while (answer := _answer(self.port, self._password)) != "ready" and not self._stopping.is_set():
+            if answer == "loading":
+                until = time.monotonic() + _START_TIMEOUT_S
+            if process.poll() is not None or time.monotonic() > until:
+                process.kill()
                 raise ServerFailed(
                     f"the embedded server on {self.data_dir} did not start "
-                    f"(exit code {self._process.returncode}); its log ends:\n{_tail(self.data_dir / _LOG)}"
+                    f"(exit code {process.wait()}); its log ends:\n{self.log_tail()}"
                 )
-            # A server that loads a large file answers LOADING: that is still starting, in its time.
             time.sleep(pause_s)
             pause_s = min(0.05, pause_s * 1.5)
+        return process
 
 
 def _binary() -> Path:
@@ -192,22 +234,29 @@ def _binary() -> Path:
 
 def _lock(folder: Path) -> IO[str]:
     try:
+        import fcntl
+    except ImportError:
+        raise DataFolderUnusable("the embedded queue server needs Linux") from None
+    try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (folder / _LOCK).open("a")
     except OSError as error:
         raise DataFolderUnusable(
             f"data folder {folder} cannot be created or written ({error.strerror}): choose another"
         ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise DataFolderInUse(
-            f"data folder {folder} is in use by another server: stop that one, or choose another folder"
-        ) from None
-    # The server inherits the lock, so that the folder stays taken as long as it really runs.
-    os.set_inheritable(lock.fileno(), True)
-    return lock
+    until = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError:
+            if time.monotonic() > until:
+                lock.close()
+                raise DataFolderInUse(
+                    f"data folder {folder} is in use by another server: stop that one, "
+                    "or choose another folder"
+                ) from None
+        time.sleep(0.02)
 
 
 def _write_config(folder: Path, port: int, password: str, fsync: Fsync, max_memory_bytes: int | None) -> None:
@@ -263,21 +312,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """For the child, between fork and exec: be killed when the parent dies, however it dies."""
-    libc = ctypes.CDLL(None)
-
-    def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-        # Ctrl-C in a terminal is for the parent, which stops this in its own order.
-        os.setsid()
-
-    return prepare
-
-
-def _answers(port: int, password: str) -> bool:
+def _answer(port: int, password: str) -> Literal["ready", "loading", "none"]:
     """Whether it serves: spoken by hand, because this layer starts before any client is needed."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
@@ -286,11 +321,11 @@ def _answers(port: int, password: str) -> bool:
             while reply.count(b"\r\n") < 2:
                 part = connection.recv(256)
                 if not part:
-                    return False
+                    return "none"
                 reply += part
-            return b"+PONG" in reply
     except OSError:
-        return False
+        return "none"
+    return "ready" if b"+PONG" in reply else "loading" if b"-LOADING" in reply else "none"
 
 
 def _tail(path: Path, chars: int = 1500) -> str:

@@ -80,5 +80,7 @@ def _queue(queue: Mapping[str, Any]) -> str:
     )
     if queue["rows_per_s"]:
         text += f"; {queue['rows_per_s']:,.0f} rows/s"
+    if restarts := queue.get("server_restarts"):
+        text += f"; its server was restarted {'once' if restarts == 1 else f'{restarts:,} times'}"
     totals = ", ".join(f"{count:,} {name}" for name, count in queue["totals"].items() if count)
     return text + (f"\n            so far {totals}" if totals else "")

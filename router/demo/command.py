@@ -90,7 +90,7 @@ def _run(
 
     artifacts = _artifacts(policy)
     _build(artifacts, console)
-    with server.running(policy, host=host, port=port, data=out / "queue") as running:
+    with server.running(policy, host=host, port=port, data=out / "queue", say=console.say) as running:
         console.say(f"serving {policy.name}, ready in {running.started_in_s:.1f} s")
         console.say(running.describe(console.log))
         known = _reference(artifacts, running.policy.models[MODEL].variants)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.queue_harness import job
+from workers import embedded
 from workers.embedded import DataFolderInUse, DataFolderUnusable, EmbeddedServer, ServerFailed
 from workers.job import JobState
 from workers.queue import Done, Failed, QueueUnavailable
@@ -96,22 +98,55 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     EmbeddedServer.start(tmp_path).stop()
 
 
-def test_it_is_gone_when_its_starter_is_killed(tmp_path: Path) -> None:
-    code = (
-        "import os,signal,sys\n"
-        "from workers.embedded import EmbeddedServer\n"
-        "server = EmbeddedServer.start(sys.argv[1])\n"
-        "print(server.pid, flush=True)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, timeout=60)
+STARTS_AND_IS_KILLED = """
+import os, signal, sys
+from workers.embedded import EmbeddedServer
+server = EmbeddedServer.start(sys.argv[1])
+print(server.pid, flush=True)
+if sys.argv[2] == "stopped":  # a stopped process acts on no signal but SIGKILL: it outlives its starter
+    os.kill(server.pid, signal.SIGSTOP)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def orphan(folder: Path, state: str) -> int:
+    """Start a server in a process that is then killed, and give the server's pid."""
+    command = [sys.executable, "-c", STARTS_AND_IS_KILLED, str(folder), state]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60)
     assert done.returncode == -signal.SIGKILL
+    return int(done.stdout)
+
+
+def test_it_is_gone_when_its_starter_is_killed(tmp_path: Path) -> None:
+    pid = orphan(tmp_path, "running")
     # The folder's lock is the server's as long as it lives: taking it means that the server has gone.
-    for _ in range(600):
-        try:
-            EmbeddedServer.start(tmp_path).stop()
-            break
-        except DataFolderInUse:
-            continue
-    else:
-        pytest.fail(f"server {done.stdout.decode()} outlived its starter")
+    EmbeddedServer.start(tmp_path).stop()
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_server_that_outlives_its_starter_keeps_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = orphan(tmp_path, "stopped")
+    try:
+        monkeypatch.setattr(embedded, "_LOCK_TIMEOUT_S", 0.2)
+        with pytest.raises(DataFolderInUse, match=str(tmp_path)):
+            EmbeddedServer.start(tmp_path)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    monkeypatch.undo()
+    EmbeddedServer.start(tmp_path).stop()
+
+
+def test_a_server_that_loads_for_longer_than_a_start_may_take_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, loading = embedded._answer, iter(range(30))
+
+    def slow(port: int, password: str) -> str:
+        return real(port, password) if next(loading, None) is None else "loading"
+
+    monkeypatch.setattr(embedded, "_answer", slow)
+    monkeypatch.setattr(embedded, "_START_TIMEOUT_S", 0.5)
+    with EmbeddedServer.start(tmp_path) as server:
+        assert server.running
