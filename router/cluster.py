@@ -54,6 +54,7 @@ _SWITCHES = {
 }
 
 
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 #: Replicas have 10 s to end; a controller that died meanwhile would be waited for much longer.
 _STOP_WITHIN_S = 20.0
 #: A gRPC message, either way, may have twice the policy's limits.body, and at least this.
@@ -93,10 +94,26 @@ def prepare(folder: Path, max_body_bytes: int = 0, taken: Collection[int] = ()) 
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + _RANGE - 1),
     }
+    ask_this_machine_directly()
     settings["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(max(_MIN_GRPC_BYTES, 2 * max_body_bytes))
     settings |= {name: str(single + place) for place, name in enumerate(_SINGLE)}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def ask_this_machine_directly() -> None:
+    """Add this machine to the hosts that are asked without the environment's proxy.
+
+    For what runs in this process and in those that it starts: Ray's, Serve's, and the code of models.
+    """
+    if not any(os.environ.get(name) for name in (*_PROXIES, *map(str.upper, _PROXIES))):
+        return
+    given = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")]
+    hosts = [host.strip() for host in ",".join(given).split(",") if host.strip()]
+    if "*" not in hosts:
+        hosts += ["127.0.0.1", "localhost", "::1"]
+    # Some programs read the one, some the other, some both.
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(hosts))
 
 
 @dataclass(frozen=True, slots=True)
