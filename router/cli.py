@@ -150,7 +150,7 @@ def serve(
     Example: hybrid-router serve configs/digits.yaml --port 8000
     """
     require_posix()
-    with needs_server(), quiet(Path("build/log/serve.log")) as console, interruptible():
+    with ending(), needs_server(), quiet(Path("build/log/serve.log")) as console, interruptible():
         from router import server
         from router.follow import follow
 
@@ -178,13 +178,30 @@ def serve(
                 )
                 with contextlib.suppress(KeyboardInterrupt):
                     follow(policy, running.policy, running.digest, replace, console.say, threading.Event())
-                console.say("stopping")
-                no_more_interrupts()
+                console.say("stopping; Ctrl-C again ends it at once")
+                next_interrupt_ends_at_once()
         except KeyboardInterrupt:
             console.say("stopped before it was ready")
             raise SystemExit(130) from None
         except Exception as error:
             fail(error, console)
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """End the process here if Ray hangs: its exit handlers would keep it for another minute."""
+    code = 0
+    try:
+        yield
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+        raise
+    finally:
+        cluster = sys.modules.get("router.cluster")
+        if cluster is not None and cluster.hangs():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
 
 class Console:
@@ -227,10 +244,10 @@ def quiet(log: Path) -> Iterator[Console]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM both raise KeyboardInterrupt in the main thread, once."""
+    """The first SIGINT or SIGTERM raises KeyboardInterrupt in the main thread, a second ends the process."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        no_more_interrupts()
+        next_interrupt_ends_at_once()
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -241,10 +258,13 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def no_more_interrupts() -> None:
-    """From here on the clean-up runs to its end."""
+def next_interrupt_ends_at_once() -> None:
+    """From here on the clean-up runs to its end, unless it is interrupted too.
+
+    By the kernel, since a handler of Python's waits for library code that never looks. A shell shows 130.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_DFL)
 
 
 def fail(error: Exception, console: Console) -> None:

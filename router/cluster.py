@@ -11,7 +11,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,8 @@ _SWITCHES = {
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 #: Replicas have 10 s to end; a controller that died meanwhile would be waited for much longer.
 _STOP_WITHIN_S = 20.0
+#: Calls to Ray that did not come back in time.
+_abandoned: list[threading.Thread] = []
 #: A gRPC message, either way, may have twice the policy's limits.body, and at least this.
 _MIN_GRPC_BYTES = 64 << 20
 #: Ports of each kind for this instance's router replicas.
@@ -137,7 +139,8 @@ def running(
 
     ``grpc_port`` opens Serve's gRPC endpoint on the same host; ``max_body_bytes`` is as for `prepare`.
 
-    A joined cluster lives on, without our application. Raises `ClusterError`.
+    A joined cluster lives on, without our application. Raises `ClusterError`, also at the end where the
+    cluster does not answer any more.
     """
     if address is None:
         _check_ports(host, port, grpc_port)
@@ -155,21 +158,32 @@ def running(
                 yield started
             finally:
                 if started.own:
-                    _stop_serve(serve.shutdown)
+                    within_bounds(serve.shutdown)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stop_serve(shutdown: Any) -> None:
-    """Let Serve end its replicas in order, for a while: whatever is left goes with the cluster."""
+def within_bounds(stop: Callable[[], object]) -> None:
+    """Let something of Ray's end in order, for a while: whatever is left goes with the cluster.
 
-    def stop() -> None:
+    A call to a cluster that has died hangs for a minute, in code that sees no signal. So it has a thread of
+    its own, and the main thread stays there for signals.
+    """
+
+    def run() -> None:
         with suppress(Exception):
-            shutdown()
+            stop()
 
-    stopping = threading.Thread(target=stop, daemon=True)
+    stopping = threading.Thread(target=run, daemon=True)
     stopping.start()
     stopping.join(_STOP_WITHIN_S)
+    if stopping.is_alive():
+        _abandoned.append(stopping)
+
+
+def hangs() -> bool:
+    """Whether a call to Ray still has not come back. Ray's own exit handlers would wait for it as well."""
+    return any(thread.is_alive() for thread in _abandoned)
 
 
 def _check_ports(host: str, port: int, grpc_port: int | None) -> None:
@@ -251,7 +265,10 @@ def _ray(address: str | None) -> Iterator[Started]:
         yield Started(f"http://{url}" if url else None, _metrics_url(address is None), address is None)
     finally:
         shutdown: Any = ray.shutdown
-        shutdown()
+        if address is None or not hangs():
+            within_bounds(shutdown)
+        if address is not None and hangs():
+            raise ClusterError(f"the Ray at {address} does not answer any more: it was left as it is")
 
 
 def _metrics_url(own: bool) -> str | None:

@@ -121,7 +121,7 @@ def running(
             _check_redis(redis_url, policy_path)
         started = stack.enter_context(cluster.running(host, port, address, grpc_port, policy.limits.body))
         deploy(policy_path, redis_url, local_only=local_only, routers=routers)
-        stack.callback(_undeploy)
+        stack.callback(cluster.within_bounds, _undeploy)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
         url = f"http://{shown}:{port}"
@@ -236,14 +236,11 @@ def _deploy_failure() -> str:
 
 def _undeploy() -> None:
     """Leave nothing of ours in a joined cluster; one of our own goes whole, a moment later."""
-    from contextlib import suppress
-
     from ray import serve
 
     from router.app import APP_NAME
 
-    with suppress(Exception):
-        serve.delete(APP_NAME)
+    serve.delete(APP_NAME)
 
 
 def _wait_ready(url: str, routers: int) -> None:

@@ -55,7 +55,7 @@ def demo(
     except trace.TraceError as error:
         raise click.ClickException(str(error)) from None
     cli.require_posix()
-    with cli.quiet(out / "demo.log") as console, cli.interruptible():
+    with cli.ending(), cli.quiet(out / "demo.log") as console, cli.interruptible():
         try:
             problems = _run(policy, host, port, arrivals, seconds, out, keep, console)
         except KeyboardInterrupt:
@@ -100,7 +100,7 @@ def _run(
         _report(run, figures, out, console)
         if keep and not problems:
             _leave_running(running.url, known, out, console)
-        cli.no_more_interrupts()
+        cli.next_interrupt_ends_at_once()
     return problems
 
 
