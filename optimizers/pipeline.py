@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from optimizers import artifact as artifacts
-from optimizers import machine, measure
+from optimizers import example_row, machine, measure
 from optimizers.artifact import Artifact, ArtifactError, Manifest
 from optimizers.cache import PassCache, next_key, start_key
 from optimizers.deploy import pack
@@ -225,6 +225,7 @@ class _Maker:
         files: dict[str, bytes | Path] = dict(packed.files)
         if task.preprocess:
             files.update(task.preprocess.files)
+        files[example_row.FILE] = example_row.encode(measure.rows(task.test, 1), task.inputs)
         parameters, sparsity = measure.count_parameters(model)
         names = [packed.settings["weights"], packed.settings.get("weights_data")]
         manifest = Manifest(
@@ -259,6 +260,7 @@ class _Maker:
         task, manifest = self._task, draft.manifest
         runner = load(draft)
         try:
+            example_row.try_out(runner, example_row.example_of(draft))
             value = task.metric.evaluate(runner.run, data)
             fidelity = task.fidelity(measure.outputs(runner, data), self._reference(data))
             tolerance = measure.row_tolerance(runner, data)

@@ -282,17 +282,17 @@ class OnlineDispatcher:
         outputs, told = unpack(reply)
         run_ms, wait_ms = float(told["run_ms"]), float(told["wait_ms"])
         ran_ms = float(told["ran_ms"]) if "ran_ms" in told else None
-        bad = {int(place): str(reason) for place, reason in told.get("bad", ())}
-        parts = split(outputs, [item.own_rows for place, item in enumerate(batch) if place not in bad])
-        if bad:
+        if "bad" in told:
+            bad = {int(place): str(reason) for place, reason in told["bad"]}
             for place, reason in bad.items():
                 self._fail([batch[place]], BadRows(reason))
             batch = [item for place, item in enumerate(batch) if place not in bad]
+            parts = [unpack(answer)[0] for answer in outputs["answers"]]
             # How long it took to find the rows at fault says nothing of the batches to come.
             self._lanes.returned(start, self._clock())
         else:
-            news = not away.told
-            self._lanes.landed(start, self._clock(), run_ms, wait_ms, ran_ms, news)
+            parts = split(outputs, [item.own_rows for item in batch])
+            self._lanes.landed(start, self._clock(), run_ms, wait_ms, ran_ms, not away.told)
         rows = sum(item.own_rows for item in start.items)
         for item, part in zip(batch, parts, strict=True):
             if not item.future.done():

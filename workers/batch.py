@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from optimizers import artifact
 from optimizers.profile import LatencyProfile
-from optimizers.runner import Runner, RunnerError, load
+from optimizers.runner import RunnerError
 from optimizers.tensors import Tensors, check
 from workers.drain import Drain
 from workers.drain_settings import DrainSettings, Meter
+from workers.loaded import LoadedVariant
 from workers.model_thread import Model, UnknownVariant
-from workers.online import example_batch
 from workers.queue import DeadlineQueue, QueueSettings, QueueUnavailable, settings_from
 from workers.redis_queue import RedisQueue
 
@@ -44,37 +44,31 @@ class ArtifactModel:
     def __init__(self, artifacts: str, threads: int) -> None:
         self._folder = artifacts
         self._threads = threads
-        self._runners: dict[str, Runner] = {}
-        self._profiles: dict[str, LatencyProfile] = {}
+        self._loaded: dict[str, LoadedVariant] = {}
 
     def load(self, variant: str) -> LatencyProfile:
-        if variant not in self._profiles:
+        if variant not in self._loaded:
             try:
                 if not variant or variant != os.path.basename(variant) or variant.startswith("."):
                     raise UnknownVariant(f"{variant!r} is no variant's name")
-                found = artifact.read(os.path.join(self._folder, variant))
-                runner = load(found, threads=self._threads)
+                self._loaded[variant] = LoadedVariant(os.path.join(self._folder, variant), self._threads)
             except (artifact.ArtifactError, RunnerError) as error:
                 raise UnknownVariant(f"variant {variant!r} cannot be loaded: {error}") from error
-            runner.run(example_batch(runner.inputs))
-            self._runners[variant] = runner
-            self._profiles[variant] = found.manifest.profile
-        return self._profiles[variant]
+        return self._loaded[variant].profile
 
     def check(self, variant: str, batch: Tensors) -> int:
-        return check(batch, self._runners[variant].inputs)
+        return check(batch, self._loaded[variant].inputs)
 
     def run(self, variant: str, batch: Tensors) -> Tensors:
-        return self._runners[variant].run(batch)
+        return self._loaded[variant].run(batch)
 
     def probe(self, variant: str) -> None:
-        runner = self._runners[variant]
-        runner.run(example_batch(runner.inputs))
+        self._loaded[variant].probe()
 
     def close(self) -> None:
-        for runner in self._runners.values():
-            runner.close()
-        self._runners.clear()
+        for loaded in self._loaded.values():
+            loaded.close()
+        self._loaded.clear()
 
 
 class BatchWorker:

@@ -17,17 +17,25 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from optimizers import tensors
 from optimizers.profile import LatencyProfile
 from optimizers.tensors import Tensors
+from workers.faults import ModelFault, RowsAtFault, attempt, describe, run_all
 from workers.work_watch import WorkWatch
+
+__all__ = [
+    "Model",
+    "ModelFault",
+    "ModelHangs",
+    "ModelThread",
+    "RowsAtFault",
+    "Runs",
+    "UnknownVariant",
+    "describe",
+    "run_jobs",
+]
 
 T = TypeVar("T")
 logger = logging.getLogger("ray.serve")
-
-
-class ModelFault(RuntimeError):
-    """The model itself is broken, not the rows: it fails on a batch that it is known to take."""
 
 
 class ModelHangs(RuntimeError):
@@ -36,10 +44,6 @@ class ModelHangs(RuntimeError):
 
 class UnknownVariant(LookupError):
     """A job pins a variant that this worker cannot load. The message says why."""
-
-
-class RowsAtFault(ValueError):
-    """Some rows of a job make the model fail; the message begins ``rows 3, 17 of 256:``."""
 
 
 class Runs(Protocol):
@@ -115,64 +119,15 @@ def _yield_processor() -> None:
 def run_jobs(model: Runs, variant: str, max_rows: int, jobs: list[Tensors]) -> list[Tensors | Exception]:
     """Run jobs as one batch; one answer each: its outputs, or the error that its rows cause.
 
-    A failing batch is bisected until the jobs at fault are alone. Raises :class:`ModelFault` when the
-    model fails on its own probe too: then no row is to blame and nothing may be failed for it.
+    Raises :class:`workers.faults.ModelFault` when the model fails on its own probe too: then no row is to
+    blame and nothing may be failed for it.
     """
+    steps = run_all(jobs, max_rows)
+    run, probe = partial(model.run, variant), partial(model.probe, variant)
     try:
-        rows = [tensors.rows_of(job) for job in jobs]
-        outputs = _run_in_pieces(model, variant, max_rows, tensors.concat(jobs), sum(rows))
-        return list(tensors.split(outputs, rows))
-    except Exception as error:
-        if len(jobs) > 1:
-            half = len(jobs) // 2
-            return [
-                answer
-                for part in (jobs[:half], jobs[half:])
-                for answer in run_jobs(model, variant, max_rows, part)
-            ]
-        try:
-            model.probe(variant)
-        except Exception as fault:
-            raise ModelFault(f"variant {variant!r} fails on its own probe: {describe(fault)}") from fault
-        return [_blame(model, variant, max_rows, jobs[0], error)]
-
-
-def describe(error: BaseException) -> str:
-    """An error as one line of text for a job's record."""
-    return f"{type(error).__name__}: {error}"[:1000]
-
-
-def _run_in_pieces(model: Runs, variant: str, max_rows: int, batch: Tensors, rows: int) -> Tensors:
-    if rows <= max_rows:
-        return model.run(variant, batch)
-    return tensors.concat(
-        [model.run(variant, _rows(batch, at, min(rows, at + max_rows))) for at in range(0, rows, max_rows)]
-    )
-
-
-def _rows(batch: Tensors, start: int, stop: int) -> Tensors:
-    return {name: array[start:stop] for name, array in batch.items()}
-
-
-def _blame(model: Runs, variant: str, max_rows: int, job: Tensors, error: Exception) -> Exception:
-    """Which rows of a failing job are at fault, by bisection."""
-    total = tensors.rows_of(job)
-    if total == 1:
-        return error
-    at_fault: list[int] = []
-
-    def search(start: int, stop: int) -> None:
-        try:
-            _run_in_pieces(model, variant, max_rows, _rows(job, start, stop), stop - start)
-        except Exception:
-            if stop - start == 1:
-                at_fault.append(start)
-                return
-            middle = (start + stop) // 2
-            search(start, middle)
-            search(middle, stop)
-
-    search(0, total)
-    if not at_fault:
-        return error
-    return RowsAtFault(f"rows {', '.join(map(str, at_fault))} of {total}: {describe(error)}")
+        step = next(steps)
+        while True:
+            step = steps.send(attempt(run, probe, step))
+    except StopIteration as done:
+        answers: list[Tensors | Exception] = done.value
+        return answers

@@ -6,24 +6,26 @@ while another runs.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 
-from optimizers import artifact
-from optimizers.runner import Runner, load
-from optimizers.tensors import Tensors, TensorSpec, concat, pack, split, unpack
-from workers.model_thread import describe, run_jobs
+from optimizers.tensors import Tensors, pack, rows_of, split, unpack
+from workers.faults import Bounds, Ran, attempt, describe, find_faults
+from workers.loaded import LoadedVariant
+from workers.model_thread import ModelThread
+from workers.work_limits import WorkLimit, limit_for
 
 #: A batch shorter than this may run on the event loop, which Serve's health checks share.
 _INLINE_MS = 1.0
 #: All reasons of a batch must fit the header of one message.
-_REASON_CHARS = 300
+_REASON_CHARS, _ALL_REASONS_CHARS = 300, 500_000
+#: The rows at fault are looked for as long as finding one of them takes, which is twice the batch's own time,
+#: and a little longer.
+_SEARCH_TIMES, _SEARCH_MS = 3.0, 100.0
 #: At INFO, Serve makes a record of every call, and throws it away where the access log is off.
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -34,24 +36,29 @@ class BatchRunner:
     """Holds every online variant of one model and answers `run` calls one batch at a time.
 
     It knows nothing of Serve: the router may have one of its own for a model that takes less time than a
-    call to another process.
+    call to another process. ``hung_after_ms`` is how long a batch may compute, or be blocked, before the
+    replica counts as hung; by default that follows from the variant's profile.
     """
 
-    def __init__(self, model: str, artifacts: str, variants: Sequence[str], threads: int) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: str,
+        artifacts: str,
+        variants: Sequence[str],
+        threads: int,
+        hung_after_ms: float | None = None,
+    ) -> None:
+        self._model, self._hung_after_ms = model, hung_after_ms
         # One thread, so that batches run in the order they came and the event loop stays free for
-        # Serve's health checks; the runtimes release the interpreter lock while they compute.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{model}-online")
-        self._runners: dict[str, Runner] = {}
+        # Serve's health checks; the runtimes release the interpreter lock while they compute. It comes before
+        # the variants: its watch tells the threads that a runtime starts from those before them.
+        self._thread = ModelThread(f"{model}-online", sched_idle=False)
         #: What a batch of each variant takes at most these days; falls slowly, rises at once.
         self._usual_ms: dict[str, float] = {}
         self._running = 0
         #: What all batches together ran so far.
         self._ran_ms = 0.0
-        for variant in variants:
-            runner = load(artifact.read(f"{artifacts}/{variant}"), threads=threads)
-            runner.run(example_batch(runner.inputs))
-            self._runners[variant] = runner
+        self._loaded = {name: LoadedVariant(f"{artifacts}/{name}", threads) for name in variants}
 
     async def run(self, variant: str, message: bytes) -> bytes:
         """Run one batch: an `optimizers.tensors.pack` message in, another out.
@@ -60,52 +67,104 @@ class BatchRunner:
         tell ``wait_ms``, how long the batch waited here for the one before it, and ``run_ms``, how long it
         ran; ``ran_ms``, how long all batches together have run so far, by which each of several routers
         learns how much of this replica the others take; and where some requests make the model fail,
-        ``bad``: pairs of a request's place in the batch and the reason. The outputs are then those of the
-        others.
+        ``bad``: pairs of a request's place in the batch and the reason. The answer's one tensor is then
+        ``answers``: the message of each of the others, in their order.
 
-        Raises KeyError for a variant this replica does not hold, `workers.model_thread.ModelFault` where
+        Raises KeyError for a variant this replica does not hold, `workers.faults.ModelFault` where
         no request is to blame.
         """
-        runner = self._runners[variant]
+        if variant not in self._loaded:
+            raise KeyError(variant)
         arrived = time.perf_counter()
         try:
             if not self._running and self._usual_ms.get(variant, math.inf) < _INLINE_MS:
                 # Handing so short a batch to the thread and back would cost more than running it.
-                reply, ran_ms = self._run(runner, message, arrived)
+                reply, ran_ms = self._run(variant, message, arrived)
             else:
-                reply, ran_ms = await self._apart(self._run, runner, message, arrived)
+                reply, ran_ms = await self._apart(self._run, variant, message, arrived)
         except Exception as error:
-            return await self._apart(_run_apart, runner, message, arrived, error)
+            return await self._find_faults(variant, message, arrived, error)
         usual_ms = self._usual_ms.get(variant, ran_ms)
         self._usual_ms[variant] = max(ran_ms, 0.9 * usual_ms + 0.1 * ran_ms)
         return reply
 
-    def _run(self, runner: Runner, message: bytes, arrived: float) -> tuple[bytes, float]:
+    def _run(self, variant: str, message: bytes, arrived: float) -> tuple[bytes, float]:
         """One batch. In the model's thread, or on the event loop while that thread has nothing to do."""
         started = time.perf_counter()
         inputs, _ = unpack(message)
-        outputs = runner.run(inputs)
+        with self._thread.watch.work(*self._piece(variant, rows_of(inputs))):
+            outputs = self._loaded[variant].run(inputs)
         ended = time.perf_counter()
         wait_ms, run_ms = (started - arrived) * 1e3, (ended - started) * 1e3
         self._ran_ms += run_ms
         return pack(outputs, {"wait_ms": wait_ms, "run_ms": run_ms, "ran_ms": self._ran_ms}), run_ms
 
+    def _piece(self, variant: str, rows: int) -> tuple[str, WorkLimit]:
+        """What is run, in words, and how long it may take."""
+        if self._hung_after_ms is None:
+            limit = limit_for(self._loaded[variant].profile.predict_ms(rows))
+        else:
+            limit = WorkLimit(self._hung_after_ms, self._hung_after_ms)
+        return f"variant {variant!r}, a batch of {rows} rows,", limit
+
+    async def _find_faults(self, variant: str, message: bytes, arrived: float, error: Exception) -> bytes:
+        """Run a batch that failed by bisection; the requests at fault are told why, the others answered.
+
+        Each run goes behind the batches that wait, so that the search holds nobody else up for long.
+        """
+        inputs, parameters = unpack(message)
+        rows = parameters.get("rows")
+        if not rows:
+            raise error
+        loaded, ran_ms = self._loaded[variant], 0.0
+        bounds = Bounds(ms=max(_SEARCH_MS, _SEARCH_TIMES * loaded.profile.predict_ms(sum(rows))))
+        steps = find_faults(split(inputs, rows), sum(rows), error, bounds)
+        try:
+            step = next(steps)
+            while True:
+                ran = await self._apart(self._step, variant, step)
+                ran_ms += ran.ms
+                step = steps.send(ran)
+        except StopIteration as done:
+            answers: list[Tensors | Exception] = done.value
+        bad = [(n, answer) for n, answer in enumerate(answers) if isinstance(answer, Exception)]
+        chars = min(_REASON_CHARS, _ALL_REASONS_CHARS // max(1, len(bad)))
+        told = {
+            "bad": [(n, describe(reason)[:chars]) for n, reason in bad],
+            "run_ms": ran_ms,
+            "wait_ms": max(0.0, (time.perf_counter() - arrived) * 1e3 - ran_ms),
+        }
+        # One by one: what was run in different batches need not fit together.
+        good = [pack(answer) for answer in answers if not isinstance(answer, Exception)]
+        return pack({"answers": np.array(good, object)}, told)
+
+    def _step(self, variant: str, step: Tensors | None) -> Ran:
+        """One run of a search for faults, in the model's thread."""
+        loaded = self._loaded[variant]
+        with self._thread.watch.work(*self._piece(variant, 1 if step is None else rows_of(step))):
+            return attempt(loaded.run, loaded.probe, step)
+
     async def _apart(self, function: Callable[..., T], *args: object) -> T:
         """In the model's thread, behind what runs there."""
         self._running += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+            return await self._thread.call(function, *args)
         finally:
             self._running -= 1
 
     async def check_health(self) -> None:
-        """Returns while the model's thread is alive and not stuck."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, _nothing)
+        """Raises while the model's thread works on something for longer than its size explains.
+
+        It waits for nothing, least of all for the thread, which may be busy with a long batch.
+        """
+        problem = self._thread.watch.look()
+        if problem is not None:
+            raise RuntimeError(f"model {self._model}: {problem}")
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        for runner in self._runners.values():
-            runner.close()
+        self._thread.close()
+        for loaded in self._loaded.values():
+            loaded.close()
 
 
 class OnlineReplica(BatchRunner):
@@ -122,48 +181,15 @@ class OnlineReplica(BatchRunner):
         self.close()
 
 
-def _run_apart(runner: Runner, message: bytes, arrived: float, error: Exception) -> bytes:
-    """Run a batch that failed by bisection; the requests at fault are told why, the others answered."""
-    started = time.perf_counter()
-    inputs, parameters = unpack(message)
-    rows = parameters.get("rows")
-    if not rows:
-        raise error
-    answers = run_jobs(_Bare(runner), "", sum(rows), split(inputs, rows))
-    bad = [(n, describe(a)[:_REASON_CHARS]) for n, a in enumerate(answers) if isinstance(a, Exception)]
-    good = [answer for answer in answers if not isinstance(answer, Exception)]
-    wait_ms, run_ms = (started - arrived) * 1e3, (time.perf_counter() - started) * 1e3
-    return pack(concat(good) if good else {}, {"wait_ms": wait_ms, "run_ms": run_ms, "bad": bad})
-
-
-class _Bare:
-    """A runner as `workers.model_thread.run_jobs` takes a model."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-
-    def run(self, variant: str, batch: Tensors) -> Tensors:
-        return self._runner.run(batch)
-
-    def probe(self, variant: str) -> None:
-        self._runner.run(example_batch(self._runner.inputs))
-
-
-def _nothing() -> None:
-    """Runs on the model's thread: that it returns shows that the thread is alive and not stuck."""
-
-
-def example_batch(specs: Sequence[TensorSpec], rows: int = 1) -> Tensors:
-    """A valid batch of zeros (empty strings for BYTES), for warming up; open sizes become 1."""
-    batch: Tensors = {}
-    for spec in specs:
-        shape = (rows, *(1 if size < 0 else size for size in spec.shape[1:]))
-        fill: Any = b"" if spec.datatype == "BYTES" else 0
-        batch[spec.name] = np.full(shape, fill, dtype=spec.dtype)
-    return batch
-
-
-def deployment(model: str, artifacts: str, variants: Sequence[str], *, replicas: int, threads: int) -> Any:
+def deployment(
+    model: str,
+    artifacts: str,
+    variants: Sequence[str],
+    *,
+    replicas: int,
+    threads: int,
+    hung_after_ms: float | None = None,
+) -> Any:
     """The bound Serve deployment ``{model}-online``."""
     from ray import serve
 
@@ -178,4 +204,4 @@ def deployment(model: str, artifacts: str, variants: Sequence[str], *, replicas:
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=10.0,
         logging_config=LOGGING,
-    )(OnlineReplica).bind(model, artifacts, list(variants), threads)
+    )(OnlineReplica).bind(model, artifacts, list(variants), threads, hung_after_ms)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import orjson
 import pytest
+import torch
+from torch import nn
 
-from optimizers import artifact, machine, pipeline, provenance
+from optimizers import artifact, example_row, machine, pipeline, provenance
 from optimizers.cache import PassCache, next_key, start_key
 from optimizers.passes import PassError
 from optimizers.recipe import (
@@ -23,6 +25,8 @@ from optimizers.recipe import (
     Search,
     Variant,
 )
+from optimizers.task import Metric, Model
+from optimizers.tensors import TensorSpec
 from tests.support.small_task import small_task
 
 INT8 = Variant("int8", (FineTune(epochs=1), QuantizeStatic(rows=64)))
@@ -59,6 +63,10 @@ def test_a_run_makes_artifacts_a_report_and_skips_what_is_not_available(tmp_path
     assert result.met and len(result.goals["int8"]) == 1
     (example,) = manifest.notes["example"].values()
     assert example["shape"][0] == 1 and any(value > 0 for value in example["data"])
+    for made in found.values():
+        kept = example_row.example_of(made)
+        assert kept.is_real
+        assert (kept.row["image"] == small_task().test.inputs["image"][:1]).all()
     assert orjson.loads((tmp_path / "report.json").read_bytes())["skipped"] == dict(result.skipped)
 
     again, said = _run(RECIPE, tmp_path)
@@ -163,3 +171,15 @@ def test_nothing_made_by_other_code_libraries_or_machines_is_kept(
         "int8: quantize_static (1/1)" if what != "machine" else "int8: quantize_static (1/1): already done"
     )
     assert again in said
+
+
+def test_a_model_whose_output_rows_are_not_its_inputs_rows_is_not_made(tmp_path: Path) -> None:
+    class Pooled(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image.flatten(1).mean(0, keepdim=True)
+
+    task, outputs = small_task(), (TensorSpec("mean", "FP32", (-1, 64)),)
+    model = Model("torch", Pooled().eval(), task.model.inputs, outputs)
+    pooled = replace(task, model=model, metric=Metric("one", lambda predict, data: 1.0), digest="pooled")
+    with pytest.raises(example_row.RowsNotKept, match=r"output 'mean' has shape .* one row for each"):
+        pipeline.run(Recipe("pooled", "none:none", (Variant("float32"),)), tmp_path, task=pooled)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from optimizers.profile import LatencyProfile, ProfilePoint
-from optimizers.tensors import Tensors, concat, pack, rows_of, split, unpack
+from optimizers.tensors import Tensors, pack, rows_of, split, unpack
 from router.estimate import Variant
 from tests.support.virtual_time import now_ms
 
@@ -88,9 +88,11 @@ class Replica:
         if not bad:
             return pack({"y": inputs["x"] * 2}, told)
         await asyncio.sleep(self.search_ms / 1_000.0)
-        good = [each for n, each in enumerate(requests) if n not in bad]
-        outputs = {"y": concat(good)["x"] * 2} if good else {}
-        return pack(outputs, {**told, "bad": [(n, "ValueError: a bad value") for n in bad]})
+        good = [pack({"y": each["x"] * 2}) for n, each in enumerate(requests) if n not in bad]
+        return pack(
+            {"answers": np.array(good, object)},
+            {**told, "bad": [(n, "ValueError: a bad value") for n in bad]},
+        )
 
     @property
     def batches(self) -> list[list[float]]:

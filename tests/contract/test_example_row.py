@@ -1,0 +1,218 @@
+"""A variant is warmed up and probed with a row that it takes; one that gives other rows is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from optimizers import artifact, runner
+from optimizers.artifact import ArtifactMalformed, Manifest
+from optimizers.example_row import FILE, ExampleFails, RowsNotKept, example_of
+from optimizers.profile import LatencyProfile, ProfilePoint
+from optimizers.tensors import Tensors, TensorSpec, pack, unpack
+from tests.support import tiny_onnx
+from workers.batch import ArtifactModel
+from workers.loaded import LoadedVariant
+from workers.model_thread import ModelFault, UnknownVariant, run_jobs
+from workers.online import BatchRunner
+
+IMAGE = (TensorSpec("image", "FP32", (-1, 1, -1, -1)),)
+WORD = (TensorSpec("word", "BYTES", (-1,)),)
+
+
+def convolution(folder: Path, example: Tensors | None = None) -> Path:
+    """A 3 x 3 convolution without padding: no image of 1 x 1."""
+    weights = helper.make_tensor("weights", TensorProto.FLOAT, [1, 1, 3, 3], [1.0] * 9)
+    node = helper.make_node("Conv", ["image", "weights"], ["sums"])
+    outputs = (TensorSpec("sums", "FP32", (-1, 1, -1, -1)),)
+    model = tiny_onnx.graph([node], IMAGE, outputs, [weights])
+    return tiny_onnx.write(folder, model, IMAGE, outputs, example)
+
+
+def encoder(folder: Path, example: Tensors | None = None) -> Path:
+    """Two words by their numbers; any other has none."""
+    labels = helper.make_node(
+        "LabelEncoder",
+        ["word"],
+        ["index"],
+        domain="ai.onnx.ml",
+        keys_strings=["cat", "dog"],
+        values_int64s=[0, 1],
+        default_int64=99,
+    )
+    table = helper.make_tensor("table", TensorProto.FLOAT, [2], [0.5, 1.5])
+    nodes = [labels, helper.make_node("Gather", ["table", "index"], ["value"])]
+    outputs = (TensorSpec("value", "FP32", (-1,)),)
+    model = tiny_onnx.graph(nodes, WORD, outputs, [table])
+    return tiny_onnx.write(folder, model, WORD, outputs, example)
+
+
+def first_token(folder: Path, example: Tensors | None = None) -> Path:
+    """The number of a text's first word: an empty text has no token at all."""
+    network = (TensorSpec("input_ids", "INT64", (-1, -1)),)
+    place = helper.make_tensor("place", TensorProto.INT64, [], [0])
+    node = helper.make_node("Gather", ["input_ids", "place"], ["first"], axis=1)
+    outputs = (TensorSpec("first", "INT64", (-1,)),)
+    tokenizer = Tokenizer(WordLevel({"cat": 5, "dog": 6, "?": 0}, unk_token="?"))
+    tokenizer.pre_tokenizer = Whitespace()
+    manifest = Manifest(
+        model="tiny",
+        variant="v",
+        runtime="onnx",
+        inputs=WORD,
+        outputs=outputs,
+        metric="accuracy",
+        quality={"accuracy": 1.0, "quality_drop": 0.0},
+        profile=LatencyProfile((ProfilePoint(1, 1.0, 1.0),)),
+        size_bytes=1,
+        parameters=1,
+        settings={"weights": "model.onnx"},
+        preprocess={"kind": "tokenizer", "file": "tokenizer.json", "input": "word", "max_tokens": 8},
+    )
+    files: dict[str, bytes | Path] = {
+        "model.onnx": tiny_onnx.graph([node], network, outputs, [place]),
+        "tokenizer.json": tokenizer.to_str().encode(),
+    }
+    if example is not None:
+        files[FILE] = pack(example)
+    artifact.write(folder, manifest, files)
+    return folder
+
+
+CASES = {
+    "an unpadded convolution": (
+        convolution,
+        {"image": np.ones((1, 1, 4, 5), np.float32)},
+        [[[[9.0] * 3] * 2]],
+    ),
+    "an encoder that knows no empty word": (encoder, {"word": np.array([b"dog"], object)}, [1.5]),
+    "a tokenizer that makes no token of nothing": (
+        first_token,
+        {"word": np.array([b"dog cat"], object)},
+        [6],
+    ),
+}
+each_case = pytest.mark.parametrize(("make", "row", "expected"), CASES.values(), ids=CASES.keys())
+
+
+@each_case
+@pytest.mark.parametrize("kept", [True, False], ids=["with its example row", "without one"])
+async def test_a_model_that_takes_no_zeros_starts_and_answers(
+    tmp_path: Path, make: object, row: Tensors, expected: object, kept: bool
+) -> None:
+    assert callable(make)
+    folder = make(tmp_path, row if kept else None)
+    replica = BatchRunner("tiny", str(folder), ["v"], 1)
+    outputs, _ = unpack(await replica.run("v", pack(row, {"rows": [1]})))
+    (values,) = outputs.values()
+    assert values.tolist() == expected
+    worker = ArtifactModel(str(folder), 1)
+    worker.load("v")
+    (answer,) = run_jobs(worker, "v", 8, [row])
+    assert isinstance(answer, dict)
+    replica.close()
+    worker.close()
+
+
+@each_case
+async def test_a_bad_row_fails_alone_where_zeros_fail_as_well(
+    tmp_path: Path, make: object, row: Tensors, expected: object
+) -> None:
+    assert callable(make)
+    worker = ArtifactModel(str(make(tmp_path)), 1)
+    worker.load("v")
+    bad = {name: np.full((1, 1, 1, 1), 0, np.float32) for name in row}
+    if "word" in row:
+        bad = {"word": np.array([b""], object)}
+    # Before anything has worked, and after.
+    for _ in range(2):
+        (failed,) = run_jobs(worker, "v", 8, [bad])
+        assert isinstance(failed, Exception)
+        _, good = run_jobs(worker, "v", 8, [bad, row])
+        assert isinstance(good, dict)
+    worker.close()
+
+
+def test_once_a_row_has_worked_a_model_that_fails_on_it_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = ArtifactModel(str(encoder(tmp_path)), 1)
+    worker.load("v")
+    good = {"word": np.array([b"cat"], object)}
+    run_jobs(worker, "v", 8, [good])
+
+    def broken(batch: Tensors) -> Tensors:
+        raise MemoryError("the device is gone")
+
+    monkeypatch.setattr(worker._loaded["v"]._runner, "run", broken)
+    with pytest.raises(ModelFault, match="the device is gone"):
+        run_jobs(worker, "v", 8, [good])
+
+
+def test_a_model_that_fails_on_the_row_of_its_own_artifact_is_not_loaded(tmp_path: Path) -> None:
+    encoder(tmp_path, {"word": np.array([b"bird"], object)})
+    with pytest.raises(ExampleFails, match="v: it fails on its own example row"):
+        LoadedVariant(str(tmp_path / "v"), 1)
+
+
+def test_an_example_that_is_not_one_row_of_the_inputs_is_refused(tmp_path: Path) -> None:
+    first_token(tmp_path, {"word": np.array([b"cat", b"dog"], object)})
+    with pytest.raises(
+        ArtifactMalformed, match=r"example.tensors: not one row of the model's inputs: it has 2"
+    ):
+        example_of(artifact.read(tmp_path / "v"))
+
+
+def above_half(folder: Path, example: Tensors | None = None) -> Path:
+    """The values above one half, in as many rows as there are, like boxes after non-maximum suppression."""
+    inputs, outputs = (TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("boxes", "FP32", (-1,)),)
+    half = helper.make_tensor("half", TensorProto.FLOAT, [], [0.5])
+    nodes = [
+        helper.make_node("Greater", ["x", "half"], ["chosen"]),
+        helper.make_node("Compress", ["x", "chosen_flat"], ["boxes"]),
+    ]
+    shape = helper.make_tensor("flat", TensorProto.INT64, [1], [-1])
+    nodes.insert(1, helper.make_node("Reshape", ["chosen", "flat"], ["chosen_flat"]))
+    model = tiny_onnx.graph(nodes, inputs, outputs, [half, shape])
+    return tiny_onnx.write(folder, model, inputs, outputs, example)
+
+
+@pytest.mark.parametrize("example", [{"x": np.ones((1, 4), np.float32)}, None], ids=["example", "zeros"])
+def test_a_model_whose_output_rows_are_not_its_inputs_rows_is_refused_with_the_reason(
+    tmp_path: Path, example: Tensors | None
+) -> None:
+    above_half(tmp_path, example)
+    with pytest.raises(RowsNotKept, match=r"output 'boxes' has shape .* one row for each"):
+        BatchRunner("tiny", str(tmp_path), ["v"], 1)
+    with pytest.raises(UnknownVariant, match=r"output 'boxes' has shape .* one row for each"):
+        ArtifactModel(str(tmp_path), 1).load("v")
+
+
+async def test_rows_that_get_another_number_of_outputs_fail_alone(tmp_path: Path) -> None:
+    above_half(tmp_path, {"x": np.array([[1, 0, 0, 0]], np.float32)})
+    replica = BatchRunner("tiny", str(tmp_path), ["v"], 1)
+    rows = np.array([[0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]], np.float32)
+    outputs, told = unpack(await replica.run("v", pack({"x": rows}, {"rows": [1, 1, 1]})))
+    ((place, reason),) = told["bad"]
+    assert place == 1
+    assert "output 'boxes' has shape [2] for 1 rows of input" in reason
+    assert [unpack(answer)[0]["boxes"].tolist() for answer in outputs["answers"]] == [[1.0], [1.0]]
+    replica.close()
+
+
+def test_an_example_fits_its_specs_datatypes(tmp_path: Path) -> None:
+    model, inputs, outputs = tiny_onnx.lookup(4)
+    tiny_onnx.write(tmp_path, model, inputs, outputs, {"index": np.array([3, 2], np.int32)})
+    found = artifact.read(tmp_path / "v")
+    example = example_of(found)
+    assert example.is_real
+    assert example.batch(3)["index"].tolist() == [3, 3, 3]
+    opened = runner.load(found)
+    assert opened.run(example.batch())["value"].tolist() == [13.0]
+    opened.close()

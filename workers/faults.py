@@ -1,0 +1,176 @@
+"""Which requests make a model fail, and which of their rows: found by bisection, one run at a time.
+
+:func:`find_faults` says what to run next and is told how that went, so its caller may let other work run
+in between. Every request is told apart from the others, however many runs that takes: none fails for
+another's rows. The rows at fault within a request are looked for within :class:`Bounds` only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+from optimizers import tensors
+from optimizers.tensors import Tensors
+
+
+class ModelFault(RuntimeError):
+    """The model itself is broken, not the rows: it fails on a batch that it is known to take."""
+
+
+class RowsAtFault(ValueError):
+    """Some rows of a job make the model fail; the message begins ``rows 3, 17 of 256:``, and says so where
+    the search for them was cut short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long a search may go on: so many runs to tell requests apart before each is run alone; and so many
+    runs again, or so much time of the model, to find the rows at fault in them."""
+
+    runs: int = 32
+    ms: float = 5_000.0
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One run: the outputs, or the error, and the time that it took."""
+
+    answer: Tensors | Exception
+    ms: float
+
+
+#: What to run next: a batch, or (None) the model's own probe.
+Steps = Generator[Tensors | None, Ran, list[Tensors | Exception]]
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line of text for a job's record."""
+    return f"{type(error).__name__}: {error}"[:1000]
+
+
+def attempt(run: Callable[[Tensors], Tensors], probe: Callable[[], None], step: Tensors | None) -> Ran:
+    """Run one of the :data:`Steps`, in the model's thread."""
+    started = time.perf_counter()
+    answer: Tensors | Exception = {}
+    try:
+        if step is None:
+            probe()
+        else:
+            answer = run(step)
+    except Exception as error:  # each runtime raises its own
+        answer = error
+    return Ran(answer, (time.perf_counter() - started) * 1e3)
+
+
+def find_faults(
+    jobs: Sequence[Tensors], max_rows: int, error: Exception, bounds: Bounds = DEFAULT_BOUNDS
+) -> Steps:
+    """One answer for each of the ``jobs`` whose batch failed with ``error``: its outputs, or its own error.
+
+    Raises :class:`ModelFault` when the probe fails, before or after the search: then no row is to blame.
+    """
+    yield from _check_model()
+    answers: list[Tensors | Exception] = [error] * len(jobs)
+    failed, runs = [range(len(jobs))], 0
+    while failed:
+        group = failed.pop()
+        if len(group) == 1:
+            continue
+        size = -(-len(group) // 2) if runs < bounds.runs else 1
+        for part in (group[at : at + size] for at in range(0, len(group), size)):
+            runs += 1
+            ran = yield from _run([jobs[place] for place in part], max_rows)
+            if isinstance(ran.answer, Exception):
+                answers[part[0]] = ran.answer
+                failed.append(part)
+            else:
+                rows = [tensors.rows_of(jobs[place]) for place in part]
+                answers[part.start : part.stop] = tensors.split(ran.answer, rows)
+    search = _RowSearch(max_rows, bounds)
+    for place, answer in enumerate(answers):
+        if isinstance(answer, Exception):
+            answers[place] = yield from search.blame(jobs[place], answer)
+    yield from _check_model()
+    return answers
+
+
+def run_all(jobs: Sequence[Tensors], max_rows: int, bounds: Bounds = DEFAULT_BOUNDS) -> Steps:
+    """One answer for each of the ``jobs``, run as one batch; where that fails, by :func:`find_faults`."""
+    ran = yield from _run(jobs, max_rows)
+    if isinstance(ran.answer, Exception):
+        return (yield from find_faults(jobs, max_rows, ran.answer, bounds))
+    return list(tensors.split(ran.answer, [tensors.rows_of(job) for job in jobs]))
+
+
+def _check_model() -> Generator[None, Ran, None]:
+    ran = yield None
+    if isinstance(ran.answer, Exception):
+        raise ModelFault(
+            f"the model fails on a row that it took before: {describe(ran.answer)}"
+        ) from ran.answer
+
+
+def _run(jobs: Sequence[Tensors], max_rows: int) -> Generator[Tensors, Ran, Ran]:
+    """Run jobs as one batch, in pieces of ``max_rows``."""
+    ms, pieces = 0.0, []
+    try:
+        batch = tensors.concat(jobs)
+        rows = tensors.rows_of(batch)
+        for start in range(0, rows, max_rows):
+            ran = yield _rows(batch, start, start + max_rows)
+            ms += ran.ms
+            if isinstance(ran.answer, Exception):
+                return Ran(ran.answer, ms)
+            pieces.append(ran.answer)
+        outputs = tensors.concat(pieces)
+        tensors.split(outputs, [rows])
+    except tensors.TensorError as error:
+        return Ran(error, ms)
+    return Ran(outputs, ms)
+
+
+def _rows(batch: Tensors, start: int, stop: int) -> Tensors:
+    return {name: array[start:stop] for name, array in batch.items()}
+
+
+class _RowSearch:
+    """Finds the rows at fault in one request after another, within the bounds of all of them together."""
+
+    def __init__(self, max_rows: int, bounds: Bounds) -> None:
+        self._max_rows, self._bounds = max_rows, bounds
+        self._runs, self._ms = 0, 0.0
+
+    def blame(self, job: Tensors, error: Exception) -> Generator[Tensors, Ran, Exception]:
+        """The error of a request that fails alone, with the rows that are at fault."""
+        try:
+            total = tensors.rows_of(job)
+        except tensors.TensorError:
+            return error
+        at_fault: list[int] = []
+        # From left to right, so that what is not decided when the search ends are the last rows.
+        pending = _halves(range(total))
+        while pending and self._runs < self._bounds.runs and self._ms < self._bounds.ms:
+            part = pending.pop()
+            ran = yield from _run([_rows(job, part.start, part.stop)], self._max_rows)
+            self._runs, self._ms = self._runs + 1, self._ms + ran.ms
+            if isinstance(ran.answer, Exception):
+                if len(part) == 1:
+                    at_fault.append(part.start)
+                pending += _halves(part)
+        if not at_fault and not pending:
+            return error
+        which = f"rows {', '.join(map(str, at_fault))} of {total}" if at_fault else f"some of {total} rows"
+        if pending:
+            which += f" (the search for them ended after {self._runs} runs, before row {pending[-1].start})"
+        return RowsAtFault(f"{which}: {describe(error)}")
+
+
+def _halves(rows: range) -> list[range]:
+    """Both halves, the second one first; none of a single row."""
+    middle = (rows.start + rows.stop) // 2
+    return [range(middle, rows.stop), range(rows.start, middle)] if len(rows) > 1 else []
