@@ -30,7 +30,7 @@ from router.estimate import Variant, drain_rows_per_s
 from router.ingress import Ingress
 from router.ingress.grpc_ingress import GrpcIngress, GrpcMethods
 from router.ingress.grpc_peers import is_here
-from router.manifests import read_manifests
+from router.manifests import read_examples, read_manifests
 from router.metrics import Publisher, Recorder
 from router.policy import Batch, Policy, PolicyError
 from router.policy.reload import Look, PolicyFile, digest_of, follow
@@ -87,6 +87,7 @@ def build(args: AppArgs | dict[str, Any]) -> Application:
                 model.online.variants,
                 replicas=model.online.replicas,
                 threads=model.online.threads,
+                hung_after_ms=model.online.hung_after,
             )
         if model.batch and redis_url:
             chosen = manifests[name][model.batch.variant]
@@ -175,7 +176,7 @@ class Router(GrpcMethods):
         self._recorder.policy(self._policy_file.digest, refused=False)
         self._log_file = LogFile(serve_folder(), file_name())
         sections = {name: model.online for name, model in policy.models.items() if model.online}
-        self._warm_up = WarmUp(models, sections)
+        self._warm_up = WarmUp(models, sections, read_examples(policy))
         self._tasks = [
             asyncio.create_task(self._warm_up.run()),
             asyncio.create_task(self._service.queued.watch()),
@@ -238,7 +239,9 @@ class Router(GrpcMethods):
         if model.online is None or not model.online.in_router:
             return None if handle is None else ServeSource(handle)
         section = model.online
-        own = online.BatchRunner(name, str(model.artifacts.absolute()), section.variants, section.threads)
+        own = online.BatchRunner(
+            name, str(model.artifacts.absolute()), section.variants, section.threads, section.hung_after
+        )
         self._own.append(own)
         return OwnSource(own)
 

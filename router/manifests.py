@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from optimizers import artifact
 from optimizers.artifact import ArtifactError, Manifest
+from optimizers.example_row import Example, example_of
 from router.estimate import Variant
 from router.policy import Model, Policy, PolicyError
 
@@ -44,6 +45,20 @@ def read_variants(policy: Policy, source: str = "policy") -> dict[str, dict[str,
         model: {name: Variant(name, m.profile, m.quality_drop) for name, m in found.items()}
         for model, found in read_manifests(policy, source).items()
     }
+
+
+def read_examples(policy: Policy) -> dict[str, Example]:
+    """For each online model a row to try it with: one that an artifact keeps, else zeros.
+
+    Raises `optimizers.artifact.ArtifactError`.
+    """
+    found: dict[str, Example] = {}
+    for name, model in policy.models.items():
+        for variant in model.online.variants if model.online else ():
+            example = example_of(artifact.read(model.artifacts / variant, verify=False))
+            if example.is_real or name not in found:
+                found[name] = example
+    return found
 
 
 def _mismatches(model: Model, manifests: Mapping[str, Manifest]) -> list[str]:

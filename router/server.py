@@ -22,8 +22,7 @@ from router import policy as policies
 from router.manifests import read_manifests
 from router.policy import Policy, PolicyError
 from router.policy.reload import digest_of
-
-READY_WITHIN_S = 60.0
+from router.warm_up import ready_within_s
 
 
 class ServerError(RuntimeError):
@@ -108,7 +107,8 @@ def running(
     begun, local_only = time.monotonic(), _is_local(host)
     policy = policies.read(policy_path)
     digest = digest_of(Path(policy_path).read_text(encoding="utf-8"))
-    _check_artifacts(policy, policy_path)
+    # Before Ray is started: a missing variant should be said in a tenth of a second, not after ten.
+    ready_s = ready_within_s(policy, read_manifests(policy, str(policy_path)))
     if not insecure and not local_only:
         _check_keys(policy, policy_path, host)
     with ExitStack() as stack:
@@ -125,7 +125,7 @@ def running(
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
         url = f"http://{shown}:{port}"
-        _wait_ready(url, routers)
+        _wait_ready(url, routers, ready_s)
         if data is not None:
             policy = policy.model_copy(update={"redis": policy.redis.model_copy(update={"data": data})})
         yield Server(
@@ -139,11 +139,6 @@ def running(
             f"{shown}:{grpc_port}" if grpc_port else None,
             local_only,
         )
-
-
-def _check_artifacts(policy: Policy, path: str | Path) -> None:
-    # Before Ray is started: a missing variant should be said in a tenth of a second, not after ten.
-    read_manifests(policy, str(path))
 
 
 def _is_local(host: str) -> bool:
@@ -243,7 +238,7 @@ def _undeploy() -> None:
     serve.delete(APP_NAME)
 
 
-def _wait_ready(url: str, routers: int) -> None:
+def _wait_ready(url: str, routers: int, within_s: float) -> None:
     """Until the router says that every model answers and the queue is there.
 
     Of several any may be the one that is asked: they are, then, when two rounds in a row say so.
@@ -251,7 +246,7 @@ def _wait_ready(url: str, routers: int) -> None:
     last, ready, wanted = "no answer", 0, 1 if routers == 1 else 2 * routers
     # The environment's proxy has no business between a server and itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    end = time.monotonic() + READY_WITHIN_S
+    end = time.monotonic() + within_s
     while time.monotonic() < end:
         try:
             with opener.open(f"{url}/v2/health/ready", timeout=5) as reply:
@@ -263,4 +258,7 @@ def _wait_ready(url: str, routers: int) -> None:
         except (urllib.error.URLError, OSError, ValueError) as error:
             last, ready = str(error), 0
         time.sleep(0.05)
-    raise ServerError(f"{url} was not ready within {READY_WITHIN_S:.0f} s: {last}")
+    raise ServerError(
+        f"{url} was not ready within {within_s:.0f} s: {last}; the router's log says how far each model is, "
+        "and 'online.ready_within' of a model in the policy sets how long this may take"
+    )

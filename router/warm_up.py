@@ -11,15 +11,19 @@ import logging
 from collections.abc import Collection, Mapping
 from itertools import count
 
-from optimizers.tensors import Tensors
+from optimizers.artifact import Manifest
+from optimizers.example_row import Example
+from optimizers.tensors import pack
 from router.call import ServedModel
-from router.dispatch import DispatchError, OnlineDispatcher
-from router.policy import Online
+from router.dispatch import BadRows, DispatchError, OnlineDispatcher
+from router.policy import Online, Policy
 from router.probing import probe_within_ms
-from workers.online import example_batch
 
 _WARM_UP_CALLS = 5
 _RETRY_S, _PROBE_EVERY_S, _REPORT_EVERY_S = 0.2, 0.1, 10.0
+_MOST_BYTES = 16 << 20
+#: What `ready_within_s` allows for beside the warm-up, and how much slower than measured that may be.
+_READY_S, _SLOWER = 60.0, 4.0
 _log = logging.getLogger("ray.serve")
 
 
@@ -28,21 +32,43 @@ def warm_up_sizes(max_batch: int) -> list[int]:
     return [1] * _WARM_UP_CALLS + [rows for rows in (4, 16, max_batch) if rows <= max_batch]
 
 
+def ready_within_s(policy: Policy, manifests: Mapping[str, Mapping[str, Manifest]]) -> float:
+    """How long a start may take, in seconds, from the moment at which the replicas are there.
+
+    What a model's ``ready_within`` says; without one, as long as the warm-up of all models, which share the
+    machine, may take by their profiles on a machine that is four times slower, and a minute.
+    """
+    sections = {name: model.online for name, model in policy.models.items() if model.online}
+    warm_up_ms = sum(
+        manifests[name][variant].profile.bound_ms(rows)
+        for name, section in sections.items()
+        for variant in section.variants
+        for rows in warm_up_sizes(section.max_batch)
+    )
+    derived_s = _READY_S + _SLOWER * warm_up_ms / 1_000.0
+    limits = [each.ready_within / 1_000.0 if each.ready_within else derived_s for each in sections.values()]
+    return max(limits, default=_READY_S)
+
+
 class _Warming:
     """One online model, and how far its warm-up is."""
 
-    def __init__(self, served: ServedModel, dispatcher: OnlineDispatcher, section: Online) -> None:
-        self.served, self.dispatcher = served, dispatcher
-        self.calls = [(v, rows) for v in section.variants for rows in warm_up_sizes(section.max_batch)]
+    def __init__(
+        self, served: ServedModel, dispatcher: OnlineDispatcher, section: Online, example: Example
+    ) -> None:
+        self.served, self.dispatcher, self.example = served, dispatcher, example
+        # Rows of an open size may be large: no call is larger than what a caller may send.
+        most = max(1, _MOST_BYTES // len(pack(example.row)))
+        sizes = warm_up_sizes(min(most, section.max_batch))
+        self.calls = [(variant, rows) for variant in section.variants for rows in sizes]
+        #: Variants that do not take the example. So it is with zeros; their estimates cannot be probed.
+        self.untried: set[str] = set()
         self.done = 0
         self.problem = ""
 
     @property
     def is_warm(self) -> bool:
         return self.done == len(self.calls)
-
-    def batch(self, rows: int) -> Tensors:
-        return example_batch(self.served.inputs, rows)
 
     async def run(self) -> None:
         """Call every variant at several sizes: connections open, and the profiles learn this machine."""
@@ -58,7 +84,7 @@ class _Warming:
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)
             variant = self.dispatcher.stale_variant()
-            if variant is None:
+            if variant is None or variant in self.untried:
                 continue
             within_ms = probe_within_ms(self.served.variants[variant].profile.bound_ms(1))
             try:
@@ -69,7 +95,13 @@ class _Warming:
 
     async def _call(self, variant: str, rows: int) -> bool:
         try:
-            await self.dispatcher.run(variant, self.batch(rows), float("inf"), droppable=False)
+            await self.dispatcher.run(variant, self.example.batch(rows), float("inf"), droppable=False)
+        except BadRows as error:
+            if self.example.is_real:
+                self.problem = f": {error}"
+                return False
+            # It answers, but zeros are not what it takes: what it does take is not known here.
+            self.untried.add(variant)
         except DispatchError as error:
             self.problem = f": {error}"
             return False
@@ -85,11 +117,17 @@ class _Warming:
 
 
 class WarmUp:
-    """Warms and probes the models of one router. ``sections`` has those that are served online."""
+    """Warms and probes the models of one router. ``sections`` and ``examples`` have those that are served
+    online."""
 
-    def __init__(self, models: Mapping[str, ServedModel], sections: Mapping[str, Online]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        sections: Mapping[str, Online],
+        examples: Mapping[str, Example],
+    ) -> None:
         self._warming = {
-            name: _Warming(served, served.online, sections[name])
+            name: _Warming(served, served.online, sections[name], examples[name])
             for name, served in models.items()
             if served.online is not None
         }

@@ -95,6 +95,10 @@ class Online(Section):
 
     ``in_router`` makes each router run the model itself, instead of calling replicas: for models so small
     that a call to another process takes longer than they do.
+
+    ``ready_within`` is how long the warm-up may take before `serve` gives up. ``hung_after`` is how long one
+    batch may compute, or be blocked, before its replica is replaced; waiting for a processor does not count.
+    By default both follow from the variants' latency profiles, and are 60 s and 30 s at least.
     """
 
     variants: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -104,6 +108,8 @@ class Online(Section):
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
     in_time: Confidence = 0.0
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    ready_within: Annotated[Milliseconds, Field(gt=0)] | None = None
+    hung_after: Annotated[Milliseconds, Field(gt=0)] | None = None
     rescue: Rescue = Rescue()
 
     @model_validator(mode="after")

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from optimizers.artifact import Manifest
+from optimizers.example_row import Example, zeros
 from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.tensors import TensorSpec
 from router.app import Router
 from router.call import ServedModel
 from router.dispatch import OnlineDispatcher
-from router.policy import Online
-from router.warm_up import WarmUp
+from router.policy import Online, Policy
+from router.warm_up import WarmUp, ready_within_s
 from tests.support.replica import Replica, run_ms, variant
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
 
 INPUTS = (TensorSpec("x", "FP32", (-1, 1)),)
 SECTION = Online(variants=("v",), max_batch=8)
+ZEROS = Example(zeros(INPUTS), is_real=False)
 
 
 def served(name: str, replica: Replica) -> ServedModel:
@@ -46,10 +51,10 @@ def served(name: str, replica: Replica) -> ServedModel:
 
 
 @asynccontextmanager
-async def running(**replicas: Replica) -> AsyncIterator[WarmUp]:
+async def running(example: Example = ZEROS, **replicas: Replica) -> AsyncIterator[WarmUp]:
     """The warm-up of one model for each replica."""
     models = {name: served(name, replica) for name, replica in replicas.items()}
-    warm_up = WarmUp(models, dict.fromkeys(models, SECTION))
+    warm_up = WarmUp(models, dict.fromkeys(models, SECTION), dict.fromkeys(models, example))
     task = asyncio.create_task(warm_up.run())
     await settled()
     try:
@@ -128,7 +133,7 @@ async def test_a_warm_up_that_dies_ends_with_its_reason(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(OnlineDispatcher, "run", broken)
     with pytest.raises(ExceptionGroup) as raised:
-        await WarmUp({"m": model}, {"m": SECTION}).run()
+        await WarmUp({"m": model}, {"m": SECTION}, {"m": ZEROS}).run()
     assert "a fault of the router's own" in str(raised.value.exceptions)
 
 
@@ -136,9 +141,76 @@ async def test_a_router_whose_warm_up_died_is_unhealthy() -> None:
     async def dies() -> None:
         raise AttributeError("a fault of the router's own")
 
-    router: Any = Router.__new__(Router)
-    router._own, router._tasks = [], [asyncio.create_task(dies())]
-    await router.check_health()
+    router: Any = SimpleNamespace(_own=[], _tasks=[asyncio.create_task(dies())])
+    await Router.check_health(router)
     await settled()
     with pytest.raises(RuntimeError, match="a fault of the router's own"):
-        await router.check_health()
+        await Router.check_health(router)
+
+
+@in_virtual_time
+async def test_models_are_warmed_up_with_their_example_row() -> None:
+    replica = Replica(bad={0.0})
+    example = Example({"x": np.array([[7.0]], np.float32)}, is_real=True)
+    async with running(example, m=replica) as warm_up:
+        await asyncio.sleep(1.0)
+        assert warm_up.is_warm("m")
+    assert replica.batches == [[7.0]] * 5 + [[7.0] * 4, [7.0] * 8]
+
+
+@in_virtual_time
+async def test_a_model_that_does_not_take_zeros_is_warm_all_the_same_and_is_not_probed() -> None:
+    replica = Replica(bad={0.0})
+    async with running(m=replica) as warm_up:
+        await asyncio.sleep(10.0)
+        assert warm_up.is_warm("m")
+        calls = len(replica.calls)
+        await asyncio.sleep(60.0)
+        assert len(replica.calls) == calls
+
+
+@in_virtual_time
+async def test_a_model_that_does_not_take_its_own_example_is_not_warm() -> None:
+    replica = Replica(bad={7.0})
+    example = Example({"x": np.array([[7.0]], np.float32)}, is_real=True)
+    async with running(example, m=replica) as warm_up:
+        await asyncio.sleep(60.0)
+        assert not warm_up.is_warm("m")
+
+
+@in_virtual_time
+async def test_no_warm_up_call_is_larger_than_a_request_may_be() -> None:
+    replica = Replica()
+    example = Example({"x": np.zeros((1, 1_000_000), np.float32)}, is_real=True)
+    async with running(example, m=replica) as warm_up:
+        await asyncio.sleep(10.0)
+        assert warm_up.is_warm("m")
+    assert max(map(len, replica.batches)) == 4_000_000
+
+
+def policy(*online: dict[str, Any]) -> Policy:
+    models = {
+        f"m{n}": {"artifacts": "a", "online": {"variants": ["v"], "max_batch": 64, **one}}
+        for n, one in enumerate(online)
+    }
+    return Policy.model_validate({"models": models})
+
+
+def profiles(*row_ms: float) -> dict[str, dict[str, Manifest]]:
+    found = {}
+    for n, each in enumerate(row_ms):
+        points = tuple(ProfilePoint(rows, each * rows, each * rows) for rows in (1, 64))
+        manifest = served("m", Replica()).variants["v"]
+        found[f"m{n}"] = {"v": dataclasses.replace(manifest, profile=LatencyProfile(points))}
+    return found
+
+
+@in_virtual_time
+async def test_how_long_a_start_may_take_follows_from_the_profiles_and_can_be_set() -> None:
+    fast, slow = ready_within_s(policy({}), profiles(0.1)), ready_within_s(policy({}), profiles(1_000.0))
+    assert 60.0 < fast < 61.0
+    # One row five times, four, sixteen and 64 rows at a second each, on a slower machine.
+    assert slow == pytest.approx(60.0 + 4.0 * (5 + 4 + 16 + 64))
+    assert ready_within_s(policy({}, {}), profiles(1_000.0, 1_000.0)) > slow + 300.0
+    assert ready_within_s(policy({"ready_within": "5min"}), profiles(1_000.0)) == 300.0
+    assert ready_within_s(policy({"ready_within": "5min"}, {}), profiles(0.1, 0.1)) == 300.0
