@@ -156,7 +156,16 @@ def _split_bytes(buffer: Buffer, count: int, name: str) -> Array:
             f"{name!r}: {count} BYTES elements take at least {count * 4} bytes, got {len(view)}"
         )
     items = np.empty(count, dtype=object)
-    for i in range(count):
+    at = fill_bytes(items, 0, count, view, at, name)
+    if at != len(view):
+        raise TensorError(f"{name!r}: {len(view) - at} bytes follow the last of {count} BYTES elements")
+    return items
+
+
+def fill_bytes(items: Array, start: int, stop: int, view: memoryview, at: int, name: str) -> int:
+    """Read the elements ``start`` to ``stop`` of a flat BYTES tensor from ``at`` on; gives where they end."""
+    count = len(items)
+    for i in range(start, stop):
         if at + 4 > len(view):
             raise TensorError(f"{name!r}: BYTES element {i} of {count} is cut off")
         size = int.from_bytes(view[at : at + 4], "little")
@@ -165,9 +174,7 @@ def _split_bytes(buffer: Buffer, count: int, name: str) -> Array:
             raise TensorError(f"{name!r}: BYTES element {i} claims {size} bytes, {len(view) - at} are left")
         items[i] = bytes(view[at : at + size])
         at += size
-    if at != len(view):
-        raise TensorError(f"{name!r}: {len(view) - at} bytes follow the last of {count} BYTES elements")
-    return items
+    return at
 
 
 def pack(tensors: Mapping[str, Array], parameters: Mapping[str, Any] | None = None) -> bytes:
@@ -277,24 +284,51 @@ def check(tensors: Mapping[str, Array], specs: Sequence[TensorSpec], what: str =
     for spec in specs:
         array = tensors.get(spec.name)
         if array is None:
-            raise TensorError(f"{what} {spec.name!r} is missing; the model takes {_describe(specs)}")
+            raise _missing(spec, specs, what)
         if array.dtype != spec.dtype:
             raise TensorError(
                 f"{what} {spec.name!r}: the model takes {spec.datatype}, got {datatype_of(array)}"
             )
-        shape, wanted = array.shape, spec.shape
-        if len(shape) != len(wanted) or (
-            shape[1:] != wanted[1:]  # nearly always equal, and then told at once
-            and any(want not in (-1, got) for want, got in zip(wanted, shape, strict=True))
-        ):
-            raise TensorError(
-                f"{what} {spec.name!r}: the model takes shape {list(spec.shape)} "
-                f"(-1 is any size), got {list(array.shape)}"
-            )
+        _check_shape(array.shape, spec, what)
     if len(tensors) != len(specs):
-        extra = ", ".join(sorted(set(tensors) - {s.name for s in specs}))
-        raise TensorError(f"unknown {what} {extra!r}; the model takes {_describe(specs)}")
+        raise _unknown(tensors, specs, what)
     return rows_of(tensors)
+
+
+def check_declared(
+    declared: Mapping[str, tuple[str, Sequence[int]]], specs: Sequence[TensorSpec], what: str = "input"
+) -> None:
+    """The same for datatypes and shapes by name, before there are any data. BF16 is FP32 once it is read."""
+    for spec in specs:
+        if spec.name not in declared:
+            raise _missing(spec, specs, what)
+        datatype, shape = declared[spec.name]
+        if DTYPES[datatype] != spec.dtype:
+            raise TensorError(f"{what} {spec.name!r}: the model takes {spec.datatype}, got {datatype}")
+        _check_shape(tuple(shape), spec, what)
+    if len(declared) != len(specs):
+        raise _unknown(declared, specs, what)
+
+
+def _check_shape(shape: tuple[int, ...], spec: TensorSpec, what: str) -> None:
+    wanted = spec.shape
+    if len(shape) != len(wanted) or (
+        shape[1:] != wanted[1:]  # nearly always equal, and then told at once
+        and any(want not in (-1, got) for want, got in zip(wanted, shape, strict=True))
+    ):
+        raise TensorError(
+            f"{what} {spec.name!r}: the model takes shape {list(spec.shape)} "
+            f"(-1 is any size), got {list(shape)}"
+        )
+
+
+def _missing(spec: TensorSpec, specs: Sequence[TensorSpec], what: str) -> TensorError:
+    return TensorError(f"{what} {spec.name!r} is missing; the model takes {_describe(specs)}")
+
+
+def _unknown(names: Iterable[str], specs: Sequence[TensorSpec], what: str) -> TensorError:
+    extra = ", ".join(sorted(set(names) - {s.name for s in specs}))
+    return TensorError(f"unknown {what} {extra!r}; the model takes {_describe(specs)}")
 
 
 def _describe(specs: Sequence[TensorSpec]) -> str:

@@ -6,7 +6,7 @@ reading of what it leaves open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,16 +14,21 @@ from google.protobuf.message import DecodeError
 
 from optimizers.tensors import (
     DTYPES,
+    MAX_DIMENSION,
     Array,
     TensorError,
     Tensors,
     TensorSpec,
+    check_declared,
     element_count,
-    from_bytes,
-    to_bytes,
 )
+from router.ingress import tensor_steps
 from router.ingress.grpc_messages import message
+from router.ingress.json_data import whole_numbers
+from router.ingress.not_offered import REQUEST, TENSOR, refuse
 from router.ingress.protocol import ProtocolError
+from router.ingress.steps import STEP_ITEMS, Steps, finish
+from router.service_errors import TooManyRows
 
 #: Where the typed contents of each datatype stand. FP16 and BF16 have no field: they travel raw only.
 _FIELDS = {
@@ -40,10 +45,16 @@ _FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-#: What Triton can do and this server does not: better refused than taken for something else.
-_NOT_OFFERED = {
-    "shared_memory_region": "shared memory is not offered; send the data in the request",
-    "classification": "classification is not offered; ask for the output as it is",
+#: What numpy takes a field's items as: what the field holds, whatever the tensor's datatype.
+_ITEMS = {
+    "bool_contents": "?",
+    "int_contents": "<i8",
+    "int64_contents": "<i8",
+    "uint_contents": "<u8",
+    "uint64_contents": "<u8",
+    "fp32_contents": "<f4",
+    "fp64_contents": "<f8",
+    "bytes_contents": "O",
 }
 
 
@@ -69,52 +80,74 @@ def parse(name: str, data: bytes) -> Any:
     return parsed
 
 
-def decode(asked: Any) -> InferMessage:
-    """A request from its parsed message. Raises `ProtocolError` that names the tensor at fault."""
+def decode(asked: Any, max_rows: int = MAX_DIMENSION) -> InferMessage:
+    """A request from its parsed message in one go: the result of `decode_steps`."""
+    return finish(decode_steps(asked, lambda model, variant: None, max_rows))
+
+
+def decode_steps(
+    asked: Any,
+    inputs_of: Callable[[str, str | None], Sequence[TensorSpec] | None],
+    max_rows: int = MAX_DIMENSION,
+) -> Steps[InferMessage]:
+    """A request from its parsed message. Raises `ProtocolError` that names the tensor at fault.
+
+    ``inputs_of`` gives the inputs of a model and its variant; what the request declares is compared with
+    them, and with ``max_rows``, before any data are read. Raises what it raises, `TooManyRows`, and
+    `TensorError` for inputs that are not the model's.
+    """
     raws = asked.raw_input_contents
     if raws and len(raws) != len(asked.inputs):
         raise ProtocolError(f"raw_input_contents has {len(raws)} entries for {len(asked.inputs)} inputs")
+    parameters = values(asked.parameters)
+    refuse(parameters, REQUEST, "the request")
+    declared: dict[str, tuple[str, list[int]]] = {}
+    for tensor in asked.inputs:
+        if tensor.name in declared:
+            raise ProtocolError(f"input {tensor.name!r} is given twice")
+        refuse(_given(tensor.parameters), TENSOR, f"input {tensor.name!r}")
+        declared[tensor.name] = tensor.datatype, _shape(tensor, max_rows)
+    for tensor in asked.outputs:
+        refuse(_given(tensor.parameters), TENSOR, f"output {tensor.name!r}")
+    variant = asked.model_version or None
+    specs = inputs_of(asked.model_name, variant)
+    if specs is not None:
+        check_declared(declared, specs)
     inputs: Tensors = {}
     for index, tensor in enumerate(asked.inputs):
-        if tensor.name in inputs:
-            raise ProtocolError(f"input {tensor.name!r} is given twice")
-        _refuse(tensor, "input")
-        inputs[tensor.name] = _input(tensor, raws[index] if raws else None)
-    for tensor in asked.outputs:
-        _refuse(tensor, "output")
+        try:
+            inputs[tensor.name] = yield from _input(tensor, raws[index] if raws else None)
+        except TensorError as error:
+            raise ProtocolError(f"input {error}") from None
     return InferMessage(
         asked.model_name,
-        asked.model_version or None,
+        variant,
         inputs,
         asked.id,
-        values(asked.parameters),
+        parameters,
         frozenset(tensor.name for tensor in asked.outputs) or None,
         bool(raws),
     )
 
 
-def _refuse(tensor: Any, what: str) -> None:
-    for name, reason in _NOT_OFFERED.items():
-        if name in tensor.parameters:
-            raise ProtocolError(f"{what} {tensor.name!r}: {reason}")
+def _shape(tensor: Any, max_rows: int) -> list[int]:
+    """The shape of an input whose datatype is known and whose rows are not too many."""
+    if tensor.datatype not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise ProtocolError(f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}; known: {known}")
+    shape = list(tensor.shape)
+    if shape and max_rows < shape[0] <= MAX_DIMENSION:
+        raise TooManyRows(f"{shape[0]} rows in one request; the policy's limits.rows is {max_rows}")
+    return shape
 
 
-def _input(tensor: Any, raw: bytes | None) -> Array:
+def _input(tensor: Any, raw: bytes | None) -> Steps[Array]:
     name, datatype, shape = tensor.name, tensor.datatype, list(tensor.shape)
-    if datatype not in DTYPES:
-        raise ProtocolError(f"input {name!r}: unknown datatype {datatype!r}; known: {', '.join(DTYPES)}")
-    try:
-        if raw is None:
-            return _typed(tensor, datatype, shape)
+    if raw is not None:
         if tensor.HasField("contents"):
             raise ProtocolError(f"input {name!r}: give 'contents' or raw_input_contents, not both")
-        return from_bytes(raw, datatype, shape, name)
-    except TensorError as error:
-        raise ProtocolError(f"input {error}") from None
-
-
-def _typed(tensor: Any, datatype: str, shape: list[int]) -> Array:
-    name, field = tensor.name, _FIELDS.get(datatype)
+        return (yield from tensor_steps.read(raw, datatype, shape, name))
+    field = _FIELDS.get(datatype)
     if field is None:
         raise ProtocolError(f"input {name!r}: {datatype} has no typed contents; use raw_input_contents")
     items, count = getattr(tensor.contents, field), element_count(shape, name)
@@ -122,10 +155,13 @@ def _typed(tensor: Any, datatype: str, shape: list[int]) -> Array:
         raise ProtocolError(
             f"input {name!r}: shape {shape} takes {count} elements, contents.{field} has {len(items)}"
         )
-    try:
-        return np.fromiter(items, DTYPES[datatype], count).reshape(shape)
-    except OverflowError:
-        raise ProtocolError(f"input {name!r}: values are out of the range of {datatype}") from None
+    array, whole = np.empty(count, DTYPES[datatype]), DTYPES[datatype].kind in "iu"
+    for start in range(0, count, STEP_ITEMS):
+        if start:
+            yield
+        part = np.array(items[start : start + STEP_ITEMS], dtype=_ITEMS[field])
+        array[start : start + STEP_ITEMS] = whole_numbers(part, datatype, name) if whole else part
+    return array.reshape(shape)
 
 
 def values(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,11 +170,18 @@ def values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(entry, choice) for name, entry, choice in chosen if choice}
 
 
+def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as plain values; one in which nothing is chosen is given all the same."""
+    return dict.fromkeys(parameters, True) | values(parameters)
+
+
 def set_values(parameters: Any, plain: Mapping[str, Any]) -> None:
     """The inverse of `values`, into a message's map."""
     for name, value in plain.items():
         if isinstance(value, bool):
             parameters[name].bool_param = value
+        elif isinstance(value, int) and value >= 1 << 63:
+            parameters[name].uint64_param = value
         elif isinstance(value, int):
             parameters[name].int64_param = value
         elif isinstance(value, float):
@@ -156,6 +199,20 @@ def encode(
     request_id: str,
     parameters: Mapping[str, Any],
 ) -> bytes:
+    """A ModelInferResponse in one go: the result of `encode_steps`."""
+    steps = encode_steps(outputs, specs, asked, variant=variant, request_id=request_id, parameters=parameters)
+    return finish(steps)
+
+
+def encode_steps(
+    outputs: Mapping[str, Array],
+    specs: Sequence[TensorSpec],
+    asked: InferMessage,
+    *,
+    variant: str,
+    request_id: str,
+    parameters: Mapping[str, Any],
+) -> Steps[bytes]:
     """A ModelInferResponse: raw where the request was, or where a datatype cannot travel otherwise."""
     told = message("ModelInferResponse")(model_name=asked.model, model_version=variant, id=request_id)
     set_values(told.parameters, parameters)
@@ -165,11 +222,15 @@ def encode(
         array = outputs[spec.name]
         tensor = told.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
         if raw:
-            told.raw_output_contents.append(bytes(to_bytes(array, spec.datatype)))
+            told.raw_output_contents.append(bytes((yield from tensor_steps.write(array, spec.datatype))))
             continue
-        items = array.ravel().tolist()
-        if spec.datatype == "BYTES":
-            items = [item.encode() if isinstance(item, str) else bytes(item) for item in items]
-        getattr(tensor.contents, _FIELDS[spec.datatype]).extend(items)
+        field, flat = getattr(tensor.contents, _FIELDS[spec.datatype]), array.ravel()
+        for start in range(0, flat.size, STEP_ITEMS):
+            if start:
+                yield
+            items = flat[start : start + STEP_ITEMS].tolist()
+            if spec.datatype == "BYTES":
+                items = [item.encode() if isinstance(item, str) else bytes(item) for item in items]
+            field.extend(items)
     encoded: bytes = told.SerializeToString()
     return encoded

@@ -5,16 +5,19 @@ binary tensor data extension.
 
 Every datatype goes both ways in both forms. In JSON: a truth is no number and a number no truth, whole
 numbers fit their datatype, FP16 and BF16 are decimal numbers rounded to the nearest that 16 bits hold (a
-number beyond the largest is refused), BYTES are strings (UTF-8). JSON has no NaN, no infinity and no bytes
-that are not text: an output that holds one is refused in JSON with a sentence that says to ask for binary
-data, never turned to null.
+number beyond the largest is refused), BYTES are strings (UTF-8). Inputs may hold ``NaN``, ``Infinity`` and
+``-Infinity`` for floating-point datatypes, as Triton's clients and Python's ``json`` write them. Answers are
+strict JSON, which has none of them and no bytes that are not text: an output that holds one is refused in
+JSON with a sentence that says to ask for binary data, never turned to null.
 
-Sizes are held before memory is spent on them: a shape is compared with the data that came before anything
-is made of it, so a tensor takes at most a small multiple of its body.
+What a request declares is compared with the model before its data are read, and a shape with the data that
+came before anything is made of it, so a tensor takes at most a small multiple of its body. Large bodies and
+large answers are worked on in steps (`router.ingress.steps`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,13 +30,22 @@ from optimizers.tensors import (
     MAX_DIMENSION,
     MAX_RANK,
     Array,
+    Buffer,
     TensorError,
     Tensors,
     TensorSpec,
+    check_declared,
     element_count,
     from_bytes,
     to_bytes,
 )
+from router.ingress import json_slices, tensor_steps
+from router.ingress.json_data import ProtocolError as ProtocolError
+from router.ingress.json_data import array_of
+from router.ingress.json_data import shown as shown
+from router.ingress.json_slices import Parts
+from router.ingress.not_offered import REQUEST, TENSOR, refuse
+from router.ingress.steps import STEP_ITEMS, Steps, finish
 from router.service_errors import TooManyRows
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -42,21 +54,8 @@ MAX_TENSORS = 256
 MAX_ID_CHARS = 1_000
 MAX_NAME_CHARS = 256
 MAX_PARAMETERS = 100
-_SHOWN_CHARS = 40
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NESTED = frozenset({list, dict})
-
-
-class ProtocolError(ValueError):
-    """A body that is not what the protocol says; the message names the member at fault."""
-
-
-def shown(value: Any) -> str:
-    """A value from JSON in a sentence: as JSON has it, and short."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text: str = orjson.dumps(value[:_SHOWN_CHARS] if isinstance(value, str) else value).decode()
-    cut = isinstance(value, str) and len(value) > _SHOWN_CHARS
-    return text[:-1] + '..."' if cut else text
 
 
 @dataclass(slots=True)
@@ -70,46 +69,66 @@ class InferRequest:
     binary: bool = False
 
 
-def decode(body: bytes, header_length: int | None, max_rows: int = MAX_DIMENSION) -> InferRequest:
+def decode(
+    body: bytes,
+    header_length: int | None,
+    max_rows: int = MAX_DIMENSION,
+    specs: Sequence[TensorSpec] | None = None,
+) -> InferRequest:
+    """A request from its body, in one go: the result of `decode_steps`."""
+    return finish(decode_steps(body, header_length, max_rows, specs))
+
+
+def decode_steps(
+    body: bytes,
+    header_length: int | None,
+    max_rows: int = MAX_DIMENSION,
+    specs: Sequence[TensorSpec] | None = None,
+) -> Steps[InferRequest]:
     """A request from its body; ``header_length`` is the JSON part's length where binary data follows.
 
-    Raises `ProtocolError`, and `TooManyRows` for an input of more than ``max_rows`` before any of it is read.
+    ``specs`` are the model's inputs: what names, datatypes and shapes the request declares is compared with
+    them, and with ``max_rows``, before any data are read. Raises `ProtocolError`, `TooManyRows`, and
+    `TensorError` for inputs that are not the model's.
     """
     if header_length is not None and not 0 < header_length <= len(body):
         raise ProtocolError(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
     head = body if header_length is None else body[:header_length]
     try:
-        message = orjson.loads(head)
-    except orjson.JSONDecodeError as error:
-        raise _not_json(error) from None
+        parts = yield from json_slices.parts(head.removeprefix(_BYTE_ORDER_MARK))
+    except ProtocolError:
+        raise
+    except ValueError as error:
+        raise _not_json(error, header_length) from None
+    message = parts.message
     if not isinstance(message, dict) or not isinstance(message.get("inputs"), list):
         raise ProtocolError("the body must be a JSON object with a list 'inputs'")
     if len(message["inputs"]) > MAX_TENSORS:
         raise ProtocolError(f"{len(message['inputs'])} inputs in one request, {MAX_TENSORS} are allowed")
-    raw = _Raw(body, len(head))
-    inputs: Tensors = {}
-    for entry in message["inputs"]:
-        name, array = _input(entry, raw, max_rows)
-        if name in inputs:
-            raise ProtocolError(f"input {name!r} is given twice")
-        inputs[name] = array
-    if raw.left:
-        raise ProtocolError(f"{raw.left} bytes follow the last binary input")
     parameters = _parameters(message.get("parameters"))
-    binary = parameters.get("binary_data_output") is True
+    binary = _truth(parameters, "binary_data_output", "parameter binary_data_output")
     request_id = message.get("id")
     if request_id is not None and (not isinstance(request_id, str) or len(request_id) > MAX_ID_CHARS):
         raise ProtocolError(f"'id' must be a string of at most {MAX_ID_CHARS} characters")
     outputs = message.get("outputs")
     wanted = None if not outputs else _outputs(outputs, binary)
+    declared = _declared(message["inputs"], max_rows, specs)
+    raw, inputs = _Raw(body, len(head)), Tensors()
+    for one in declared:
+        inputs[one.name] = yield from _data(one, raw, parts)
+    if raw.left:
+        raise ProtocolError(f"{raw.left} bytes follow the last binary input")
     return InferRequest(inputs, request_id, parameters, wanted, binary)
 
 
-def _not_json(error: orjson.JSONDecodeError) -> ProtocolError:
-    if "depth" in error.msg:
+def _not_json(error: ValueError, header_length: int | None) -> ProtocolError:
+    reason = str(error)
+    if "depth" in reason or "deep" in reason:
         return ProtocolError("the body is nested too deep; nothing in the protocol is")
-    hint = f"where binary data follows, {HEADER_LENGTH} is the length of the JSON"
-    return ProtocolError(f"the body is not JSON: {error}; {hint}")
+    told = f"the body is not JSON: {reason[:150]}"
+    if header_length is None:
+        told += f"; where binary data follows, {HEADER_LENGTH} is the length of the JSON"
+    return ProtocolError(told)
 
 
 def _parameters(value: Any) -> dict[str, Any]:
@@ -125,7 +144,17 @@ def _parameters(value: Any) -> dict[str, Any]:
             raise ProtocolError(
                 f"parameter {shown(name)} is {shown(given)}; send a string, a number, true or false"
             )
+        if type(given) is float and not math.isfinite(given):
+            raise ProtocolError(f"parameter {shown(name)} is {shown(given)}, which is no number")
+    refuse(parameters, REQUEST, "the request")
     return parameters
+
+
+def _truth(parameters: Mapping[str, Any], name: str, what: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise ProtocolError(f"{what} is {shown(value)}; it must be true or false")
+    return value
 
 
 class _Raw:
@@ -173,7 +202,32 @@ def _named(entry: Any, what: str) -> str:
     raise ProtocolError(f"{what} {shown(name)} has {len(name)} characters in its name, {limit}")
 
 
-def _input(entry: Any, raw: _Raw, max_rows: int) -> tuple[str, Array]:
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """What a request says of one input, before its data are read."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    count: int
+    entry: Mapping[str, Any]
+    binary_bytes: int | None
+
+
+def _declared(entries: list[Any], max_rows: int, specs: Sequence[TensorSpec] | None) -> Sequence[_Declared]:
+    """All inputs of a request; refused where they are not what the protocol or the model takes."""
+    declared: dict[str, _Declared] = {}
+    for entry in entries:
+        one = _declare(entry, max_rows)
+        if one.name in declared:
+            raise ProtocolError(f"input {one.name!r} is given twice")
+        declared[one.name] = one
+    if specs is not None:
+        check_declared({one.name: (one.datatype, one.shape) for one in declared.values()}, specs)
+    return list(declared.values())
+
+
+def _declare(entry: Any, max_rows: int) -> _Declared:
     name = _named(entry, "input")
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
@@ -182,55 +236,52 @@ def _input(entry: Any, raw: _Raw, max_rows: int) -> tuple[str, Array]:
         raise ProtocolError(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
     if type(shape[0]) is int and max_rows < shape[0] <= MAX_DIMENSION:
         raise TooManyRows(f"{shape[0]} rows in one request; the policy's limits.rows is {max_rows}")
-    size = _mapping(entry.get("parameters"), "input {} parameters", name).get("binary_data_size")
+    parameters = _mapping(entry.get("parameters"), "input {} parameters", name)
+    refuse(parameters, TENSOR, f"input {name!r}")
+    size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in entry:
             raise ProtocolError(f"input {name!r}: 'data' is missing")
-        return name, _from_json(entry["data"], datatype, shape, name, raw)
-    if type(size) is not int or size < 0:
+    elif type(size) is not int or size < 0:
         raise ProtocolError(f"input {name!r}: 'binary_data_size' must be a whole number of bytes")
-    if "data" in entry:
+    elif "data" in entry:
         raise ProtocolError(f"input {name!r}: give 'data' or 'binary_data_size', not both")
     try:
-        return name, from_bytes(raw.take(size, name), datatype, shape, name)
-    except TensorError as error:
-        raise ProtocolError(f"input {error}") from None
-
-
-_KINDS = {"BOOL": "b", "FP16": "fiu", "BF16": "fiu", "FP32": "fiu", "FP64": "fiu", "BYTES": "OU"}
-
-
-def _from_json(data: Any, datatype: str, shape: list[Any], name: str, raw: _Raw) -> Array:
-    """An array from JSON data, nested or flat, without any silent cast between kinds."""
-    if not isinstance(data, list):
-        raise ProtocolError(f"input {name!r}: 'data' must be a list")
-    try:
         count = element_count(shape, name)
-        if _depth(data) > MAX_RANK:
-            raise TensorError(f"{name!r}: 'data' is nested deeper than the {MAX_RANK} axes that are allowed")
-        array = np.array(data, dtype=object) if datatype == "BYTES" else np.array(data)
     except TensorError as error:
         raise ProtocolError(f"input {error}") from None
-    except (ValueError, OverflowError):
-        raise ProtocolError(f"input {name!r}: 'data' is ragged or not of one kind") from None
-    if array.size != count:
-        raise ProtocolError(f"input {name!r}: shape {shape} does not hold {array.size} elements")
-    if datatype == "BYTES":
-        if any(type(item) is not str for item in array.ravel()):
-            raise ProtocolError(f"input {name!r}: BYTES data in JSON must be strings")
-        flat = np.empty(array.size, dtype=object)
-        flat[:] = [item.encode() for item in array.ravel()]
-        return flat.reshape(shape)
-    kind = array.dtype.kind
-    if kind == "f" and datatype == "UINT64" and _kinds(data) == {int}:
-        array = _large(data, name)  # numpy takes whole numbers on both sides of 2**63 for floats
-        kind = "u"
-    if array.size and kind not in _KINDS.get(datatype, "iu"):
-        raise ProtocolError(f"input {name!r}: 'data' does not fit datatype {datatype}")
-    # numpy takes a true among numbers for a 1.
-    if kind != "b" and raw.may_hold_truths() and bool in _kinds(data):
-        raise ProtocolError(f"input {name!r}: 'data' holds true or false among the numbers of {datatype}")
-    return _cast(array, datatype, name).reshape(shape)
+    return _Declared(name, datatype, shape, count, entry, size)
+
+
+def _data(one: _Declared, raw: _Raw, parts: Parts) -> Steps[Array]:
+    """The data of one input, in the shape that it declares."""
+    if one.binary_bytes is not None:
+        try:
+            taken = raw.take(one.binary_bytes, one.name)
+            return (yield from tensor_steps.read(taken, one.datatype, one.shape, one.name))
+        except TensorError as error:
+            raise ProtocolError(f"input {error}") from None
+    data = one.entry["data"]
+    cut = parts.cut_at(data)
+    if cut is not None:
+        if cut.count != one.count:
+            raise _other_count(one, cut.count)
+        array = yield from parts.array(cut, one.datatype, one.count, one.name)
+        return array.reshape(one.shape)
+    if not isinstance(data, list):
+        raise ProtocolError(f"input {one.name!r}: 'data' must be a list")
+    if _depth(data) > MAX_RANK:
+        raise ProtocolError(
+            f"input {one.name!r}: 'data' is nested deeper than the {MAX_RANK} axes that are allowed"
+        )
+    array = array_of(data, one.datatype, one.name, truths=raw.may_hold_truths())
+    if array.size != one.count:
+        raise _other_count(one, array.size)
+    return array.reshape(one.shape)
+
+
+def _other_count(one: _Declared, count: int) -> ProtocolError:
+    return ProtocolError(f"input {one.name!r}: shape {one.shape} does not hold {count} elements")
 
 
 def _depth(data: Any) -> int:
@@ -242,39 +293,6 @@ def _depth(data: Any) -> int:
     return depth
 
 
-def _kinds(data: list[Any]) -> set[type]:
-    """What evenly nested lists hold: int, float, bool."""
-    if data and isinstance(data[0], list):
-        return set().union(*map(_kinds, data))
-    return set(map(type, data))
-
-
-def _large(data: list[Any], name: str) -> Array:
-    try:
-        return np.array(data, dtype="<u8")
-    except OverflowError:
-        raise ProtocolError(f"input {name!r}: values are out of the range of UINT64") from None
-
-
-def _cast(array: Array, datatype: str, name: str) -> Array:
-    """Numbers as ``datatype`` holds them; refused where it cannot."""
-    dtype = DTYPES[datatype]
-    if dtype.kind in "iu" and array.size:
-        limits = np.iinfo(dtype)
-        if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise ProtocolError(f"input {name!r}: values are out of the range of {datatype}")
-    try:
-        with np.errstate(over="raise"):
-            cast = array.astype(dtype)
-    except FloatingPointError:
-        raise ProtocolError(f"input {name!r}: values are out of the range of {datatype}") from None
-    if datatype == "BF16":
-        cast = from_bytes(to_bytes(cast, "BF16"), "BF16", cast.shape, name)
-        if not np.isfinite(cast).all():
-            raise ProtocolError(f"input {name!r}: values are out of the range of {datatype}")
-    return cast
-
-
 def _outputs(entries: Any, binary: bool) -> dict[str, bool]:
     if not isinstance(entries, list):
         raise ProtocolError("'outputs' must be a list")
@@ -284,7 +302,8 @@ def _outputs(entries: Any, binary: bool) -> dict[str, bool]:
     for entry in entries:
         name = _named(entry, "output")
         parameters = _mapping(entry.get("parameters"), "output {} parameters", name)
-        wanted[name] = parameters.get("binary_data", binary) is True
+        refuse(parameters, TENSOR, f"output {name!r}")
+        wanted[name] = _truth(parameters, "binary_data", f"output {name!r}: binary_data", binary)
     return wanted
 
 
@@ -296,52 +315,72 @@ def encode(
     binary: bool,
     envelope: dict[str, Any],
 ) -> tuple[bytes, int | None]:
+    """A response body in one go: the result of `encode_steps`."""
+    return finish(encode_steps(outputs, specs, wanted=wanted, binary=binary, envelope=envelope))
+
+
+def encode_steps(
+    outputs: Mapping[str, Array],
+    specs: Sequence[TensorSpec],
+    *,
+    wanted: Mapping[str, bool] | None,
+    binary: bool,
+    envelope: dict[str, Any],
+) -> Steps[tuple[bytes, int | None]]:
     """A response body and, where binary data follows, the length of its JSON part.
 
     ``envelope`` holds the other members (model_name, model_version, id, parameters). ``wanted`` picks
     outputs and says which are binary; without it all go, binary or not by ``binary``. Raises `ProtocolError`
     for an output that JSON cannot carry: NaN, infinity, bytes that are not UTF-8.
     """
-    entries, blobs, numbers = [], [], []
+    entries, blobs = list[bytes](), list[Buffer]()
     for spec in specs:
         if wanted is not None and spec.name not in wanted:
             continue
         array = outputs[spec.name]
         entry: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
         if wanted[spec.name] if wanted is not None else binary:
-            blob = to_bytes(array, spec.datatype)
+            blob = yield from tensor_steps.write(array, spec.datatype)
             entry["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
+            entries.append(orjson.dumps(entry))
         else:
-            entry["data"] = data = _to_json(array, spec)
-            numbers.append((spec.name, data))
-        entries.append(entry)
-    envelope["outputs"] = entries
-    head = orjson.dumps(envelope, option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"null" in head:  # what is not a number is written so; a text that says it costs a look
-        _check_finite(numbers)
+            data = yield from _json_list(array, spec)
+            entries.append(b"".join((orjson.dumps(entry)[:-1], b',"data":', data, b"}")))
+    others = orjson.dumps(envelope)[1:-1]
+    head = b"".join((b"{", others, b"," if others else b"", b'"outputs":[', b",".join(entries), b"]}"))
     if not blobs:
         return head, None
     return b"".join((head, *blobs)), len(head)
 
 
-def _check_finite(outputs: Sequence[tuple[str, Any]]) -> None:
-    for name, data in outputs:
-        if isinstance(data, np.ndarray) and data.dtype.kind == "f" and not np.isfinite(data).all():
-            reason = "NaN or infinity, which JSON has no word for"
-            raise ProtocolError(f"output {name!r} holds {reason}; ask for it as binary data")
+def _json_list(array: Array, spec: TensorSpec) -> Steps[bytes]:
+    flat = array.ravel()
+    if flat.size <= STEP_ITEMS:
+        return _json_items(flat, spec)
+    parts = list[bytes]()
+    for start in range(0, flat.size, STEP_ITEMS):
+        yield
+        parts.append(_json_items(flat[start : start + STEP_ITEMS], spec)[1:-1])
+    return b"".join((b"[", b",".join(parts), b"]"))
 
 
-def _to_json(array: Array, spec: TensorSpec) -> Any:
+def _json_items(array: Array, spec: TensorSpec) -> bytes:
+    """A flat array as a JSON list."""
     if spec.datatype == "BYTES":
         try:
-            return [item if isinstance(item, str) else bytes(item).decode() for item in array.ravel()]
+            texts = [item if isinstance(item, str) else bytes(item).decode() for item in array]
         except UnicodeDecodeError:
             raise ProtocolError(
                 f"output {spec.name!r} is not UTF-8 text; ask for it as binary data"
             ) from None
+        return orjson.dumps(texts)
     if spec.datatype == "FP16":
         array = array.astype(np.float32)
     elif spec.datatype == "BF16":  # the same values as in binary
         array = from_bytes(to_bytes(array, "BF16"), "BF16", array.shape, spec.name)
-    return np.ascontiguousarray(array).ravel()
+    written: bytes = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in written:
+        reason = "NaN or infinity, which JSON has no word for"
+        raise ProtocolError(f"output {spec.name!r} holds {reason}; ask for it as binary data")
+    return written

@@ -20,6 +20,7 @@ from router.policy.values import (
     Milliseconds,
     Name,
     Names,
+    Origin,
     Section,
     Share,
     Surcharge,
@@ -211,6 +212,16 @@ class Logs(Section):
     share: Share = 0.01
 
 
+class Cors(Section):
+    """Pages of which origins may call the server from a browser; by default none but its own.
+
+    An origin is scheme, host and port, as ``https://app.example``; ``*`` allows every page. Cookies and other
+    credentials of the browser are never asked for: a page sends its API key in a header.
+    """
+
+    origins: Annotated[tuple[Origin, ...], Field(max_length=100)] = ()
+
+
 class RedisSection(Section):
     """The queue's server: a URL, or the bundled server with its data in a folder.
 
@@ -234,6 +245,7 @@ class Policy(Section):
     limits: Limits = Limits()
     redis: RedisSection = RedisSection()
     logs: Logs = Logs()
+    cors: Cors = Cors()
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:

@@ -44,6 +44,9 @@ Confidence = Annotated[float, BeforeValidator(units.fraction), Field(ge=0, lt=1)
 Surcharge = Annotated[float, BeforeValidator(units.fraction), Field(ge=0, le=10), _SHARE]
 #: Events per second.
 PerSecond = Annotated[float, BeforeValidator(units.rate_per_s), Field(gt=0), _RATE]
+#: An origin as browsers write it (RFC 6454), without a slash at the end; or any.
+_ORIGIN = r"^(\*|https?://[A-Za-z0-9._\[\]:-]+)$"
+Origin = Annotated[str, Field(pattern=_ORIGIN)]
 _NAME = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"}
 Name = Annotated[str, Field(pattern=_NAME["pattern"])]
 Names = Annotated[

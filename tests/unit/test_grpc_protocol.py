@@ -150,8 +150,20 @@ def test_what_does_not_fit_the_protocol_is_named(broken: Any, says: str) -> None
 def test_a_typed_value_out_of_range_is_not_wrapped(datatype: str, value: int) -> None:
     made = request(("x", datatype, [1]))
     getattr(made.inputs[0].contents, typed_field(datatype)).append(value)
-    with pytest.raises(ProtocolError, match=f"'x': values are out of the range of {datatype}"):
+    with pytest.raises(ProtocolError, match=f"'x': {value} is out of the range of {datatype}"):
         decode(made)
+
+
+def test_unsigned_numbers_of_64_bits_go_both_ways_exactly() -> None:
+    values_sent = [2**64 - 1, 2**63 + 5, 0, 1]
+    made = request(("x", "UINT64", [2, 2]))
+    made.inputs[0].contents.uint64_contents.extend(values_sent)
+    array = decode(made).inputs["x"]
+    assert array.ravel().tolist() == values_sent
+    told = answer(array, "UINT64", raw=False)
+    assert list(told.outputs[0].contents.uint64_contents) == values_sent
+    set_values(made.parameters, {"large": 2**64 - 1})
+    assert values(made.parameters) == {"large": 2**64 - 1}
 
 
 def test_half_floats_cannot_come_typed() -> None:

@@ -145,7 +145,8 @@ BAD = [
     (MODEL + "rotues: []\n", "p.yaml:2: rotues: unknown key; did you mean 'routes'?"),
     (
         MODEL + "zzz: 1\n",
-        "p.yaml:2: zzz: unknown key; known here: defaults, limits, logs, models, redis, routes, tenants",
+        "p.yaml:2: zzz: unknown key; known here: cors, defaults, limits, logs, models, redis, routes, "
+        "tenants",
     ),
     (MODEL + MODEL, "p.yaml:2: key 'models' is given twice"),
     (MODEL + "limits:\n  body: 1\n  body: 2\n", "p.yaml:4: key 'body' is given twice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
-from optimizers.tensors import TensorSpec
+from optimizers.tensors import DTYPES, TensorSpec
 from router.ingress.protocol import ProtocolError, decode, encode
 from router.service_errors import TooManyRows
 
@@ -87,7 +88,7 @@ BAD: list[tuple[str, bytes, int | None, str]] = [
     ("half a body", body(tensor(data=[1, 2]))[:-3], None, "the body is not JSON"),
     ("not UTF-8", b'{"inputs": "\xff"}', None, "the body is not JSON"),
     ("nesting beyond reason", b"[" * 100_000, None, "the body is nested too deep"),
-    ("not a number", b'{"inputs": [NaN]}', None, "the body is not JSON"),
+    ("not a number", b'{"inputs": [NaN]}', None, "each input must be a JSON object with a 'name'"),
     ("a list", b"[]", None, "must be a JSON object with a list 'inputs'"),
     ("no inputs", b"{}", None, "must be a JSON object with a list 'inputs'"),
     ("inputs as object", b'{"inputs": {}}', None, "must be a JSON object with a list 'inputs'"),
@@ -162,7 +163,7 @@ BAD: list[tuple[str, bytes, int | None, str]] = [
         None,
         "does not fit datatype BOOL",
     ),
-    ("1e39 as FP32", body(tensor(data=[1, 1e39])), None, "values are out of the range of FP32"),
+    ("1e39 as FP32", body(tensor(data=[1, 1e39])), None, "1e+39 is out of the range of FP32"),
     ("70000 as FP16", body(tensor(datatype="FP16", data=[1, 70_000])), None, "out of the range of FP16"),
     ("1e39 as BF16", body(tensor(datatype="BF16", data=[1, 1e39])), None, "out of the range of BF16"),
     ("3.4e38 as BF16", body(tensor(datatype="BF16", data=[1, 3.4e38])), None, "out of the range of BF16"),
@@ -265,6 +266,81 @@ def test_a_bad_request_is_told_in_one_sentence(raw: bytes, length: int | None, s
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    mark = b"\xef\xbb\xbf"
+    assert decode(mark + body(tensor(data=[1, 2])), None).inputs["x"].tolist() == [[1, 2]]
+    head = mark + body(sized(8))
+    assert decode(head + bytes(8), len(head)).inputs["x"].tolist() == [[0, 0]]
+    with pytest.raises(ProtocolError, match="the body is not JSON"):
+        decode(mark + mark + body(tensor(data=[1, 2])), None)
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+def test_what_is_not_finite_comes_in_as_pythons_json_writes_it(datatype: str) -> None:
+    raw = json.dumps({"inputs": [tensor(datatype=datatype, shape=[2, 2], data=NOT_FINITE)]}).encode()
+    array = decode(raw, None).inputs["x"]
+    assert np.array_equal(array, np.array(NOT_FINITE), equal_nan=True)
+    assert array.dtype == TensorSpec("x", datatype, (-1,)).dtype
+
+
+NOT_FINITE = [[float("nan"), 1.5], [float("inf"), float("-inf")]]
+NOT_TAKEN: list[tuple[str, str, str]] = [
+    ("NaN as INT32", '"datatype": "INT32", "data": [NaN, 1]', "does not fit datatype INT32: it holds NaN"),
+    ("NaN as BOOL", '"datatype": "BOOL", "data": [NaN, true]', "does not fit datatype BOOL: it holds NaN"),
+    ("NaN as BYTES", '"datatype": "BYTES", "data": [NaN, "a"]', "BYTES data in JSON must be strings"),
+    ("null as FP32", '"datatype": "FP32", "data": [null, 1]', "it holds null; write NaN for what is not a"),
+    ("null as INT8", '"datatype": "INT8", "data": [null, 1]', "does not fit datatype INT8: it holds null"),
+    ("nan in small letters", '"datatype": "FP32", "data": [nan, 1]', "the body is not JSON"),
+    (
+        "beyond all numbers",
+        '"datatype": "FP32", "data": [NaN, 1e999]',
+        "1e999 is out of the range of numbers",
+    ),
+    (
+        "as a parameter",
+        '"datatype": "FP32", "data": [1, 2]}], "parameters": {"a": NaN}, "z": [{"z": 1',
+        "NaN",
+    ),
+    ("half a pair", '"datatype": "FP32", "data": [NaN, 2]}], "id": "\\ud800", "z": [{"z": 1', "not JSON"),
+    ("too deep", '"datatype": "FP32", "data": [NaN, 2], "z": ' + "[" * 5_000 + "]" * 5_000, "too deep"),
+    ("in the shape", '"datatype": "FP32", "data": [1, 2], "shape": [NaN]', "must be a whole number"),
+]
+
+
+@pytest.mark.parametrize(("members", "said"), [c[1:] for c in NOT_TAKEN], ids=[c[0] for c in NOT_TAKEN])
+def test_what_is_not_finite_is_for_floating_point_data_alone(members: str, said: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode(f'{{"inputs": [{{"name": "x", "shape": [2], {members}}}]}}'.encode(), None)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+RANGES = [(name, np.iinfo(DTYPES[name])) for name in DTYPES if DTYPES[name].kind in "iu"]
+
+
+@pytest.mark.parametrize(("datatype", "limits"), RANGES, ids=[name for name, _ in RANGES])
+def test_whole_numbers_are_exact_to_the_last_and_the_first_beyond_is_named(
+    datatype: str, limits: np.iinfo[Any]
+) -> None:
+    low, high = int(limits.min), int(limits.max)
+    for data in ([low, high], [high - 1, low], [1, high]):
+        array = decode(body(tensor(datatype=datatype, data=data)), None).inputs["x"]
+        assert array.tolist() == [data]
+        raw, _ = encode(
+            {"x": array}, [TensorSpec("x", datatype, (-1, 2))], wanted=None, binary=False, envelope={}
+        )
+        assert orjson.loads(raw)["outputs"][0]["data"] == data
+    for wrong in (low - 1, high + 1):
+        raw_body = json.dumps({"inputs": [tensor(datatype=datatype, data=[1, wrong])]}).encode()
+        with pytest.raises(ProtocolError) as caught:
+            decode(raw_body, None)
+        # What does not even fit 64 bits is a decimal number to the parser.
+        named = str(wrong) if -(2**63) <= wrong < 2**64 else f"it holds {float(wrong)}"
+        assert named in str(caught.value) and datatype in str(caught.value)
+    with pytest.raises(ProtocolError, match=rf"it holds 1\.5; {datatype} takes whole numbers"):
+        decode(body(tensor(datatype=datatype, data=[1, 1.5])), None)
 
 
 Y = TensorSpec("y", "FP32", (-1, 2))
