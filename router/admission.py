@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from router.ask import Ask
-from router.decide import Decision, decide
+from router.decide import Decision, Reject, decide
 from router.estimate import ModelLoad
 from router.policy import Policy
 from router.quota import Over, Quotas
@@ -44,12 +44,14 @@ def ask_of(
     policy: Policy,
     epoch_s: Callable[[], float],
     draw: Callable[[], float],
+    spent_ms: float = 0.0,
 ) -> Ask:
     """What ``policy`` is asked. The wall clock ``epoch_s`` and the random ``draw``, in [0, 1), are called
-    only where a route depends on them."""
+    only where a route depends on them. ``spent_ms`` of the budget went by since the request arrived."""
     asked = policy.asks_for
     if not asked:
-        return Ask(request.model, rows, request.budget_ms, request.variant, request.tenant, weight=weight)
+        asks = request.model, rows, request.budget_ms, request.variant, request.tenant
+        return Ask(*asks, weight=weight, spent_ms=spent_ms)
     return Ask(
         request.model,
         rows,
@@ -61,15 +63,23 @@ def ask_of(
         epoch_s() if "epoch_s" in asked else 0.0,
         draw() if "draw" in asked else 0.0,
         weight,
+        spent_ms,
     )
 
 
 def admit(
     ask: Ask, policy: Policy, quotas: Quotas, load: Callable[[], ModelLoad], now_ms: float
 ) -> Decision | Over:
-    """The decision, or what its tenant is over. ``load`` is called only for a request within its quota."""
-    if policy.limits_tenants:
-        over = quotas.take_rows(ask.tenant, ask.rows, now_ms)
-        if over is not None:
-            return over
-    return decide(ask, policy, load(), now_ms)
+    """The decision, or what its tenant is over. ``load`` is called only for a request within its quota.
+
+    Only a request that is let in costs its tenant rows.
+    """
+    if not policy.limits_tenants:
+        return decide(ask, policy, load(), now_ms)
+    over = quotas.over_rows(ask.tenant, ask.rows, now_ms)
+    if over is not None:
+        return over
+    decision = decide(ask, policy, load(), now_ms)
+    if not isinstance(decision, Reject):
+        quotas.take_rows(ask.tenant, ask.rows, now_ms)
+    return decision

@@ -14,7 +14,8 @@ class Ask(NamedTuple):
     ``variant`` is set where the caller pins one; ``tenant`` is empty for a caller without one. Header names
     are in lower case. ``epoch_s`` is the time of day's source, wall clock; ``draw`` is in [0, 1) and picks
     the side of a split. ``weight`` is what it costs online, in rows of usual size (`router.weights`); 0 means
-    ``rows``. A caller may leave out what its policy does not ask about (`Policy.asks_for`).
+    ``rows``. ``spent_ms`` of the budget went by before the decision. A caller may leave out what its policy
+    does not ask about (`Policy.asks_for`).
     """
 
     model: str
@@ -27,3 +28,9 @@ class Ask(NamedTuple):
     epoch_s: float = 0.0
     draw: float = 0.0
     weight: int = 0
+    spent_ms: float = 0.0
+
+    @property
+    def left_ms(self) -> float:
+        """What is left of the budget. Routes ask for ``budget_ms``, what the caller has named."""
+        return self.budget_ms - self.spent_ms

@@ -20,7 +20,8 @@ class Call(NamedTuple):
 
     ``hold_s`` is how long a queued one is waited for before it is handed back; ``key`` its idempotency key.
     ``headers`` (names in lower case) and ``parameters`` are for the policy's conditions; ``trace`` is the
-    trace context that is passed on (W3C ``traceparent``).
+    trace context that is passed on (W3C ``traceparent``). The budget counts from ``arrived_ms``, on the
+    service's clock; None: from when the service is called.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Call(NamedTuple):
     headers: Mapping[bytes, bytes] = _NONE
     parameters: Mapping[str, Any] = _NONE
     trace: str | None = None
+    arrived_ms: float | None = None
 
 
 class Answer(NamedTuple):

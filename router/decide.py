@@ -76,7 +76,7 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
         return Reject(
             "unserved", None, route.name, f"no online variant of {ask.model!r} may serve this route"
         )
-    budget_ms, work_rows = ask.budget_ms / (1.0 + route.margin), ask.weight or ask.rows
+    budget_ms, work_rows = ask.left_ms / (1.0 + route.margin), ask.weight or ask.rows
     best, droppable = allowed[0], "reject" in route.on_miss
     first = estimate.outlook(load, best, work_rows)
     pressed = estimate.pressed(load, allowed) if "degrade" in route.on_miss else ()
@@ -91,9 +91,9 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
                 passed, reason = None, _first_reason(ask, route)
             else:
                 # Where the budget alone is too small for the best, it is not the work ahead that is to blame.
-                passed = best if first.alone_ms <= ask.budget_ms else None
+                passed = best if first.alone_ms <= ask.left_ms else None
                 reason = "degraded under pressure" if best in pressed else "degraded to meet the deadline"
-            predicted_ms, deadline_ms = seen.predicted_ms, now_ms + ask.budget_ms
+            predicted_ms, deadline_ms = seen.predicted_ms, now_ms + ask.left_ms
             return RunOnline(variant, deadline_ms, predicted_ms, route.name, reason, droppable, passed)
         if seen.predicted_ms < hopes.predicted_ms and variant not in pressed:
             fastest, hopes = variant, seen
@@ -102,11 +102,11 @@ def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> D
     # The smaller of the two: a margin may be negative, where answers come sooner than estimated.
     if min(hopes.predicted_ms, hopes.likely_ms) + (hopes.spare_ms if droppable else 0.0) <= budget_ms:
         reason = "likely in time, though without the usual margin"
-        deadline_ms = now_ms + ask.budget_ms
+        deadline_ms = now_ms + ask.left_ms
         return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable)
     if not droppable:
         reason = "predicted late, and the route does not refuse"
-        deadline_ms = now_ms + ask.budget_ms
+        deadline_ms = now_ms + ask.left_ms
         return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable=False)
     return _missed(ask, route, load, fastest, hopes, budget_ms)
 
@@ -122,6 +122,8 @@ def _missed(
     if hopes.spare_ms:
         reason += f" and {hopes.spare_ms:.3g} ms to be sure"
     reason += f", the budget is {ask.budget_ms:.3g} ms"
+    if ask.spent_ms >= 0.01 * ask.budget_ms:
+        reason += f" and {ask.left_ms:.3g} ms of it are left"
     if route.margin:
         reason += f", with the route's margin {budget_ms:.3g} ms"
     if hopes.alone_ms > budget_ms:
@@ -185,16 +187,16 @@ def _batch(ask: Ask, route: Route, loads: ModelLoad, now_ms: float) -> Decision:
         reason = f"the batch variant {load.variant.name!r} is not among the route's variants"
         return Reject("unserved", None, route.name, reason)
     predicted = estimate.batch_ms(load, ask.rows)
-    if predicted * (1.0 + route.margin) > ask.budget_ms and "reject" in route.on_miss:
-        reason = f"{load.waiting_rows} rows wait; predicted {predicted:.3g} ms of {ask.budget_ms:.3g} ms"
+    if predicted * (1.0 + route.margin) > ask.left_ms and "reject" in route.on_miss:
+        reason = f"{load.waiting_rows} rows wait; predicted {predicted:.3g} ms of {ask.left_ms:.3g} ms"
         alone = estimate.batch_ms(_emptied(load), ask.rows)
-        budget_ms = ask.budget_ms / (1.0 + route.margin)
+        budget_ms = ask.left_ms / (1.0 + route.margin)
         retry = None if alone > budget_ms else (predicted - budget_ms) / 1_000.0
         return Reject("miss", retry, route.name, reason)
     reason = "the queue meets the deadline"
-    if predicted > ask.budget_ms:
+    if predicted > ask.left_ms:
         reason = "predicted late, and the route does not refuse"
-    return Enqueue(variant, now_ms + ask.budget_ms, predicted, route.name, reason)
+    return Enqueue(variant, now_ms + ask.left_ms, predicted, route.name, reason)
 
 
 def _drawn_for_queue(ask: Ask, route: Route, loads: ModelLoad) -> str | None:
@@ -214,13 +216,13 @@ def _drawn_for_queue(ask: Ask, route: Route, loads: ModelLoad) -> str | None:
 def _cheapest(ask: Ask, route: Route, load: ModelLoad, now_ms: float) -> Decision:
     """The queue where it is predicted to make it, since its batches are larger; else an online replica."""
     queued = _batch(ask, route, load, now_ms) if load.batch else None
-    if isinstance(queued, Enqueue) and queued.predicted_ms * _SAFETY <= ask.budget_ms:
+    if isinstance(queued, Enqueue) and queued.predicted_ms * _SAFETY <= ask.left_ms:
         return queued
     online = _online(ask, route, load.online, now_ms) if load.online else None
     options = [option for option in (online, queued) if option is not None]
     runs = [option for option in options if not isinstance(option, Reject)]
     if runs:
-        in_time = (option for option in runs if option.predicted_ms <= ask.budget_ms)
+        in_time = (option for option in runs if option.predicted_ms <= ask.left_ms)
         return next(in_time, min(runs, key=lambda option: option.predicted_ms))
     refusals = [option for option in options if isinstance(option, Reject) and option.kind != "unserved"]
     return (refusals or options or [_unserved(ask, route, "online or batch")])[-1]

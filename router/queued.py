@@ -25,8 +25,10 @@ class Queued:
     ) -> None:
         self._models, self._recorder, self._policy = models, recorder, policy
 
-    async def submit(self, served: ServedModel, call: Call, decision: Enqueue, rows: int) -> Answer | Pending:
-        """Queue the request, and wait for its end as long as its caller holds.
+    async def submit(
+        self, served: ServedModel, call: Call, decision: Enqueue, rows: int, left_ms: float
+    ) -> Answer | Pending:
+        """Queue the request with what is left of its budget, and wait for its end while its caller holds.
 
         Raises `Refused` where the queue is full, `Conflict`, and `Unavailable`.
         """
@@ -38,7 +40,7 @@ class Queued:
             id=f"{served.name}.{decision.route}.{secrets.token_hex(12)}",
             payload=pack(call.inputs),
             rows=rows,
-            budget_ms=max(1, int(call.budget_ms)),
+            budget_ms=max(1, round(left_ms)),
             tenant=call.tenant,
             trace=call.trace,
             variant=decision.variant,

@@ -14,12 +14,15 @@ from typing import NamedTuple
 
 from router.policy.tenants import TenantLimits
 
+#: When to come back for a place in flight: nobody knows when one of those that have it will end.
+_PLACE_AFTER_S = 1.0
+
 
 class Over(NamedTuple):
-    """What is over, in words, and when to come back; None where it depends on others' requests ending."""
+    """What is over, in words, and when to come back."""
 
     what: str
-    retry_after_s: float | None
+    retry_after_s: float
 
 
 @dataclass(slots=True)
@@ -36,6 +39,9 @@ class _Bucket:
     def take(self, cost: float, per_s: float, now_ms: float) -> None:
         self.full_at_ms = max(self.full_at_ms, now_ms) + cost * 1_000.0 / per_s
 
+    def give_back(self, cost: float, per_s: float) -> None:
+        self.full_at_ms -= cost * 1_000.0 / per_s
+
 
 class Quotas:
     """The buckets of one router. ``limits_of`` gives a tenant's limits; ``routers`` share them evenly."""
@@ -46,11 +52,24 @@ class Quotas:
         self._rows: dict[str, _Bucket] = {}
         self._in_flight: Counter[str] = Counter()
 
+    def has_place(self, tenant: str) -> bool:
+        """Whether one more request of the tenant may be in flight."""
+        limit = self.limits_of(tenant).in_flight
+        return limit is None or self._in_flight[tenant] < self._part(limit)
+
     def enter(self, tenant: str, now_ms: float) -> Over | None:
         """Count one request in, unless that is too much. Who is let in must `leave`."""
+        if not self.has_place(tenant):
+            limit = self.limits_of(tenant).in_flight
+            return Over(f"{limit} requests of tenant {tenant!r} are in flight already", _PLACE_AFTER_S)
+        over = self.enter_briefly(tenant, now_ms)
+        if over is None:
+            self._in_flight[tenant] += 1
+        return over
+
+    def enter_briefly(self, tenant: str, now_ms: float) -> Over | None:
+        """Count one request that takes no place in flight, since it is answered at once."""
         limits = self.limits_of(tenant)
-        if limits.in_flight is not None and self._in_flight[tenant] >= self._part(limits.in_flight):
-            return Over(f"{limits.in_flight} requests of tenant {tenant!r} are in flight already", None)
         if limits.rate is not None:
             per_s = limits.rate / self._routers
             burst = self._part(limits.burst or max(1.0, limits.rate))
@@ -59,24 +78,33 @@ class Quotas:
             if wait_ms > 0.0:
                 return Over(f"tenant {tenant!r} is over its {limits.rate:g} requests/s", wait_ms / 1_000.0)
             bucket.take(1.0, per_s, now_ms)
-        self._in_flight[tenant] += 1
         return None
 
     def leave(self, tenant: str) -> None:
         self._in_flight[tenant] -= 1
 
-    def take_rows(self, tenant: str, rows: int, now_ms: float) -> Over | None:
-        """Count the rows of a request that was let in, unless they are too many."""
-        limits = self.limits_of(tenant)
-        if limits.row_rate is None:
+    def over_rows(self, tenant: str, rows: int, now_ms: float) -> Over | None:
+        """Whether the rows of a request that was let in are too many now."""
+        limit = self.limits_of(tenant).row_rate
+        if limit is None:
             return None
-        per_s = limits.row_rate / self._routers
-        bucket = self._rows.setdefault(tenant, _Bucket())
-        wait_ms = bucket.wait_ms(rows, per_s, max(1.0, per_s), now_ms)
-        if wait_ms > 0.0:
-            return Over(f"tenant {tenant!r} is over its {limits.row_rate:g} rows/s", wait_ms / 1_000.0)
-        bucket.take(rows, per_s, now_ms)
-        return None
+        per_s = limit / self._routers
+        wait_ms = self._rows.setdefault(tenant, _Bucket()).wait_ms(rows, per_s, max(1.0, per_s), now_ms)
+        if wait_ms <= 0.0:
+            return None
+        return Over(f"tenant {tenant!r} is over its {limit:g} rows/s", wait_ms / 1_000.0)
+
+    def take_rows(self, tenant: str, rows: int, now_ms: float) -> None:
+        """Count the rows of a request that is accepted."""
+        limit = self.limits_of(tenant).row_rate
+        if limit is not None:
+            self._rows.setdefault(tenant, _Bucket()).take(rows, limit / self._routers, now_ms)
+
+    def give_rows_back(self, tenant: str, rows: int) -> None:
+        """Undo `take_rows` for a request that was refused after all."""
+        limits = self.limits_of(tenant)
+        if limits.row_rate is not None and tenant in self._rows:
+            self._rows[tenant].give_back(rows, limits.row_rate / self._routers)
 
     def _part(self, count: float) -> float:
         """One router's part of a count, and never less than one."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ from router import estimate
 from router.admission import admit, ask_of
 from router.auth import Keyring
 from router.call import Answer, Call, Pending, ServedModel
-from router.decide import Enqueue, RunOnline
+from router.decide import Reject, RunOnline
 from router.dispatch import BadRows, DeadlineHopeless, HeapFull, ReplicaFailed
 from router.estimate import ModelLoad, Variant
 from router.metrics import Recorder
@@ -26,6 +27,7 @@ from router.policy import Policy
 from router.queued import Queued
 from router.quota import Over, Quotas
 from router.service_errors import (
+    Conflict,
     DeadlinePassed,
     Forbidden,
     Refused,
@@ -82,21 +84,31 @@ class Service:
         if not self.keyring.may_use(tenant, model):
             raise Forbidden(f"tenant {tenant!r} may not use model {model!r}")
 
-    def enter(self, tenant: str) -> bool:
-        """Let one request of a tenant in, before anything of it is read. True: it counts and must `leave`.
+    def now_ms(self) -> float:
+        """The service's clock, on which a `Call` says when it arrived."""
+        return self._clock()
 
-        Raises `Refused` for a tenant that is over its rate or its requests in flight.
+    @contextmanager
+    def counted(self, tenant: str, waits: bool = False) -> Iterator[bool]:
+        """Count one request of a tenant, of whatever kind, before anything of it is read.
+
+        Raises `Refused` for a tenant that is over its rate or its requests in flight. With ``waits`` only for
+        the rate: a request that would wait is let in, and gets False where it must not wait, because the
+        tenant has no place in flight left.
         """
         if not self.policy.limits_tenants:
-            return False
-        over = self._quotas.enter(tenant, self._clock())
+            yield True
+            return
+        quotas, now_ms = self._quotas, self._clock()
+        holds = not waits or quotas.has_place(tenant)
+        over = quotas.enter(tenant, now_ms) if holds else quotas.enter_briefly(tenant, now_ms)
         if over is not None:
             raise self._over(tenant, over)
-        return True
-
-    def leave(self, tenant: str) -> None:
-        """The other half of an `enter` that counted."""
-        self._quotas.leave(tenant)
+        try:
+            yield holds
+        finally:
+            if holds:
+                quotas.leave(tenant)
 
     def _over(self, tenant: str, over: Over) -> Refused:
         self.recorder.tenant(tenant, "over quota")
@@ -109,7 +121,8 @@ class Service:
             raise UnknownModel(f"no model {name!r} here; there is {', '.join(self._models)}")
         if variant is not None and variant not in served.variants:
             raise UnknownVariant(
-                f"model {name!r} has no variant {variant!r}; it has {', '.join(served.variants)}"
+                f"model {name!r} has no variant {variant!r}; it has {', '.join(served.variants)}. "
+                "A version is the name of a variant here; without one the router chooses"
             )
         return served
 
@@ -157,24 +170,38 @@ class Service:
                 f"{rows} rows in one request; the policy's limits.rows is {self.policy.limits.rows}"
             )
         started = self._clock()
+        spent_ms = 0.0 if call.arrived_ms is None else max(0.0, started - call.arrived_ms)
+        if spent_ms >= call.budget_ms:
+            self.recorder.request(call.model, "", "none", "", "expired")
+            self.recorder.tenant(call.tenant, "expired")
+            raise DeadlinePassed(
+                f"the budget of {call.budget_ms:.3g} ms was over when the request had been read, after "
+                f"{spent_ms:.3g} ms; nothing was run"
+            )
         weight = served.online.weigher.weigh(call.inputs, rows) if served.online else rows
-        ask = ask_of(call, rows, weight, self.policy, time.time, random.random)
+        ask = ask_of(call, rows, weight, self.policy, time.time, random.random, spent_ms)
         decision = admit(
             ask,
             self.policy,
             self._quotas,
-            lambda: self._load(served, started + call.budget_ms, weight),
+            lambda: self._load(served, started + ask.left_ms, weight),
             started,
         )
-        if isinstance(decision, RunOnline):
-            return await self._run_online(served, call, decision, started, weight)
-        if isinstance(decision, Enqueue):
-            return await self.queued.submit(served, call, decision, rows)
         if isinstance(decision, Over):
             raise self._over(call.tenant, decision)
-        self.recorder.request(call.model, decision.route, "none", "", "refused")
-        self.recorder.tenant(call.tenant, "refused")
-        raise Refused(decision.reason, decision.kind, decision.retry_after_s)
+        if isinstance(decision, Reject):
+            self.recorder.request(call.model, decision.route, "none", "", "refused")
+            self.recorder.tenant(call.tenant, "refused")
+            raise Refused(decision.reason, decision.kind, decision.retry_after_s)
+        try:
+            if isinstance(decision, RunOnline):
+                return await self._run_online(served, call, decision, started, weight)
+            return await self.queued.submit(
+                served, call, decision, rows, decision.deadline_ms - self._clock()
+            )
+        except (Refused, Conflict, Unavailable):
+            self._quotas.give_rows_back(call.tenant, rows)
+            raise
 
     def _load(self, served: ServedModel, deadline_ms: float, weight: int) -> ModelLoad:
         online = served.online.load(deadline_ms, weight) if served.online else None
@@ -225,7 +252,8 @@ class Service:
             if outcome in ("done", "expired", "failed"):
                 self.recorder.deadline(call.model, decision.route, met)
             if outcome == "done":
-                self.recorder.latency(call.model, decision.route, "online", now - started)
+                since = started if call.arrived_ms is None else call.arrived_ms
+                self.recorder.latency(call.model, decision.route, "online", now - since)
                 self.recorder.prediction(call.model, now - started <= decision.predicted_ms)
             elif outcome == "expired":
                 self.recorder.prediction(call.model, False)

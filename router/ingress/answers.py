@@ -11,6 +11,7 @@ from router.call import Answer, Pending, ServedModel
 from router.ingress import http, protocol
 from router.ingress.http import Headers, Response, json_answer
 from router.ingress.protocol import HEADER_LENGTH, InferRequest
+from router.ingress.steps import Steps
 
 _HEADER_LENGTH = HEADER_LENGTH.encode()
 
@@ -60,7 +61,8 @@ def _named(route: str, path: str, variant: str) -> Sequence[tuple[bytes, bytes]]
     return (b"route", route.encode()), (b"path", path.encode()), (b"variant", variant.encode())
 
 
-def answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferRequest) -> Response:
+def answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferRequest) -> Steps[Response]:
+    """A result; large ones take several steps."""
     parameters: dict[str, Any] = {
         "route": answer.route,
         "path": answer.path,
@@ -82,7 +84,7 @@ def answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferReques
         "id": request.id if request.id is not None else answer.id or "",
         "parameters": parameters,
     }
-    body, header_length = protocol.encode(
+    body, header_length = yield from protocol.encode_steps(
         answer.outputs, specs, wanted=request.outputs, binary=request.binary, envelope=envelope
     )
     if header_length is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from optimizers.tensors import TensorError
 from router.call import Call, Pending
-from router.ingress import encodings, http, protocol, routes
+from router.ingress import cross_origin, encodings, http, protocol, routes
 from router.ingress.answers import accepted, answered, describe, prefix, traced
 from router.ingress.http import ClientLeft, Headers, HttpError, Receive, Response, Send, json_answer, problem
 from router.ingress.log_lines import failure, success
@@ -20,6 +20,7 @@ from router.ingress.page import Document, Page
 from router.ingress.protocol import InferRequest, ProtocolError
 from router.ingress.reading import BodyReader
 from router.ingress.statuses import http_error
+from router.ingress.turns import Turns
 from router.request_log import RequestLog
 from router.service import Service
 from router.service_errors import (
@@ -46,7 +47,7 @@ class Ingress:
     ) -> None:
         self._log = log or RequestLog(lambda: 0.0, _log.info)
         self._service, self._ready, self._version, self._policy = service, ready, version, policy
-        self._bodies = BodyReader()
+        self._bodies, self._turns = BodyReader(), Turns()
         self._page, self._document = Page(), Document(version)
         #: Model and variant of the paths that were asked for, which are few and come often.
         self._infer_paths: dict[str, tuple[str, str | None]] = {}
@@ -57,31 +58,48 @@ class Ingress:
             return
         if scope["type"] != "http":
             return
+        try:
+            status, headers, body = await self._answer(scope, receive)
+        except ClientLeft:
+            return
+        cross_origin.add_to(headers, scope, self._service.policy.cors)
+        if status not in (204, 304):  # the one has no body, and the other's length would be that of the copy
+            headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> Response:
+        """The answer, whatever happens. Raises `ClientLeft` where there is nobody to answer."""
+        arrived_ms = self._service.now_ms()
         target = self._infer_paths.get(scope["path"])
         try:
             if target is not None and scope["method"] == "POST":
-                status, headers, body = await self._infer(*target, scope, receive)
+                answer = await self._infer(*target, scope, receive, arrived_ms)
             else:
-                status, headers, body = await self._respond(scope, receive)
+                answer = await self._respond(scope, receive, arrived_ms)
+            if len(answer[2]) >= encodings.WORTH_BYTES:
+                return await http.encoded(answer, dict(scope["headers"]))
+            return answer
         except HttpError as error:
-            status, headers, body = problem(error)
+            return problem(error)
         except (ServiceError, ProtocolError, TensorError) as error:
-            status, headers, body = problem(http_error(error))
+            return problem(http_error(error))
         except ClientLeft:
-            return
+            raise
         except Exception:
             _log.exception("request %s %s failed", scope["method"], scope["path"])
-            status, headers, body = problem(HttpError(500, "an internal error; the router's log has it"))
-        if len(body) >= encodings.WORTH_BYTES:
-            body = await http.encoded(body, headers, dict(scope["headers"]))
-        if status != 304:  # its length would be that of the copy
-            headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            return problem(HttpError(500, "an internal error; the router's log has it"))
 
-    async def _respond(self, scope: Mapping[str, Any], receive: Receive) -> Response:
+    async def _respond(self, scope: Mapping[str, Any], receive: Receive, arrived_ms: float) -> Response:
         http.check_path(scope["path"])
-        found = routes.find(scope["method"], scope["path"].removeprefix(prefix(scope)))
+        path = scope["path"].removeprefix(prefix(scope))
+        if scope["method"] == "OPTIONS":
+            names = routes.methods(path)
+            allowed: Headers = [(b"allow", ", ".join(names).encode())]
+            if self._service.policy.cors.origins:
+                allowed += cross_origin.preflight(names)
+            return 204, allowed, b""
+        found = routes.find(scope["method"], path)
         name, variant = found.arguments.get("model", ""), found.arguments.get("variant")
         match found.operation:
             case "infer" | "variant_infer":
@@ -90,7 +108,7 @@ class Ingress:
                 self._service.model(name, variant)
                 if len(self._infer_paths) < _MAX_PATHS:  # a path with more slashes than it needs is one more
                     self._infer_paths[scope["path"]] = (name, variant)
-                return await self._infer(name, variant, scope, receive)
+                return await self._infer(name, variant, scope, receive, arrived_ms)
             case "result":
                 return await self._result(found.arguments["id"], scope)
             case "cancel":
@@ -118,6 +136,17 @@ class Ingress:
             ready = self._ready()
             return json_answer(200 if ready else 503, {"ready": ready})
         tenant = self._tenant(http.headers_of(scope))
+        if operation in ("model_ready", "variant_ready"):  # not counted, as the server's own readiness
+            self._service.permit(tenant, name)
+            self._service.model(name, variant)
+            ready = self._ready()
+            return json_answer(200 if ready else 503, {"name": name, "ready": ready})
+        with self._service.counted(tenant):
+            return self._described(operation, tenant, name, variant, scope)
+
+    def _described(
+        self, operation: str, tenant: str, name: str, variant: str | None, scope: Mapping[str, Any]
+    ) -> Response:
         if operation == "policy":
             return json_answer(200, dict(self._policy()))
         if operation == "models":
@@ -129,31 +158,23 @@ class Ingress:
         self._service.permit(tenant, name)
         if operation == "model_stats":
             return json_answer(200, self._service.describe_load(name))
-        model = self._service.model(name, variant)
-        if operation in ("model_ready", "variant_ready"):
-            ready = self._ready()
-            return json_answer(200 if ready else 503, {"name": name, "ready": ready})
-        return json_answer(200, describe(model, variant))
+        return json_answer(200, describe(self._service.model(name, variant), variant))
 
     async def _infer(
-        self, name: str, variant: str | None, scope: Mapping[str, Any], receive: Receive
+        self, name: str, variant: str | None, scope: Mapping[str, Any], receive: Receive, arrived_ms: float
     ) -> Response:
-        headers, started_s = http.headers_of(scope), time.monotonic()
-        tenant, counted = "", False
+        headers, started_s, tenant = http.headers_of(scope), time.monotonic(), ""
         try:
             tenant = self._tenant(headers)
             self._service.permit(tenant, name)
-            counted = self._service.enter(tenant)
-            body = await self._bodies.read(receive, headers, self._service.policy.limits.body)
-            call, request = self._read(name, variant, tenant, headers, body)
-            outcome = await self._service.infer(call)
+            with self._service.counted(tenant):
+                body = await self._bodies.read(receive, headers, self._service.policy.limits.body)
+                call, request = await self._read(name, variant, tenant, headers, body, arrived_ms)
+                outcome = await self._service.infer(call)
         except Exception as error:
             if not isinstance(error, ClientLeft) and self._log.wants(well=False):
                 self._log.write(**failure(error, name, tenant, headers, started_s))
             raise
-        finally:
-            if counted:
-                self._service.leave(tenant)
         if self._log.wants(isinstance(outcome, Pending) or outcome.deadline_met):
             self._log.write(**success(outcome, call, request, started_s))
         specs = self._service.model(name).outputs
@@ -161,14 +182,21 @@ class Ingress:
             at_once = b"respond-async" in headers.get(b"prefer", b"").lower() and call.hold_s <= 0
             applied: Headers = [(b"preference-applied", b"respond-async")] if at_once else []
             return traced(accepted(outcome, scope, applied), call.trace)
-        return traced(answered(outcome, specs, request), call.trace)
+        return traced(await self._turns.run(answered(outcome, specs, request)), call.trace)
 
-    def _read(
-        self, name: str, variant: str | None, tenant: str, headers: Mapping[bytes, bytes], body: bytes
+    async def _read(
+        self,
+        name: str,
+        variant: str | None,
+        tenant: str,
+        headers: Mapping[bytes, bytes],
+        body: bytes,
+        arrived_ms: float,
     ) -> tuple[Call, InferRequest]:
         """The body, as a call for the service and as what the answer must look like."""
         model, policy = self._service.model(name, variant), self._service.policy
-        request = protocol.decode(body, http.header_length(headers), policy.limits.rows)
+        length, rows = http.header_length(headers), policy.limits.rows
+        request = await self._turns.run(protocol.decode_steps(body, length, rows, model.inputs))
         if request.outputs:
             unknown = set(request.outputs) - {spec.name for spec in model.outputs}
             if unknown:
@@ -185,24 +213,29 @@ class Ingress:
             headers,
             request.parameters,
             trace_parent(headers),
+            arrived_ms,
         )
         return call, request
 
     async def _result(self, request_id: str, scope: Mapping[str, Any]) -> Response:
         headers = http.headers_of(scope)
         tenant, form = self._tenant(headers), http.result_form(scope["query_string"], headers)
-        outcome = await self._service.queued.result(request_id, form.wait_s, tenant=tenant)
+        # A poll that waits is in flight as long as it does; one that finds no place is answered at once.
+        with self._service.counted(tenant, waits=True) as may_wait:
+            wait_s = form.wait_s if may_wait else 0.0
+            outcome = await self._service.queued.result(request_id, wait_s, tenant=tenant)
         specs = self._service.model(request_id.partition(".")[0]).outputs
         form.check(spec.name for spec in specs)
         if isinstance(outcome, Pending):
             return accepted(outcome, scope, [])
         wanted = dict.fromkeys(form.outputs, form.binary) or None
         request = InferRequest({}, request_id, outputs=wanted, binary=form.binary)
-        return traced(answered(outcome, specs, request), outcome.trace)
+        return traced(await self._turns.run(answered(outcome, specs, request)), outcome.trace)
 
     async def _cancel(self, request_id: str, scope: Mapping[str, Any]) -> Response:
         tenant = self._tenant(http.headers_of(scope))
-        state = await self._service.queued.cancel(request_id, tenant=tenant)
+        with self._service.counted(tenant):
+            state = await self._service.queued.cancel(request_id, tenant=tenant)
         return json_answer(200, {"id": request_id, "state": state.value})
 
 

@@ -6,21 +6,24 @@ parsed, and nothing that Serve does with a message depends on its class.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from optimizers.tensors import TensorError
+from optimizers.tensors import TensorError, TensorSpec
 from router.call import Answer, Call, Pending
+from router.ingress import grpc_health, http
 from router.ingress import grpc_protocol as protocol
-from router.ingress import http
-from router.ingress.grpc_messages import message
+from router.ingress.grpc_messages import SERVICE, message
 from router.ingress.grpc_protocol import InferMessage
 from router.ingress.grpc_statuses import GrpcStatus, StillWaiting, grpc_status
 from router.ingress.http import HttpError
 from router.ingress.log_lines import failure, success
 from router.ingress.protocol import InferRequest, ProtocolError
+from router.ingress.steps import Steps
+from router.ingress.turns import Turns
 from router.ingress.wire import Wire
 from router.request_log import RequestLog
 from router.service import Service
@@ -54,7 +57,7 @@ def headers_of(metadata: Any) -> dict[bytes, bytes]:
 
 
 class GrpcIngress:
-    """The protocol's six methods for one router replica.
+    """The protocol's six methods for one router replica, and the health check of gRPC itself.
 
     ``admits`` says whether a peer may call at all: Serve's gRPC server of a replica listens on every
     interface, whatever the endpoint listens on.
@@ -77,7 +80,9 @@ class GrpcIngress:
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._model_infer,
+            "Check": self._check,
         }
+        self._turns = Turns()
 
     async def call(self, method: str, request: Wire, context: Context) -> Wire:
         """One call. What goes wrong is told by the context's code, with an empty message beside it."""
@@ -114,6 +119,25 @@ class GrpcIngress:
         about = {"name": "hybrid-router", "version": self._version, "extensions": EXTENSIONS}
         return _answer("ServerMetadataResponse", **about)
 
+    async def _check(self, data: bytes, headers: Headers) -> bytes:
+        status = grpc_health.status(data, self._ready())
+        if status is grpc_health.Status.SERVICE_UNKNOWN:
+            raise HttpError(404, f"no such service here; there is '' and {SERVICE}")
+        return grpc_health.answer(status)
+
+    async def watch(self, request: Wire, context: Context, every_s: float = 1.0) -> AsyncIterator[Wire]:
+        """Health as it is now and whenever it changes, until the caller leaves."""
+        last = None
+        while True:
+            status = grpc_health.status(request.data, self._ready())
+            if not self._admits(context.peer()):
+                _end(context, grpc_status(Forbidden("this server takes calls from its own machine only")))
+                return
+            if status is not last:
+                yield Wire(grpc_health.answer(status))
+            last = status
+            await asyncio.sleep(every_s)
+
     async def _model_ready(self, data: bytes, headers: Headers) -> bytes:
         tenant = self.identify(headers)
         asked = protocol.parse("ModelReadyRequest", data)
@@ -128,8 +152,9 @@ class GrpcIngress:
     async def _model_metadata(self, data: bytes, headers: Headers) -> bytes:
         tenant = self.identify(headers)
         asked = protocol.parse("ModelMetadataRequest", data)
-        self._service.permit(tenant, asked.name)
-        model = self._service.model(asked.name, asked.version or None)
+        with self._service.counted(tenant):
+            self._service.permit(tenant, asked.name)
+            model = self._service.model(asked.name, asked.version or None)
         return _answer(
             "ModelMetadataResponse",
             name=model.name,
@@ -140,42 +165,49 @@ class GrpcIngress:
         )
 
     async def _model_infer(self, data: bytes, headers: Headers) -> bytes:
-        started_s, tenant, model, counted = time.monotonic(), "", "", False
+        # Nothing tells when the first byte of the message came: Serve calls when all of it is there.
+        arrived_ms, started_s, tenant, model = self._service.now_ms(), time.monotonic(), "", ""
         try:
             tenant = self.identify(headers)
-            counted = self._service.enter(tenant)
-            asked = self._read(data)
-            model = asked.model
-            call = self._call(asked, tenant, headers)
-            outcome = await self._service.infer(call)
+            with self._service.counted(tenant):
+                parsed = self._parse(data)
+                model = parsed.model_name
+                asked = await self._turns.run(self._decode(parsed, tenant))
+                call = self._call(asked, tenant, headers, arrived_ms)
+                outcome = await self._service.infer(call)
         except Exception as error:
             if self._log.wants(well=False):
                 self._log.write(**failure(error, model, tenant, headers, started_s))
             raise
-        finally:
-            if counted:
-                self._service.leave(tenant)
         if self._log.wants(isinstance(outcome, Pending) or outcome.deadline_met):
             self._log.write(**success(outcome, call, InferRequest({}, asked.id), started_s))
         if isinstance(outcome, Pending):
             raise StillWaiting(outcome)
-        return protocol.encode(
-            outcome.outputs,
-            self._service.model(model).outputs,
-            asked,
-            variant=outcome.variant,
-            request_id=asked.id or outcome.id or "",
-            parameters=_told(outcome),
+        return await self._turns.run(
+            protocol.encode_steps(
+                outcome.outputs,
+                self._service.model(model).outputs,
+                asked,
+                variant=outcome.variant,
+                request_id=asked.id or outcome.id or "",
+                parameters=_told(outcome),
+            )
         )
 
-    def _read(self, data: bytes) -> InferMessage:
+    def _parse(self, data: bytes) -> Any:
         limit = self._service.policy.limits.body
         if len(data) > limit:
             raise HttpError(413, f"the message has {len(data)} bytes, the policy's limits.body is {limit}")
-        return protocol.decode(protocol.parse("ModelInferRequest", data))
+        return protocol.parse("ModelInferRequest", data)
 
-    def _call(self, asked: InferMessage, tenant: str, headers: Headers) -> Call:
-        self._service.permit(tenant, asked.model)
+    def _decode(self, parsed: Any, tenant: str) -> Steps[InferMessage]:
+        def inputs_of(model: str, variant: str | None) -> tuple[TensorSpec, ...]:
+            self._service.permit(tenant, model)
+            return self._service.model(model, variant).inputs
+
+        return protocol.decode_steps(parsed, inputs_of, self._service.policy.limits.rows)
+
+    def _call(self, asked: InferMessage, tenant: str, headers: Headers, arrived_ms: float) -> Call:
         model = self._service.model(asked.model, asked.variant)
         unknown = (asked.outputs or frozenset()) - {spec.name for spec in model.outputs}
         if unknown:
@@ -194,6 +226,7 @@ class GrpcIngress:
             headers,
             asked.parameters,
             trace_parent(headers),
+            arrived_ms,
         )
 
 
@@ -252,3 +285,10 @@ class GrpcMethods:
 
     async def ModelInfer(self, request: Wire, grpc_context: Context) -> Wire:
         return await self.grpc.call("ModelInfer", request, grpc_context)
+
+    async def Check(self, request: Wire, grpc_context: Context) -> Wire:
+        return await self.grpc.call("Check", request, grpc_context)
+
+    async def Watch(self, request: Wire, grpc_context: Context) -> AsyncIterator[Wire]:
+        async for answer in self.grpc.watch(request, grpc_context):
+            yield answer

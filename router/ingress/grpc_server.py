@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection
 
+from router.ingress.grpc_health import HEALTH_SERVICE
 from router.ingress.grpc_messages import METHODS, SERVICE, pool
 from router.ingress.wire import Wire
 
@@ -26,5 +27,10 @@ def add_to_server(servicer: Any, server: Any) -> None:
         for method in METHODS
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    health = {
+        "Check": grpc.unary_unary_rpc_method_handler(servicer.Check, request_deserializer=Wire),
+        "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, request_deserializer=Wire),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(HEALTH_SERVICE, health),))
     server.add_passthrough_service(reflection.SERVICE_NAME)
     reflection.enable_server_reflection((SERVICE,), server, pool=pool())

@@ -238,26 +238,26 @@ def _wait_s(value: str) -> float:
     return seconds
 
 
-async def encoded(body: bytes, answer: Headers, headers: Mapping[bytes, bytes]) -> bytes:
-    """A large answer's body in the coding that the caller takes, if it pays; ``answer`` gets the headers.
+async def encoded(answer: Response, headers: Mapping[bytes, bytes]) -> Response:
+    """A large answer in the coding that the caller takes, if it pays.
 
     Call it for bodies of at least ``encodings.WORTH_BYTES`` only: others never gain.
     """
-    if any(name == b"content-encoding" for name, _ in answer):
-        return body
-    answer.append((b"vary", b"accept-encoding"))
+    status, about, body = answer
+    if any(name == b"content-encoding" for name, _ in about):
+        return answer
+    about = [*about, (b"vary", b"accept-encoding")]
     accepts = headers.get(b"accept-encoding")
     coding = encodings.chosen(_text(accepts)) if accepts else None
     if coding is None:
-        return body
+        return status, about, body
     if len(body) <= encodings.DEFLATE_HERE_BYTES:
         packed = encodings.compress(body, coding)
     else:
         packed = await asyncio.to_thread(encodings.compress, body, coding)
     if packed is None:
-        return body
-    answer.append((b"content-encoding", coding.encode()))
-    return packed
+        return status, about, body
+    return status, [*about, (b"content-encoding", coding.encode())], packed
 
 
 def header_length(headers: Mapping[bytes, bytes]) -> int | None:

@@ -68,9 +68,9 @@ def test_whatever_is_documented_is_dispatched_and_nothing_else_at_its_path() -> 
         assert found.arguments.get("model", "") == model
         open_parts = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
         assert open_parts == set(found.arguments) - {"model"}
-        for other in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"} - {
-            m.upper() for m in made()["paths"][path]
-        }:
+        told = {m.upper() for m in made()["paths"][path]}
+        told |= {"HEAD"} if "GET" in told else set()  # not documented one by one: it is GET without a body
+        for other in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"} - told:
             with pytest.raises(HttpError) as refused:
                 routes.find(other, path)
             assert refused.value.status == 405

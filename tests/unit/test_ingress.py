@@ -180,7 +180,7 @@ BAD: list[Bad] = [
     ("GET", "/v2/requests/m.1?wait=61", {}, b"", 400, "query wait='61'"),
     ("GET", "/v2/requests/m.1?wait=nan", {}, b"", 400, "query wait='nan'"),
     ("GET", INFER, {}, b"", 405, "GET is not allowed here; use POST"),
-    ("POST", "/v2/requests/m.1", {}, b"", 405, "POST is not allowed here; use GET, DELETE"),
+    ("POST", "/v2/requests/m.1", {}, b"", 405, "POST is not allowed here; use GET, HEAD, DELETE, OPTIONS"),
     ("DELETE", "/v2/models/m", {}, b"", 405, "DELETE is not allowed here; use GET"),
     ("POST", INFER, {}, b"", 400, "the body is not JSON"),
     ("POST", INFER, {}, b"[1]", 400, "must be a JSON object with a list 'inputs'"),
@@ -287,7 +287,7 @@ def test_a_bad_request_gets_its_status_and_one_clear_sentence(
 async def test_the_methods_that_are_allowed_are_told() -> None:
     async with serving() as served:
         response = await served.client.put("/v2/requests/m.1")
-        assert response.headers["allow"] == "GET, DELETE"
+        assert response.headers["allow"] == "GET, HEAD, DELETE, OPTIONS"
 
 
 @in_virtual_time

@@ -18,6 +18,13 @@ def entered(counted: Quotas, *times_ms: float, tenant: str = "t") -> list[bool]:
     return [counted.enter(tenant, now) is None for now in times_ms]
 
 
+def took_rows(counted: Quotas, rows: int, now_ms: float) -> bool:
+    if counted.over_rows("t", rows, now_ms) is not None:
+        return False
+    counted.take_rows("t", rows, now_ms)
+    return True
+
+
 def test_a_seconds_worth_may_come_at_once_and_then_one_at_a_time() -> None:
     counted = quotas(rate="10/s")
     assert entered(counted, *[0.0] * 11) == [True] * 10 + [False]
@@ -52,7 +59,7 @@ def test_requests_in_flight_are_bounded_until_they_leave() -> None:
     counted = quotas(in_flight=2)
     assert entered(counted, 0.0, 0.0, 1e9) == [True, True, False]
     over = counted.enter("t", 0.0)
-    assert over is not None and over.retry_after_s is None and "in flight" in over.what
+    assert over is not None and over.retry_after_s == 1.0 and "in flight" in over.what
     counted.leave("t")
     assert entered(counted, 0.0, 0.0) == [True, False]
 
@@ -71,13 +78,36 @@ def test_a_refusal_takes_neither_a_place_nor_a_part_of_the_rate() -> None:
 
 def test_rows_have_a_rate_of_their_own_and_one_large_request_fits_a_full_bucket() -> None:
     counted = quotas(row_rate="100/s")
-    assert counted.take_rows("t", 60, 0.0) is None
-    over = counted.take_rows("t", 60, 0.0)
+    assert took_rows(counted, 60, 0.0)
+    over = counted.over_rows("t", 60, 0.0)
     assert over is not None and over.retry_after_s == pytest.approx(0.2) and "100 rows/s" in over.what
-    assert counted.take_rows("t", 60, 201.0) is None
+    assert took_rows(counted, 60, 201.0)
     # More rows than the burst would otherwise never be let in.
-    assert counted.take_rows("t", 1_000, 60_000.0) is None
-    assert counted.take_rows("t", 1, 61_000.0) is not None
+    assert took_rows(counted, 1_000, 60_000.0)
+    assert not took_rows(counted, 1, 61_000.0)
+
+
+def test_rows_that_are_given_back_are_there_again_and_no_more_than_were_taken() -> None:
+    counted = quotas(row_rate="100/s")
+    assert took_rows(counted, 100, 0.0)
+    assert not took_rows(counted, 1, 0.0)
+    counted.give_rows_back("t", 100)
+    assert took_rows(counted, 100, 0.0)
+    assert not took_rows(counted, 1, 0.0)
+    counted.give_rows_back("nobody", 100)
+    counted.give_rows_back("t", 100)
+    assert sum(took_rows(counted, 1, 60_000.0) for _ in range(300)) == 100  # never more than a burst
+
+
+def test_what_is_answered_at_once_counts_for_the_rate_and_takes_no_place() -> None:
+    counted = quotas(rate="2/s", burst=2, in_flight=1)
+    assert counted.enter("t", 0.0) is None
+    assert not counted.has_place("t")
+    assert counted.enter_briefly("t", 0.0) is None
+    over = counted.enter_briefly("t", 0.0)
+    assert over is not None and "over its 2 requests/s" in over.what
+    counted.leave("t")
+    assert counted.has_place("t")
 
 
 def test_tenants_do_not_use_up_each_others_and_routers_share_evenly() -> None:

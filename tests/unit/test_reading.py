@@ -152,7 +152,7 @@ async def test_a_compressed_request_is_answered_compressed_where_that_pays() -> 
 async def test_a_large_answer_comes_as_its_reader_takes_it(accept: str, coding: str | None) -> None:
     async with serving() as served:
 
-        async def respond(scope: Any, receive: Any) -> Any:
+        async def respond(scope: Any, *_: Any) -> Any:
             return 200, [(b"content-type", b"application/json")], b'{"a": 1}' + b" " * 20_000
 
         served.ingress._respond = respond  # type: ignore[method-assign]

@@ -6,10 +6,14 @@ import asyncio
 
 import httpx
 import pytest
+from grpc import StatusCode
 
 from router.api_keys import hash_key
+from router.ingress.grpc_messages import message
+from router.ingress.wire import Wire
 from tests.support.served import POLICY, Served, serving
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual_time import in_virtual_time, now_ms, settled
+from tests.unit.test_grpc_ingress import Context, door
 
 TENANTS = f"""
 tenants:
@@ -137,7 +141,7 @@ async def test_requests_in_flight_are_bounded_and_freed_however_they_end() -> No
         first = asyncio.create_task(served.infer(1.0, headers=of("few")))
         await asyncio.sleep(0.001)
         refused = await served.infer(2.0, headers=of("few"))
-        assert "in flight" in detail(refused, 429) and "retry-after" not in refused.headers
+        assert "in flight" in detail(refused, 429) and refused.headers["retry-after"] == "1"
         assert (await first).status_code == 200
         # One that fails, and one whose caller leaves, give their place back too.
         assert detail(await served.client.post("/v2/models/m/infer", content=b"{", headers=of("few")), 400)
@@ -146,6 +150,79 @@ async def test_requests_in_flight_are_bounded_and_freed_however_they_end() -> No
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
         assert await statuses(served, "few", 1, 1) == [200, 200]
+
+
+@in_virtual_time
+async def test_a_poll_that_waits_has_a_place_in_flight_and_one_without_a_place_does_not_wait() -> None:
+    async with serving(policy=LIMITED) as served:
+        queued = await served.infer(1.0, budget_ms=60_000, headers=of("few", **LATER))
+        where = f"{queued.headers['location']}?wait=60"
+        waiting = asyncio.create_task(served.client.get(where, headers=of("few")))
+        await settled()
+        assert "in flight" in detail(await served.infer(2.0, headers=of("few")), 429)
+        began = now_ms()
+        replies = await asyncio.gather(*(served.client.get(where, headers=of("few")) for _ in range(50)))
+        assert now_ms() == began and not waiting.done()  # none of them is held
+        assert {reply.status_code for reply in replies} == {202}
+        for path in ("/v2/models", "/v2/models/m", "/v2/models/m/stats", "/v2/policy", "/openapi.json"):
+            refused = await served.client.get(path, headers=of("few"))
+            assert "in flight" in detail(refused, 429) and refused.headers["retry-after"] == "1", path
+        refused = await served.client.delete(queued.headers["location"], headers=of("few"))
+        assert "in flight" in detail(refused, 429)
+        for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m/ready"):
+            assert (await served.client.get(path, headers=of("few"))).status_code == 200
+        assert await served.work() == 1  # the refused DELETE has cancelled nothing
+        assert (await waiting).json()["outputs"][0]["data"] == [2.0]
+        assert (await served.client.get("/v2/models", headers=of("few"))).status_code == 200
+
+
+@in_virtual_time
+async def test_whatever_a_tenant_asks_counts_for_its_rate() -> None:
+    async with serving(policy=LIMITED) as served:
+        for method, path in (
+            ("GET", "/v2/models"),
+            ("GET", "/v2/models/m/stats"),
+            ("GET", "/openapi.json"),
+            ("GET", "/v2/requests/m.bulk.0"),
+            ("DELETE", "/v2/requests/m.bulk.0"),
+        ):
+            await asyncio.sleep(60)
+            replies = [await served.client.request(method, path, headers=of("slow")) for _ in range(3)]
+            assert "over its 2 requests/s" in detail(replies[2], 429), path
+            assert 429 not in [reply.status_code for reply in replies[:2]]
+            assert (await served.client.get("/v2/health/ready", headers=of("slow"))).status_code == 200
+
+
+@in_virtual_time
+async def test_a_grpc_metadata_call_counts_and_readiness_does_not() -> None:
+    async with serving(policy=LIMITED) as served:
+        codes = []
+        for method in ["ModelMetadata"] * 3 + ["ModelReady", "ServerMetadata"]:
+            context = Context([("tenant", "slow")])
+            asked = message(f"{method}Request")(**({} if method == "ServerMetadata" else {"name": "m"}))
+            await door(served).call(method, Wire(asked.SerializeToString()), context)
+            codes.append(context.code)
+        assert codes == [None, None, StatusCode.RESOURCE_EXHAUSTED, None, None]
+
+
+@in_virtual_time
+async def test_rows_that_are_refused_cost_nothing() -> None:
+    async with serving(policy=LIMITED) as served:
+        too_soon = await served.infer(*[1.0] * 4, budget_ms=1, headers=of("rows"))
+        assert too_soon.status_code == 429 and too_soon.json()["kind"] == "miss"
+        running = [asyncio.create_task(served.infer(*[1.0] * 8, budget_ms=20_000)) for _ in range(6)]
+        await settled()
+        full = await served.infer(*[1.0] * 4, budget_ms=20_000, headers=of("rows"))
+        assert full.status_code == 429 and full.json()["kind"] == "full"
+        await asyncio.gather(*running)
+        assert await statuses(served, "rows", 4, 1) == [200, 429]
+        await asyncio.sleep(1)
+        keyed = {**LATER, "Idempotency-Key": "k"}
+        first = await served.infer(1.0, 2.0, budget_ms=60_000, headers=of("rows", **keyed))
+        assert first.status_code == 202
+        conflict = await served.infer(1.0, budget_ms=60_000, headers=of("rows", **keyed))
+        assert conflict.status_code == 409
+        assert await statuses(served, "rows", 2) == [200]  # all that is left of the four
 
 
 @in_virtual_time
