@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from optimizers import graphs
-from optimizers.passes import FormError, PassError
+from optimizers.passes import FormError, PassError, typed
 from optimizers.predict import predictor
 from optimizers.task import Model, Task
 from optimizers.tensors import Tensors
 
 OPSET = 17
+#: Of the operators for trees and linear models (ai.onnx.ml): the newest that skl2onnx writes.
+OPSET_ML = 3
 
 #: Largest difference that a conversion may make, relative to the largest magnitude of the output.
 #: Float32 sums in another order stay well below it; a wrong graph does not.
@@ -118,14 +120,18 @@ def sklearn_to_onnx(model: Model, task: Task) -> Model:
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import FloatTensorType
 
+    from optimizers.foreign import strip_zipmap
+
     (spec,) = model.inputs
-    options = {id(model.value): {"zipmap": False}} if hasattr(model.value, "predict_proba") else None
-    graph = to_onnx(
-        model.value,
-        initial_types=[(spec.name, FloatTensorType([None, *spec.shape[1:]]))],
-        options=options,
-        target_opset=OPSET,
-    )
+    with typed(f"skl2onnx cannot convert a {type(model.value).__name__}"):
+        graph = to_onnx(
+            model.value,
+            initial_types=[(spec.name, FloatTensorType([None, *spec.shape[1:]]))],
+            target_opset={"": OPSET, "ai.onnx.ml": OPSET_ML},
+        )
+    strip_zipmap(graph)
+    # A classifier without probabilities has its decision function there, whose shape varies: left out.
+    del graph.graph.output[len(model.outputs) :]
     rename_outputs(graph, [out.name for out in model.outputs])
     converted = model.becomes(graph, form="onnx")
     verify(model, converted, task)

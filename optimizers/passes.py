@@ -8,13 +8,16 @@ without torch passes never imports torch passes' libraries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from optimizers.artifact import Setting
-from optimizers.recipe import PassSpec
+from optimizers.artifact import ArtifactError, Setting
+from optimizers.recipe import PassSpec, RecipeError
+from optimizers.runner import RunnerError
 from optimizers.task import Context, Model, Task
 
 
@@ -37,6 +40,28 @@ class FormError(PassError):
     """There is no way from the model's form to one that is needed."""
 
 
+@contextmanager
+def typed(what: str, advice: str = "") -> Iterator[None]:
+    """What a library raises inside becomes a :class:`PassError`: ``what`` failed, why, what would do."""
+    try:
+        yield
+    except (PassError, RecipeError, ArtifactError, RunnerError):
+        raise
+    except ModuleNotFoundError as error:
+        raise NotAvailable(f"{what} needs the Python package {error.name!r}") from error
+    except Exception as error:  # libraries have no common base for what they raise
+        raise PassError(f"{what}: {said(error)}{f'; {advice}' if advice else ''}") from error
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, as one line that can stand in a sentence."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ .*?\) (?=[A-Z])", "", text)
+    text = " ".join(text.split())
+    shown = text if len(text) <= _MOST_SAID else text[:_MOST_SAID] + " ..."
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Packed:
     """A model as files: ``runtime`` to run it, ``files`` by name, ``settings`` for the manifest.
@@ -49,6 +74,9 @@ class Packed:
     files: Mapping[str, bytes]
     settings: Mapping[str, Setting]
 
+
+#: Characters of a library's message that are shown; a compiler's may be pages.
+_MOST_SAID = 400
 
 #: kind of spec -> (forms it takes, first preferred; ``module:function`` of the pass).
 PASSES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -111,7 +139,8 @@ def convert(model: Model, form: str, task: Task) -> Model:
         return model
     direct = CONVERSIONS.get((model.form, form))
     if direct:
-        converted: Model = resolve(direct)(model, task)
+        with typed(f"the model cannot be converted from {model.form} to {form}"):
+            converted: Model = resolve(direct)(model, task)
         return converted
     if (model.form, "onnx") in CONVERSIONS and ("onnx", form) in CONVERSIONS:
         return convert(convert(model, "onnx", task), form, task)

@@ -41,13 +41,16 @@ class OpenVinoRunner:
         missing = {spec.name for spec in outputs} - names
         if missing:
             raise ArtifactMalformed(f"the OpenVINO graph has no output {sorted(missing)}")
-        self.network_inputs = frozenset(port.get_any_name() for port in compiled.inputs)
+        self.network_inputs = frozenset(name for port in compiled.inputs for name in port.get_names())
+        self._unread = frozenset(spec.name for spec in inputs) - self.network_inputs
         self._request = compiled.create_infer_request()
         self._ports = {spec.name: compiled.output(spec.name) for spec in outputs}
 
     def run(self, batch: Tensors) -> Tensors:
         # shared memory in: no copy of the batch; results are copied out of the request's buffers,
         # which the next run overwrites.
+        if self._unread:  # inputs that nothing in the graph reads have no place here
+            batch = {name: array for name, array in batch.items() if name not in self._unread}
         results = self._request.infer(batch, share_inputs=True, share_outputs=False)
         return {name: results[port] for name, port in self._ports.items()}
 
