@@ -31,14 +31,16 @@ def optimize(
     Python code that it runs; use only recipes that you trust.
     """
     from optimizers import pipeline, recipe_file
+    from optimizers.artifact import ArtifactError
     from optimizers.passes import PassError
+    from optimizers.runner import RunnerError
 
     try:
         loaded = recipe_file.read(recipe)
         if data:
             loaded = replace(loaded, data=str(data))
         result = pipeline.run(loaded, out, only=only or None, progress=None if quiet else show)
-    except (RecipeError, PassError) as error:
+    except (RecipeError, PassError, ArtifactError, RunnerError, OSError) as error:
         raise click.ClickException(str(error)) from error
     _summary(result, out)
     if strict and not result.met:

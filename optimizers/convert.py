@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizers import graphs
+from optimizers import answers, graphs
 from optimizers.passes import FormError, PassError, typed
 from optimizers.predict import predictor
 from optimizers.task import Model, Task
@@ -38,11 +38,13 @@ class ConversionError(PassError):
 def deployed(model: Model) -> Any:
     """The ``nn.Module`` that gives the model's outputs in order, as a tuple: the value with its head on.
 
-    Takes and gives float32 whatever the type of the weights.
+    Takes and gives float32 whatever the type of the weights. A forward raises :class:`FormError` where
+    the module's answer does not hold the outputs.
     """
     import torch
 
     network, head = model.value, model.head
+    names = [spec.name for spec in model.outputs]
     if head not in ("", "classifier"):
         raise FormError(f"unknown head {head!r}; known: 'classifier'")
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
@@ -56,10 +58,10 @@ def deployed(model: Model) -> Any:
             given = (x.to(dtype) if x.is_floating_point() and x.dtype != dtype else x for x in inputs)
             answer = self.network(*given)
             if head == "classifier":
-                logits = answer.float()
-                return torch.argmax(logits, dim=1), torch.softmax(logits, dim=1)
-            answers = answer if isinstance(answer, tuple) else (answer,)
-            return tuple(a.float() if a.is_floating_point() else a for a in answers)
+                scores = answers.logits(answer).float()
+                return torch.argmax(scores, dim=1), torch.softmax(scores, dim=1)
+            found = answers.tensors(answer, names)
+            return tuple(a.float() if a.is_floating_point() else a for a in found)
 
     return Deployed().eval()
 
@@ -76,12 +78,14 @@ def torch_to_onnx(model: Model, task: Task) -> Model:
 
     module = deployed(model)
     batch = example_inputs(task)
+    predictor(model, task)(batch)  # what is wrong with the module itself is said before it is traced
     names = [spec.name for spec in model.inputs]
     axes = {
         spec.name: {i: f"{spec.name}_{i}" if i else "rows" for i, d in enumerate(spec.shape) if d == -1}
         for spec in (*model.inputs, *model.outputs)
     }
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+    failed = typed("torch cannot export the module to ONNX", "name runtime: torch to serve it without")
+    with failed, tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecation, and tracer notes
         path = str(Path(folder) / "model.onnx")
         torch.onnx.export(
@@ -108,9 +112,9 @@ def onnx_to_openvino(model: Model, task: Task) -> Model:
     """OpenVINO's intermediate representation, verified against ONNX Runtime."""
     import openvino
 
-    converted = model.becomes(
-        openvino.convert_model(io.BytesIO(model.value.SerializeToString())), form="openvino"
-    )
+    with typed("OpenVINO cannot convert the ONNX graph", "leave out runtime: openvino for this model"):
+        graph = openvino.convert_model(io.BytesIO(model.value.SerializeToString()))
+    converted = model.becomes(graph, form="openvino")
     verify(model, converted, task)
     return converted
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from optimizers.answers import logits
 from optimizers.passes import PassError
 from optimizers.task import Context
 from optimizers.tensors import Array
@@ -67,7 +68,7 @@ def gradients(module: Any, weights: Mapping[str, Any], context: Context, rows: i
     for part in data.batches(_GRADIENT_BATCH):
         inputs = task.network_inputs(part.inputs)
         tensors = [torch.from_numpy(np.ascontiguousarray(inputs[spec.name])) for spec in task.model.inputs]
-        loss = cross_entropy(module(*tensors), torch.from_numpy(np.ascontiguousarray(part.targets)))
+        loss = cross_entropy(logits(module(*tensors)), torch.from_numpy(np.ascontiguousarray(part.targets)))
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         for (name, weight), gradient in zip(weights.items(), found, strict=True):
             if gradient is not None:

@@ -22,12 +22,13 @@ from optimizers.artifact import Artifact, ArtifactError, Manifest
 from optimizers.cache import PassCache, next_key, start_key
 from optimizers.deploy import pack
 from optimizers.goals import GoalResult, figures, judge
-from optimizers.passes import NotAvailable, PassError, apply, resolve
+from optimizers.passes import NotAvailable, PassError, apply, typed
 from optimizers.predict import predictor
 from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.recipe import Recipe, RecipeError, Variant
 from optimizers.runner import RunnerError, load
 from optimizers.task import Context, Dataset, Model, Predict, Task
+from optimizers.task_loading import check_task, load_task
 from optimizers.tensors import Tensors
 
 #: Gets the variant's name (empty: the whole run) and what is being done.
@@ -72,8 +73,8 @@ def run(
     cache_folder = out / ".cache"
     if task is None:
         say("", f"preparing {recipe.name}")
-        data = {"data": Path(recipe.data)} if recipe.data else {}
-        task = resolve_task(recipe.task)(cache_folder, lambda message: say("", message), **data)
+        task = load_task(recipe.task, cache_folder, lambda message: say("", message), recipe.data)
+    check_task(task)
     maker = _Maker(recipe, task, out, PassCache(cache_folder / "passes"), say)
     made: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
@@ -82,7 +83,8 @@ def run(
         if only is not None and variant.name not in only and variant is not recipe.original:
             continue
         try:
-            made[variant.name] = maker.make(variant, made.get(recipe.original.name))
+            with typed(f"variants.{variant.name}: it cannot be made and measured"):
+                made[variant.name] = maker.make(variant, made.get(recipe.original.name))
         except (NotAvailable, RunnerError) as error:
             if variant is recipe.original:
                 raise
@@ -94,18 +96,6 @@ def run(
 
         write(result, out)
     return result
-
-
-def resolve_task(name: str) -> Callable[..., Task]:
-    """The function that ``module:function`` names: ``(workdir, progress, data=folder) -> Task``.
-
-    Raises :class:`RecipeError`.
-    """
-    try:
-        function: Callable[..., Task] = resolve(name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"task: {name!r} cannot be imported ({error})") from error
-    return function
 
 
 def _judge_all(recipe: Recipe, made: Mapping[str, Artifact]) -> dict[str, tuple[GoalResult, ...]]:
@@ -198,9 +188,8 @@ class _Maker:
             progress=lambda message: self._say(variant.name, message),
         )
         try:
-            return apply(model, spec, context)
-        except ModuleNotFoundError as error:
-            raise NotAvailable(f"{spec.kind} needs the Python package {error.name!r}") from error
+            with typed("it failed"):
+                return apply(model, spec, context)
         except PassError as error:
             raise type(error)(f"variants.{variant.name}: {spec.kind}: {error}") from error
 

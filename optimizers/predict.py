@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizers.passes import FormError
+from optimizers.passes import FormError, typed
 from optimizers.task import Model, Predict, Task
 from optimizers.tensors import Tensors
 
@@ -36,7 +36,7 @@ def _torch(model: Model) -> Predict:
     names = [spec.name for spec in model.inputs]
 
     def predict(inputs: Tensors) -> Tensors:
-        with torch.inference_mode():
+        with torch.inference_mode(), typed("the module does not run on the model's inputs"):
             answers = module(*(torch.from_numpy(np.array(inputs[name])) for name in names))
         return {s.name: a.numpy() for s, a in zip(model.outputs, answers, strict=True)}
 

@@ -21,7 +21,8 @@ from typing import Any
 import orjson
 
 from optimizers.convert import deployed, example_inputs
-from optimizers.passes import FormError, Packed
+from optimizers.passes import FormError, Packed, typed
+from optimizers.predict import predictor
 from optimizers.task import Model, Task
 
 FORMAT = 1
@@ -70,7 +71,8 @@ def trace(model: Model, task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
         {i: torch.export.Dim.AUTO for i, size in enumerate(spec.shape) if size == -1} for spec in model.inputs
     )
     arguments = tuple(torch.from_numpy(batch[name].copy()) for name in names)
-    with torch.no_grad():
+    predictor(model, task)(batch)  # what is wrong with the module itself is said before it is traced
+    with torch.no_grad(), typed("torch.export cannot trace the module", "name runtime: onnx for it"):
         exported = torch.export.export(module, arguments, dynamic_shapes=_nest(module, dynamic))
     return _encode(exported, names)
 

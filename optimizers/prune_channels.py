@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from optimizers import answers
 from optimizers.importance import prunable, score
 from optimizers.passes import PassError
 from optimizers.prune import sparsity_at, top_k
@@ -83,7 +84,7 @@ def _cut(
     scores = score(module, weights, spec.importance, context, spec.rows)
     with torch.enable_grad():
         graph = torch_pruning.DependencyGraph().build_dependency(
-            module, example_inputs=tuple(example), verbose=False
+            module, example_inputs=tuple(example), output_transform=answers.every, verbose=False
         )
         kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
         groups = [
@@ -177,8 +178,7 @@ def _example(model: Model, context: Context) -> tuple[Any, ...]:
 
 
 def _shapes(outputs: Any) -> list[tuple[int, ...]]:
-    values = outputs if isinstance(outputs, tuple | list) else [outputs]
-    return [tuple(value.shape) for value in values]
+    return [tuple(value.shape) for value in answers.every(outputs)]
 
 
 def _widths(module: Any) -> dict[str, int]:

@@ -300,6 +300,8 @@ class Recipe:
     data: str = ""
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise RecipeError(f"seed: must be 0 or more, not {self.seed}")
         names = [v.name for v in self.variants]
         if len(names) != len(set(names)):
             raise RecipeError(f"variants: a name stands twice in {names}")

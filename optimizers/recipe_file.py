@@ -33,6 +33,8 @@ def read(path: Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: a recipe is UTF-8 text ({error})") from None
     try:
         return parse(text)
     except RecipeError as error:
@@ -45,8 +47,10 @@ def parse(text: str) -> Recipe:
 
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, such as 2024-02-31
         raise RecipeError(f"not YAML: {error}") from None
+    except RecursionError:
+        raise RecipeError("not a recipe: lists or mappings are nested hundreds deep") from None
     fields = _mapping(value, "recipe", ("name", "task", "variants", "goals", "latency", "seed", "data"))
     for name in ("name", "task", "variants"):
         if name not in fields:

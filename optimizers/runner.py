@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
-from optimizers.artifact import Artifact
+from optimizers.artifact import Artifact, ArtifactError, ArtifactMalformed
 from optimizers.tensors import Tensors, TensorSpec
 
 #: Runtime name in the manifest -> (module with ``open_runner``, pip package that it needs).
@@ -104,4 +104,8 @@ def load(artifact: Artifact, *, threads: int | None = None, device: str | None =
             f"{artifact.path}: runtime {manifest.runtime!r} needs the Python package {error.name!r}, which "
             f"is not installed: pip install {package if error.name != 'tokenizers' else 'tokenizers'}"
         ) from error
+    except (RunnerError, ArtifactError):
+        raise
+    except Exception as error:  # whatever else a library raises for weights that are not what they should be
+        raise ArtifactMalformed(f"{artifact.path}: it cannot be loaded: {error!r}; make it again") from error
     return runner

@@ -129,8 +129,11 @@ class Task:
         return self.preprocess.inputs if self.preprocess else self.model.inputs
 
     def network_inputs(self, inputs: Tensors) -> Tensors:
-        """The network's inputs for a batch of the artifact's."""
-        return self.preprocess.apply(inputs) if self.preprocess else inputs
+        """The network's inputs for a batch of the artifact's; what it does not take is left out."""
+        if not self.preprocess:
+            return inputs
+        given = self.preprocess.apply(inputs)
+        return {spec.name: given[spec.name] for spec in self.model.inputs if spec.name in given}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from optimizers.answers import logits
 from optimizers.passes import PassError
 from optimizers.recipe import FineTune
 from optimizers.task import Context, Dataset, Model
@@ -60,10 +61,10 @@ def fit(
 ) -> Any:
     """Train ``module`` in place on ``data`` and give it back in eval mode.
 
-    ``module`` takes the inputs in their order in ``data`` and gives what ``loss`` compares with the
-    targets. ``before_step`` and ``after_step`` get ``(step, steps)``; ``augment`` gets a batch's
-    inputs and a ``torch.Generator``; ``progress`` gets ``(epoch, mean loss)``. Equal seeds give
-    equal modules on the same machine and thread count.
+    ``module`` takes the inputs in their order in ``data`` and gives the logits that ``loss`` compares
+    with the targets (see :func:`optimizers.answers.logits`). ``before_step`` and ``after_step`` get
+    ``(step, steps)``; ``augment`` gets a batch's inputs and a ``torch.Generator``; ``progress`` gets
+    ``(epoch, mean loss)``. Equal seeds give equal modules on the same machine and thread count.
     """
     import torch
 
@@ -91,7 +92,7 @@ def fit(
                 if before_step:
                     before_step(step, steps)
                 optimizer.zero_grad(set_to_none=True)
-                value = loss(module(*chosen), targets[rows])
+                value = loss(logits(module(*chosen)), targets[rows])
                 value.backward()
                 optimizer.step()
                 schedule.step()

@@ -41,8 +41,9 @@ class OpenVinoRunner:
         missing = {spec.name for spec in outputs} - names
         if missing:
             raise ArtifactMalformed(f"the OpenVINO graph has no output {sorted(missing)}")
-        self.network_inputs = frozenset(name for port in compiled.inputs for name in port.get_names())
-        self._unread = frozenset(spec.name for spec in inputs) - self.network_inputs
+        self.network_inputs = frozenset(port.get_any_name() for port in compiled.inputs if port.get_names())
+        known = {name for port in compiled.inputs for name in port.get_names()}
+        self._unread = frozenset(spec.name for spec in inputs) - known
         self._request = compiled.create_infer_request()
         self._ports = {spec.name: compiled.output(spec.name) for spec in outputs}
 

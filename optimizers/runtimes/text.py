@@ -1,16 +1,16 @@
 """Strings in: an artifact may carry its tokenizer, and this turns text into what the network takes.
 
 The manifest's ``preprocess`` section: ``kind`` (``tokenizer``), ``file`` (a Hugging Face
-``tokenizer.json``: data, no code), ``input`` (name of the BYTES [-1] input), ``max_tokens``. With
-``group_call_tokens`` in its ``settings``, a batch runs in groups of similar length
-(:mod:`optimizers.grouping`).
+``tokenizer.json``: data, no code), ``input`` (name of the BYTES [-1] input), ``max_tokens``, and, for a
+tokenizer that does not tell how to pad, ``pad_id``. With ``group_call_tokens`` in its ``settings``, a
+batch runs in groups of similar length (:mod:`optimizers.grouping`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -20,37 +20,59 @@ from optimizers.grouping import by_length
 from optimizers.runner import Runner
 from optimizers.tensors import Array, Tensors, TensorSpec, concat
 
+#: Every input of a network that text gives.
+GIVEN = ("input_ids", "attention_mask", "token_type_ids")
+
+#: What tokenizers of common families call their padding.
+_PADDING = ("[PAD]", "<pad>", "<PAD>", "<|padding|>", "<|pad|>")
+
+
+class Tokens(NamedTuple):
+    """A row's token ids, and the segment that each belongs to."""
+
+    ids: Sequence[int]
+    types: Sequence[int]
+
 
 class TextEncoder:
-    """UTF-8 strings to ``input_ids`` and ``attention_mask``, both INT64 [rows, tokens].
+    """UTF-8 strings to :data:`GIVEN`, all INT64 [rows, tokens]; a network takes those that it has.
 
-    Rows are cut off at ``max_tokens`` and padded to the longest of the batch. Strings are encoded
-    one by one: the library's own batch call would take threads that belong to others.
+    Rows are cut off at ``max_tokens`` and padded to the longest of the batch, as the tokenizer says or
+    with ``pad_id``: models of the RoBERTa family count positions by it. Strings are encoded one by one:
+    the library's own batch call would take threads that belong to others.
     """
 
-    def __init__(self, path: Path, name: str, max_tokens: int) -> None:
+    def __init__(self, path: Path, name: str, max_tokens: int, pad_id: int | None = None) -> None:
         self.name = name
         self._tokenizer = Tokenizer.from_file(str(path))
+        padding = self._tokenizer.padding or {}
+        named = (self._tokenizer.token_to_id(token) for token in _PADDING)
+        known = next((number for number in named if number is not None), 0)
+        self._pad_id = padding.get("pad_id", known) if pad_id is None else pad_id
+        self._pad_type = padding.get("pad_type_id", 0)
+        self._left = padding.get("direction") == "left"
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
 
     def apply(self, batch: Tensors) -> Tensors:
         return self.pad(self.encode(batch))
 
-    def encode(self, batch: Tensors) -> list[list[int]]:
-        """Token ids of each row, not yet padded."""
-        encode = self._tokenizer.encode
-        return [encode(_text(item)).ids for item in batch[self.name].ravel()]
+    def encode(self, batch: Tensors) -> list[Tokens]:
+        """Each row's tokens, not yet padded."""
+        found = (self._tokenizer.encode(_text(item)) for item in batch[self.name].ravel())
+        return [Tokens(row.ids, row.type_ids) for row in found]
 
-    def pad(self, rows: Sequence[Sequence[int]]) -> Tensors:
-        """Rows of token ids as network inputs, padded to the longest."""
-        width = max(len(ids) for ids in rows)
-        ids: Array = np.zeros((len(rows), width), dtype=np.int64)
-        mask: Array = np.zeros((len(rows), width), dtype=np.int64)
+    def pad(self, rows: Sequence[Tokens]) -> Tensors:
+        """Rows of tokens as network inputs, padded to the longest (and to one token, where all are empty)."""
+        shape = (len(rows), max([1, *(len(row.ids) for row in rows)]))
+        ids: Array = np.full(shape, self._pad_id, dtype=np.int64)
+        mask: Array = np.zeros(shape, dtype=np.int64)
+        types: Array = np.full(shape, self._pad_type, dtype=np.int64)
         for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+            count = len(row.ids)
+            place = slice(shape[1] - count, None) if self._left else slice(count)
+            ids[i, place], mask[i, place], types[i, place] = row.ids, 1, row.types
+        return dict(zip(GIVEN, (ids, mask, types), strict=True))
 
 
 def _text(item: Any) -> str:
@@ -77,14 +99,14 @@ class TextRunner:
         rows = self._encoder.encode(batch)
         if not self._call_tokens or len(rows) == 1:
             return self._answer(rows)
-        groups = by_length([len(ids) for ids in rows], self._call_tokens)
+        groups = by_length([len(row.ids) for row in rows], self._call_tokens)
         if len(groups) == 1:
             return self._answer(rows)
         answers = concat([self._answer([rows[i] for i in group]) for group in groups])
         back = np.argsort(np.concatenate(groups))
         return {name: value[back] for name, value in answers.items()}
 
-    def _answer(self, rows: Sequence[Sequence[int]]) -> Tensors:
+    def _answer(self, rows: Sequence[Tokens]) -> Tensors:
         padded = self._encoder.pad(rows)
         answer: Tensors = self._network.run({k: v for k, v in padded.items() if k in self._taken})
         return answer
@@ -94,14 +116,32 @@ class TextRunner:
 
 
 def open_runner(artifact: Artifact, network: Runner) -> TextRunner:
-    """``network`` behind the tokenizer that the manifest describes."""
+    """``network`` behind the tokenizer that the manifest describes.
+
+    Raises :class:`ArtifactMalformed` where that cannot be read, or gives not all that the network takes.
+    """
     settings = artifact.manifest.preprocess
     if settings.get("kind") != "tokenizer":
         raise ArtifactMalformed(f"{artifact.path}: unknown preprocess kind {settings.get('kind')!r}")
-    path = artifact.file(str(settings.get("file")))
+    lacking = [name for name in ("file", "input", "max_tokens") if name not in settings]
+    if lacking:
+        raise ArtifactMalformed(f"{artifact.path}: its preprocess section lacks {lacking}")
+    path = artifact.file(str(settings["file"]))
     try:
-        encoder = TextEncoder(path, str(settings["input"]), int(settings["max_tokens"]))
+        pad_id = settings.get("pad_id")
+        encoder = TextEncoder(
+            path,
+            str(settings["input"]),
+            int(settings["max_tokens"]),
+            None if pad_id is None else int(pad_id),
+        )
     except Exception as error:  # the tokenizers library raises bare Exception for a bad file
         raise ArtifactMalformed(f"{path}: not a tokenizer file: {error}") from error
+    taken: frozenset[str] = getattr(network, "network_inputs", frozenset())
+    if taken - set(GIVEN):
+        raise ArtifactMalformed(
+            f"{artifact.path}: the network takes {sorted(taken)}, of which text gives {', '.join(GIVEN)}; "
+            f"export it without {', '.join(sorted(taken - set(GIVEN)))}"
+        )
     call_tokens = int(artifact.manifest.settings.get("group_call_tokens", 0))
     return TextRunner(encoder, network, artifact.manifest.inputs, call_tokens)

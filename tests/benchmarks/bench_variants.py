@@ -26,6 +26,7 @@ from optimizers.goals import figures as manifest_figures
 from optimizers.recipe import Latency, Recipe
 from optimizers.runner import Runner, load
 from optimizers.task import Task
+from optimizers.task_loading import load_task
 from optimizers.tensors import concat
 from tests.benchmarks.report import Figure, at_least, at_most, write
 
@@ -74,8 +75,7 @@ def make(name: str, data: Path | None, smoke: bool, rounds: int) -> Measured:
     out = FOLDER / name
     for old in out.glob("*/manifest.json"):
         shutil.rmtree(old.parent)
-    options = {"data": data} if data else {}
-    task = pipeline.resolve_task(recipe.task)(out / ".cache", lambda message: show("", message), **options)
+    task = load_task(recipe.task, out / ".cache", lambda message: show("", message), recipe.data)
     result = pipeline.run(recipe, out, task=task, progress=show)
     runners = {variant: load(found) for variant, found in result.artifacts.items()}
     try:

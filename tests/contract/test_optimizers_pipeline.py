@@ -27,6 +27,7 @@ from optimizers.recipe import (
 )
 from optimizers.task import Metric, Model
 from optimizers.tensors import TensorSpec
+from optimizers.task_loading import resolve_task
 from tests.support.small_task import small_task
 
 INT8 = Variant("int8", (FineTune(epochs=1), QuantizeStatic(rows=64)))
@@ -146,7 +147,7 @@ def test_a_search_that_meets_no_goal_keeps_the_nearest_within_its_tries(tmp_path
 
 def test_a_task_that_cannot_be_imported_is_named() -> None:
     with pytest.raises(RecipeError, match="nowhere"):
-        pipeline.resolve_task("nowhere:task")
+        resolve_task("nowhere:task")
 
 
 @pytest.mark.parametrize("what", ["library", "processor", "machine", "source"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,11 +45,11 @@ def test_answers_come_back_in_the_order_of_the_questions() -> None:
     text = pytest.importorskip("optimizers.runtimes.text")
 
     class Encoder:
-        def encode(self, batch: dict[str, np.ndarray]) -> list[list[int]]:
-            return [[1] * len(item) for item in batch["text"]]
+        def encode(self, batch: dict[str, np.ndarray]) -> list[Any]:
+            return [text.Tokens([1] * len(item), [0] * len(item)) for item in batch["text"]]
 
-        def pad(self, rows: list[list[int]]) -> dict[str, np.ndarray]:
-            return {"length": np.array([len(r) for r in rows])}
+        def pad(self, rows: list[Any]) -> dict[str, np.ndarray]:
+            return {"length": np.array([len(row.ids) for row in rows])}
 
     class Network:
         outputs = ()

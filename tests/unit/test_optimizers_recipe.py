@@ -57,6 +57,8 @@ def test_a_recipe_is_read_with_its_types() -> None:
         ("seconds: 2", "seconds: -2", r"latency.*must be in"),
         ("step: 0", "step: 3", "is no pass"),
         ("tries: 2", "tries: 0", "from 1 to 1000"),
+        ("name: digits", "name: digits\nseed: -1", "seed: must be 0 or more"),
+        ("name: digits", "name: 2024-02-31", "not YAML"),
         ("  float32: {}\n", "", "without passes"),
     ],
 )
@@ -66,7 +68,9 @@ def test_a_mistake_is_refused_with_its_place_and_mend(old: str, new: str, says: 
         parse(GOOD.replace(old, new))
 
 
-@pytest.mark.parametrize("text", ["", "a: [", "[]", "name: x", "name: x\ntask: a:b\nvariants: {}"])
+@pytest.mark.parametrize(
+    "text", ["", "a: [", "[]", "name: x", "name: x\ntask: a:b\nvariants: {}", "[" * 5000]
+)
 def test_what_is_no_recipe_is_refused(text: str) -> None:
     with pytest.raises(RecipeError):
         parse(text)
