@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from optimizers.artifact import Manifest
 from optimizers.tensors import Tensors, TensorSpec
 from router.dispatch import OnlineDispatcher
+from router.estimate import LEAST_QUEUE_MS, STATS_VALID_MS
+from router.recent_least import RecentLeast
 from workers.job import JobState
 from workers.queue import DeadlineQueue, QueueStats
 
@@ -73,3 +76,11 @@ class ServedModel:
     online: OnlineDispatcher | None
     queue: DeadlineQueue | None
     stats: QueueStats | None = None
+    #: When the statistics were asked for, on the service's clock.
+    stats_at_ms: float = -math.inf
+    #: How long answers through the queue took whose callers waited for them.
+    queue_ms: RecentLeast = field(default_factory=lambda: RecentLeast(LEAST_QUEUE_MS))
+
+    def known_stats(self, now_ms: float) -> QueueStats | None:
+        """The queue's statistics; None where they are missing or older than a second, which is unknown."""
+        return self.stats if now_ms - self.stats_at_ms <= STATS_VALID_MS else None

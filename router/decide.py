@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from router import estimate
 from router.ask import Ask as Ask
-from router.estimate import BatchLoad, ModelLoad, OnlineLoad
+from router.estimate import BatchLoad, ModelLoad, OnlineLoad, UnknownQueue
 from router.policy import Policy, Route
 
 
@@ -28,13 +28,19 @@ class RunOnline(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """Wait in the deadline queue. ``variant`` is None where the worker's own will do."""
+    """Wait in the deadline queue. ``variant`` is None where the worker's own will do, ``predicted_ms`` where
+    the queue's state is not known.
+
+    ``patience_ms`` is set where an online replica may run the request too: a submit that takes longer has
+    failed, and the request is decided again without the queue, for what is left of its budget.
+    """
 
     variant: str | None
     deadline_ms: float
-    predicted_ms: float
+    predicted_ms: float | None
     route: str
     reason: str
+    patience_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ def decide(ask: Ask, policy: Policy, load: ModelLoad, now_ms: float) -> Decision
     return _cheapest(ask, route, load, now_ms)
 
 
-def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> Decision:
+def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> RunOnline | Reject:
     if load is None:
         return _unserved(ask, route, "online")
     if load.full:
@@ -170,7 +176,7 @@ def _first_reason(ask: Ask, route: Route) -> str:
     )
 
 
-def _batch(ask: Ask, route: Route, loads: ModelLoad, now_ms: float) -> Decision:
+def _batch(ask: Ask, route: Route, loads: ModelLoad, now_ms: float) -> Enqueue | Reject:
     load = loads.batch
     if load is None:
         return _unserved(ask, route, "batch")
@@ -186,6 +192,9 @@ def _batch(ask: Ask, route: Route, loads: ModelLoad, now_ms: float) -> Decision:
     if variant is None and route.variants is not None and load.variant.name not in route.variants:
         reason = f"the batch variant {load.variant.name!r} is not among the route's variants"
         return Reject("unserved", None, route.name, reason)
+    if isinstance(load, UnknownQueue):
+        reason = "what waits in the queue is not known; it is tried"
+        return Enqueue(variant, now_ms + ask.left_ms, None, route.name, reason)
     predicted = estimate.batch_ms(load, ask.rows)
     if predicted * (1.0 + route.margin) > ask.left_ms and "reject" in route.on_miss:
         reason = f"{load.waiting_rows} rows wait; predicted {predicted:.3g} ms of {ask.left_ms:.3g} ms"
@@ -214,26 +223,40 @@ def _drawn_for_queue(ask: Ask, route: Route, loads: ModelLoad) -> str | None:
 
 
 def _cheapest(ask: Ask, route: Route, load: ModelLoad, now_ms: float) -> Decision:
-    """The queue where it is predicted to make it, since its batches are larger; else an online replica."""
-    queued = _batch(ask, route, load, now_ms) if load.batch else None
-    if isinstance(queued, Enqueue) and queued.predicted_ms * _SAFETY <= ask.left_ms:
-        return queued
-    online = _online(ask, route, load.online, now_ms) if load.online else None
-    options = [option for option in (online, queued) if option is not None]
-    runs = [option for option in options if not isinstance(option, Reject)]
-    if runs:
-        in_time = (option for option in runs if option.predicted_ms <= ask.left_ms)
-        return next(in_time, min(runs, key=lambda option: option.predicted_ms))
-    refusals = [option for option in options if isinstance(option, Reject) and option.kind != "unserved"]
-    return (refusals or options or [_unserved(ask, route, "online or batch")])[-1]
+    """The queue where it is predicted to make it, since its batches are larger; else an online replica.
+
+    A queue of which nothing is known is no way to go while there is another.
+    """
+    if load.online is None:
+        return _batch(ask, route, load, now_ms) if load.batch else _unserved(ask, route, "online or batch")
+    online = _online(ask, route, load.online, now_ms)
+    if not isinstance(load.batch, BatchLoad):
+        return online
+    queued = _batch(ask, route, load, now_ms)
+    if isinstance(queued, Reject):
+        both = isinstance(online, Reject) and (queued.kind != "unserved" or online.kind == "unserved")
+        return queued if both else online
+    queue_ms = estimate.batch_ms(load.batch, ask.rows)
+    unsure = queue_ms * _SAFETY > ask.left_ms
+    if unsure and isinstance(online, RunOnline) and online.predicted_ms <= max(ask.left_ms, queue_ms):
+        return online
+    return replace(queued, patience_ms=_patience_ms(ask, online))
+
+
+def _patience_ms(ask: Ask, online: RunOnline | Reject) -> float:
+    """How long a submit may take: half of what is left over if the request then runs online after all."""
+    needed_ms = online.predicted_ms if isinstance(online, RunOnline) else 0.0
+    return min(_MOST_PATIENCE_MS, max(0.0, ask.left_ms - needed_ms) / 2.0)
 
 
 # The queue's drain yields to online work without notice, so `auto` trusts it with half the budget only.
 _SAFETY = 2.0
+#: A server that takes no submit for so long is out of reach: statistics as old as that count as unknown, too.
+_MOST_PATIENCE_MS = 1_000.0
 
 
 def _emptied(load: BatchLoad) -> BatchLoad:
-    return BatchLoad(load.variant, load.workers, 0, load.rows_per_s, load.max_batch)
+    return replace(load, waiting_rows=0)
 
 
 def _unserved(ask: Ask, route: Route, side: str) -> Reject:

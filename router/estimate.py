@@ -53,20 +53,38 @@ class OnlineLoad(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BatchLoad:
-    """A model's queue at one moment: rows that wait, and how many rows a second the workers drain."""
+    """A model's queue at one moment: rows that wait, and how many rows a second the workers drain.
+
+    ``least_ms``: no answer came through the queue in less time lately, even if nothing was ahead of it.
+    """
 
     variant: Variant
     workers: int
     waiting_rows: int
     rows_per_s: float
     max_batch: int
+    least_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownQueue:
+    """A queue whose statistics are missing or old: how much waits in it is not known, and so not zero."""
+
+    variant: Variant
 
 
 class ModelLoad(NamedTuple):
     """Both sides of one model; None where the policy gives it no such side."""
 
     online: OnlineLoad | None
-    batch: BatchLoad | None
+    batch: BatchLoad | UnknownQueue | None
+
+
+#: Statistics of a queue that are older say nothing of it.
+STATS_VALID_MS = 1_000.0
+#: What an answer through the queue takes at least (submit, claim, run, settle, notify), until a router has
+#: seen it: with the bundled server and fsync on every write 10 to 20 ms were measured on two cores.
+LEAST_QUEUE_MS = 10.0
 
 
 #: Batches are seldom full, so that replicas cannot be kept busier than this with what the best batch allows.
@@ -159,17 +177,23 @@ def alone_ms(load: OnlineLoad, variant: str, rows: int) -> float:
 
 
 def batch_load(
-    variant: Variant, workers: int, max_batch: int, waiting_rows: int, seen_rows_per_s: float | None
+    variant: Variant,
+    workers: int,
+    max_batch: int,
+    waiting_rows: int,
+    seen_rows_per_s: float | None,
+    least_ms: float = LEAST_QUEUE_MS,
 ) -> BatchLoad:
     """The queue as `router.decide` weighs it, from what its statistics tell."""
     rate = drain_rows_per_s(variant, workers, max_batch, waiting_rows, seen_rows_per_s)
-    return BatchLoad(variant, workers, waiting_rows, rate, max_batch)
+    return BatchLoad(variant, workers, waiting_rows, rate, max_batch, least_ms)
 
 
 def batch_ms(load: BatchLoad, rows: int) -> float:
-    """Predicted time to the answer through the queue, ms: the rows ahead at the drain rate, then a batch."""
+    """Predicted time to the answer through the queue, ms: the rows ahead at the drain rate, then a batch,
+    and never less than the least that was seen."""
     own = load.variant.profile.bound_ms(min(load.max_batch, rows))
-    return (load.waiting_rows + rows) / load.rows_per_s * 1_000.0 + own
+    return max(load.least_ms, (load.waiting_rows + rows) / load.rows_per_s * 1_000.0 + own)
 
 
 def drain_rows_per_s(

@@ -37,14 +37,20 @@ class Recorder:
         self.queues: dict[str, QueueStats] = {}
         #: How often the queue's server was found to be another process than before.
         self.queue_server_restarts = 0
+        #: By model, whether its queue's statistics can be had.
+        self.queues_known: dict[str, bool] = {}
+        self.fallbacks: dict[tuple[str, str], int] = defaultdict(int)
         self.rescues: dict[tuple[str, str], int] = defaultdict(int)
         self.policy_in_force, self.policy_refused = "", False
         self.tenants: dict[tuple[str, str], int] = defaultdict(int)
         self.shadows: dict[tuple[str, str, str, str], int] = defaultdict(int)
 
-    def request(self, model: str, route: str, path: str, variant: str, outcome: str) -> None:
-        """One request's end (or acceptance, on the batch path)."""
+    def request(
+        self, model: str, route: str, path: str, variant: str, outcome: str, tenant: str = ""
+    ) -> None:
+        """One request's end (or acceptance, on the batch path), for its route and for its tenant."""
         self.requests[model, route, path, variant, outcome] += 1
+        self.tenant(tenant, outcome)
 
     def deadline(self, model: str, route: str, met: bool) -> None:
         self.deadlines[model, route, met] += 1
@@ -66,7 +72,7 @@ class Recorder:
         self.rescues[model, outcome] += 1
 
     def tenant(self, tenant: str, outcome: str) -> None:
-        """The same ends of requests, by tenant; those without one are counted above only."""
+        """One request of a tenant that ended before its route was known."""
         if tenant:
             self.tenants[tenant, outcome] += 1
 
@@ -82,8 +88,15 @@ class Recorder:
     def queue_server_restart(self) -> None:
         self.queue_server_restarts += 1
 
-    def queue(self, model: str, stats: QueueStats) -> None:
-        self.queues[model] = stats
+    def queue(self, model: str, stats: QueueStats | None) -> None:
+        """A queue as it was seen last; None where its statistics are missing or old."""
+        self.queues_known[model] = stats is not None
+        if stats is not None:
+            self.queues[model] = stats
+
+    def fallback(self, model: str, route: str) -> None:
+        """A request of an `auto` route went online because the queue did not take it."""
+        self.fallbacks[model, route] += 1
 
 
 class Publisher:

@@ -1,36 +1,58 @@
-"""The queued half of the service: submit a job, wait for it, ask for it later, cancel it, watch queues."""
+"""The queued half of the service: submit a job, wait for it, ask for it later, cancel it, watch queues.
+
+A submit without an answer may have been applied. Nobody was given its job's id: without an idempotency key
+the job is cancelled once the queue answers again, and runs for nobody only where a worker was faster. With a
+key it stays, since a retry under that key is answered by it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import secrets
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from optimizers.tensors import pack, unpack
 from router.call import Answer, Call, Pending, ServedModel
 from router.decide import Enqueue
+from router.estimate import STATS_VALID_MS
 from router.metrics import Recorder
 from router.policy import Policy
 from router.service_errors import Conflict, JobEnded, Refused, Unavailable, UnknownRequest
 from workers.job import JobState, JobStatus, NewJob
-from workers.queue import Accepted, DeadlineQueue, Full, KeyConflict, QueueError
+from workers.queue import Accepted, DeadlineQueue, Full, KeyConflict, QueueError, Submitted
+
+#: Reading the statistics has failed after so long: by then the last ones are too old as well.
+_STATS_WITHIN_S = STATS_VALID_MS / 1_000.0
+_LEAST_PAUSE_S = 0.05
+#: How many jobs are kept to be cancelled once the queue answers again.
+_MOST_ABANDONED = 10_000
+
+
+class NotQueued(Exception):
+    """The queue did not take a job in time, as far as is known: it may have, without an answer."""
 
 
 class Queued:
-    """Requests that wait in the models' queues. ``policy`` gives the policy in force."""
+    """Requests that wait in the models' queues. ``policy`` gives the policy in force, ``clock`` ms."""
 
     def __init__(
-        self, models: Mapping[str, ServedModel], recorder: Recorder, policy: Callable[[], Policy]
+        self,
+        models: Mapping[str, ServedModel],
+        recorder: Recorder,
+        policy: Callable[[], Policy],
+        clock: Callable[[], float],
     ) -> None:
-        self._models, self._recorder, self._policy = models, recorder, policy
+        self._models, self._recorder, self._policy, self._clock = models, recorder, policy, clock
+        self._abandoned: dict[str, deque[str]] = {name: deque(maxlen=_MOST_ABANDONED) for name in models}
 
     async def submit(
         self, served: ServedModel, call: Call, decision: Enqueue, rows: int, left_ms: float
     ) -> Answer | Pending:
         """Queue the request with what is left of its budget, and wait for its end while its caller holds.
 
-        Raises `Refused` where the queue is full, `Conflict`, and `Unavailable`.
+        Raises `NotQueued`, which is not counted yet; `Refused` where the queue is full; and `Conflict`.
         """
         assert served.queue is not None
         batch = self._policy().models[served.name].batch
@@ -47,29 +69,50 @@ class Queued:
             key=call.key,
             max_attempts=batch.max_attempts if batch else 1,
         )
-        try:
-            (submitted,) = await served.queue.submit([job])
-        except QueueError as error:
-            self._recorder.request(served.name, decision.route, "batch", "", "failed")
-            raise Unavailable(f"the queue cannot take the request now: {error}") from None
+        begun = self._clock()
+        submitted = await self._submit(served, served.queue, job, decision.patience_ms)
+        outcome = "conflict" if isinstance(submitted, KeyConflict) else "refused"
+        if isinstance(submitted, Accepted):
+            outcome = "accepted"
+        variant = (decision.variant or "") if outcome == "accepted" else ""
+        self._recorder.request(served.name, decision.route, "batch", variant, outcome, call.tenant)
         if isinstance(submitted, Full):
-            self._recorder.request(served.name, decision.route, "batch", "", "refused")
             wait_s = submitted.retry_after_ms / 1_000.0
             raise Refused(f"the queue is full ({submitted.what})", "full", wait_s)
         if isinstance(submitted, KeyConflict):
             raise Conflict(f"the Idempotency-Key was used for other content, by request {submitted.first_id}")
-        return await self._hold(served, call, decision, submitted)
+        return await self._hold(served, call, decision, submitted, begun)
+
+    async def _submit(
+        self, served: ServedModel, queue: DeadlineQueue, job: NewJob, patience_ms: float | None
+    ) -> Submitted:
+        within_ms = None if patience_ms is None else max(1, int(patience_ms))
+        try:
+            # The queue keeps to its time between two calls; this bounds the call as well.
+            async with asyncio.timeout(within_ms and within_ms * 1.2 / 1_000.0):
+                (submitted,) = await queue.submit([job], within_ms=within_ms)
+        except (QueueError, TimeoutError) as error:
+            if isinstance(error, QueueError):
+                served.stats = None  # as much as missing statistics say
+            self._abandon(served, job)
+            raise NotQueued(str(error) or "no answer in time") from None
+        except asyncio.CancelledError:
+            self._abandon(served, job)
+            raise
+        return submitted
+
+    def _abandon(self, served: ServedModel, job: NewJob) -> None:
+        if job.key is None:
+            self._abandoned[served.name].append(job.id)
 
     async def _hold(
-        self, served: ServedModel, call: Call, decision: Enqueue, submitted: Accepted
+        self, served: ServedModel, call: Call, decision: Enqueue, submitted: Accepted, begun: float
     ) -> Answer | Pending:
-        self._recorder.request(served.name, decision.route, "batch", decision.variant or "", "accepted")
-        self._recorder.tenant(call.tenant, "accepted")
         pending = Pending(submitted.id, decision.route, JobState.PENDING, decision.predicted_ms)
         if call.hold_s <= 0:
             return pending
         try:
-            return await self.result(
+            answer = await self.result(
                 submitted.id, call.hold_s, tenant=call.tenant, predicted_ms=decision.predicted_ms
             )
         except Unavailable:
@@ -81,6 +124,9 @@ class Queued:
                 with contextlib.suppress(QueueError):
                     await asyncio.shield(served.queue.cancel(submitted.id))
             raise
+        if isinstance(answer, Answer) and not submitted.duplicate:
+            served.queue_ms.add(self._clock() - begun)
+        return answer
 
     def _queue_of(self, request_id: str) -> tuple[ServedModel, DeadlineQueue]:
         served = self._models.get(request_id.partition(".")[0])
@@ -150,15 +196,38 @@ class Queued:
         return state
 
     async def watch(self, every_s: float = 0.5) -> None:
-        """Keep each model's queue statistics fresh, for decisions and metrics, until cancelled."""
-        while True:
+        """Keep each model's queue statistics fresh, for decisions and metrics, until cancelled.
+
+        Models do not wait for each other, nor the statistics for the reaper.
+        """
+        async with asyncio.TaskGroup() as group:
             for served in self._models.values():
-                if served.queue is None:
-                    continue
-                try:
-                    await served.queue.reap()  # with its workers scaled to zero there is nobody else
-                    served.stats = await served.queue.stats()
-                    self._recorder.queue(served.name, served.stats)
-                except QueueError:
-                    served.stats = None
+                if served.queue is not None:
+                    group.create_task(self._watch(served, served.queue, every_s))
+                    group.create_task(self._reap(served.queue, every_s))
+            await asyncio.Event().wait()
+
+    async def _watch(self, served: ServedModel, queue: DeadlineQueue, every_s: float) -> None:
+        while True:
+            begun = self._clock()
+            with contextlib.suppress(QueueError, TimeoutError):
+                async with asyncio.timeout(_STATS_WITHIN_S):
+                    stats = await queue.stats()
+                served.stats, served.stats_at_ms = stats, begun
+                await self._cancel_abandoned(served.name, queue)
+            self._recorder.queue(served.name, served.known_stats(self._clock()))
+            await asyncio.sleep(max(_LEAST_PAUSE_S, every_s - (self._clock() - begun) / 1_000.0))
+
+    async def _cancel_abandoned(self, model: str, queue: DeadlineQueue) -> None:
+        abandoned = self._abandoned[model]
+        while abandoned:
+            async with asyncio.timeout(_STATS_WITHIN_S):
+                await queue.cancel(abandoned[0])
+            abandoned.popleft()
+
+    async def _reap(self, queue: DeadlineQueue, every_s: float) -> None:
+        """With its workers scaled to zero nobody else does it."""
+        while True:
+            with contextlib.suppress(QueueError):
+                await queue.reap()
             await asyncio.sleep(every_s)

@@ -17,14 +17,15 @@ from optimizers.artifact import Manifest
 from optimizers.tensors import check
 from router import estimate
 from router.admission import admit, ask_of
+from router.ask import Ask
 from router.auth import Keyring
 from router.call import Answer, Call, Pending, ServedModel
-from router.decide import Reject, RunOnline
+from router.decide import Enqueue, Reject, RunOnline, decide
 from router.dispatch import BadRows, DeadlineHopeless, HeapFull, ReplicaFailed
-from router.estimate import ModelLoad, Variant
+from router.estimate import ModelLoad, UnknownQueue, Variant
 from router.metrics import Recorder
 from router.policy import Policy
-from router.queued import Queued
+from router.queued import NotQueued, Queued
 from router.quota import Over, Quotas
 from router.service_errors import (
     Conflict,
@@ -56,7 +57,7 @@ class Service:
         self.keyring = Keyring(policy.tenants)
         self._quotas = Quotas(policy.limits_of, routers)
         self._shadows = ShadowRuns(recorder, clock)
-        self.queued = Queued(models, recorder, lambda: self.policy)
+        self.queued = Queued(models, recorder, lambda: self.policy, clock)
         self._batch_variants = {
             name: _variant(model.batch.variant, models[name].variants)
             for name, model in policy.models.items()
@@ -155,10 +156,13 @@ class Service:
         if served.online and served.queue:
             counted = self.recorder.rescues
             shown["rescued"] = {how: counted[name, how] for how in ("met", "late", "returned")}
-        if served.stats:
-            restarts = self.recorder.queue_server_restarts
-            totals = dict(served.stats.totals)
-            shown["queue"] = {**asdict(served.stats), "totals": totals, "server_restarts": restarts}
+        if served.queue:
+            stats = served.known_stats(self._clock())
+            shown["queue_known"] = stats is not None
+            if stats is not None:
+                restarts = self.recorder.queue_server_restarts
+                totals = dict(stats.totals)
+                shown["queue"] = {**asdict(stats), "totals": totals, "server_restarts": restarts}
         return shown
 
     async def infer(self, call: Call) -> Answer | Pending:
@@ -169,53 +173,86 @@ class Service:
             raise TooManyRows(
                 f"{rows} rows in one request; the policy's limits.rows is {self.policy.limits.rows}"
             )
-        started = self._clock()
+        started, policy = self._clock(), self.policy
         spent_ms = 0.0 if call.arrived_ms is None else max(0.0, started - call.arrived_ms)
         if spent_ms >= call.budget_ms:
-            self.recorder.request(call.model, "", "none", "", "expired")
-            self.recorder.tenant(call.tenant, "expired")
+            self.recorder.request(call.model, "", "none", "", "expired", call.tenant)
             raise DeadlinePassed(
                 f"the budget of {call.budget_ms:.3g} ms was over when the request had been read, after "
                 f"{spent_ms:.3g} ms; nothing was run"
             )
         weight = served.online.weigher.weigh(call.inputs, rows) if served.online else rows
-        ask = ask_of(call, rows, weight, self.policy, time.time, random.random, spent_ms)
+        ask = ask_of(call, rows, weight, policy, time.time, random.random, spent_ms)
         decision = admit(
             ask,
-            self.policy,
+            policy,
             self._quotas,
-            lambda: self._load(served, started + ask.left_ms, weight),
+            lambda: self._load(served, started, ask.left_ms, weight),
             started,
         )
         if isinstance(decision, Over):
             raise self._over(call.tenant, decision)
         if isinstance(decision, Reject):
-            self.recorder.request(call.model, decision.route, "none", "", "refused")
-            self.recorder.tenant(call.tenant, "refused")
+            self.recorder.request(call.model, decision.route, "none", "", "refused", call.tenant)
             raise Refused(decision.reason, decision.kind, decision.retry_after_s)
         try:
             if isinstance(decision, RunOnline):
                 return await self._run_online(served, call, decision, started, weight)
-            return await self.queued.submit(
-                served, call, decision, rows, decision.deadline_ms - self._clock()
-            )
+            return await self._enqueue(served, call, ask, policy, decision, started)
         except (Refused, Conflict, Unavailable):
             self._quotas.give_rows_back(call.tenant, rows)
             raise
 
-    def _load(self, served: ServedModel, deadline_ms: float, weight: int) -> ModelLoad:
-        online = served.online.load(deadline_ms, weight) if served.online else None
+    def _load(self, served: ServedModel, now_ms: float, budget_ms: float, weight: int) -> ModelLoad:
+        online = served.online.load(now_ms + budget_ms, weight) if served.online else None
         batch = self.policy.models[served.name].batch
         if batch is None:
             return ModelLoad(online, None)
-        variant, stats = self._batch_variants[served.name], served.stats
-        waiting, seen = (stats.waiting_rows, stats.rows_per_s) if stats else (0, None)
-        queued = estimate.batch_load(variant, batch.worker_count, batch.max_batch, waiting, seen)
+        variant, stats = self._batch_variants[served.name], served.known_stats(now_ms)
+        if stats is None:
+            return ModelLoad(online, UnknownQueue(variant))
+        queued = estimate.batch_load(
+            variant,
+            batch.worker_count,
+            batch.max_batch,
+            stats.waiting_rows,
+            stats.rows_per_s,
+            served.queue_ms.value,
+        )
         return ModelLoad(online, queued)
 
+    async def _enqueue(
+        self, served: ServedModel, call: Call, ask: Ask, policy: Policy, decision: Enqueue, started: float
+    ) -> Answer | Pending:
+        """Queue the request; one that may run online too does so where the queue does not take it."""
+        try:
+            left_ms = decision.deadline_ms - self._clock()
+            return await self.queued.submit(served, call, decision, ask.rows, left_ms)
+        except NotQueued as error:
+            refused = f"the queue cannot take the request now: {error}"
+        if decision.patience_ms is not None and served.online:
+            now_ms, weight = self._clock(), ask.weight or ask.rows
+            tried_ms = now_ms - started
+            ask = ask._replace(spent_ms=ask.spent_ms + tried_ms)
+            online = served.online.load(decision.deadline_ms, weight)
+            again = decide(ask, policy, ModelLoad(online, None), now_ms)
+            if isinstance(again, RunOnline):
+                self.recorder.fallback(served.name, decision.route)
+                return await self._run_online(served, call, again, now_ms, weight, tried_ms)
+            refused += f"; online: {again.reason}"
+        self.recorder.request(served.name, decision.route, "batch", "", "failed", call.tenant)
+        raise Unavailable(refused)
+
     async def _run_online(
-        self, served: ServedModel, call: Call, decision: RunOnline, started: float, weight: int
+        self,
+        served: ServedModel,
+        call: Call,
+        decision: RunOnline,
+        started: float,
+        weight: int,
+        tried_ms: float = 0.0,
     ) -> Answer:
+        """``tried_ms``: how long the queue was tried before; the decision was made after that, at ``started``."""
         assert served.online is not None
         outcome = "failed"
         if decision.passed_over is not None:
@@ -247,12 +284,13 @@ class Service:
         finally:
             now = self._clock()
             met = outcome == "done" and now <= decision.deadline_ms
-            self.recorder.request(call.model, decision.route, "online", decision.variant, outcome)
-            self.recorder.tenant(call.tenant, outcome)
+            self.recorder.request(
+                call.model, decision.route, "online", decision.variant, outcome, call.tenant
+            )
             if outcome in ("done", "expired", "failed"):
                 self.recorder.deadline(call.model, decision.route, met)
             if outcome == "done":
-                since = started if call.arrived_ms is None else call.arrived_ms
+                since = started - tried_ms if call.arrived_ms is None else call.arrived_ms
                 self.recorder.latency(call.model, decision.route, "online", now - since)
                 self.recorder.prediction(call.model, now - started <= decision.predicted_ms)
             elif outcome == "expired":
@@ -267,8 +305,8 @@ class Service:
             answer.variant,
             decision.route,
             "online",
-            decision.predicted_ms,
-            answer.queued_ms,
+            tried_ms + decision.predicted_ms,
+            tried_ms + answer.queued_ms,
             met,
         )
 

@@ -61,6 +61,10 @@ def _say(told: Mapping[str, Any]) -> None:
             click.echo(f"  online    {_online(stats['online'])}")
         if "queue" in stats:
             click.echo(f"  queue     {_queue(stats['queue'])}")
+        elif stats.get("queue_known") is False:
+            click.echo(
+                f"  queue     {click.style('unknown', fg='red')}: its server does not answer the router"
+            )
 
 
 def _specs(specs: list[dict[str, Any]]) -> str:

@@ -280,7 +280,15 @@ def shared(max_budget_ms: float) -> dict[str, Schema]:
         "Model": _MODEL,
         "Models": record({"models": {"type": "array", "items": ref("Model")}}, ["models"]),
         "Load": record(
-            {"name": {"type": "string"}, "online": {"type": "object"}, "queue": {"type": "object"}},
+            {
+                "name": {"type": "string"},
+                "online": {"type": "object"},
+                "queue": {"type": "object"},
+                "queue_known": {
+                    "type": "boolean",
+                    "description": "Whether the queue's statistics can be had; 'queue' is absent otherwise.",
+                },
+            },
             ["name"],
             description="What runs and waits for the model now.",
         ),

@@ -158,7 +158,7 @@ def _options(load: ModelLoad, rows: int) -> list[dict[str, Any]]:
         for name, variant in load.online.variants.items():
             predicted = estimate.online_ms(load.online, name, rows)
             options.append(_option("online", name, predicted, variant))
-    if load.batch:
+    if isinstance(load.batch, BatchLoad):
         predicted = estimate.batch_ms(load.batch, rows)
         options.append(_option("batch", load.batch.variant.name, predicted, load.batch.variant))
     return options

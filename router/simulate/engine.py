@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from router.simulate.door import Door
 from router.simulate.door import SimulationError as SimulationError
 from router.simulate.events import Events
 from router.simulate.faults import Fault
-from router.simulate.online import OnlineSide
+from router.simulate.online import Front, OnlineSide
 from router.simulate.queued import QueueSide
 from router.simulate.rescued import Rescuer
 from router.simulate.result import Result, Sample
@@ -197,11 +198,24 @@ class Simulation:
             asked.predicted_ms = decision.predicted_ms
             front.run(asked, decision)
         elif isinstance(decision, Enqueue) and sides.batch:
-            asked.predicted_ms = decision.predicted_ms
-            sides.batch.submit(asked, decision)
+            # Where nothing is predicted, nothing can be exceeded.
+            asked.predicted_ms = math.inf if decision.predicted_ms is None else decision.predicted_ms
+            sides.batch.submit(asked, decision, partial(self._without_queue, asked, ask, decision, front))
         else:
             asked.refused_for = decision.kind if isinstance(decision, Reject) else "unserved"
             self._end(asked, "refused")
+
+    def _without_queue(self, asked: Asked, ask: Ask, decision: Enqueue, front: Front | None) -> None:
+        """What the service does with a request that the queue did not take."""
+        now_ms, spent_ms = self._events.now_ms, self._events.now_ms - asked.arrived_ms
+        if decision.patience_ms is not None and front:
+            load = front.load(asked.deadline_ms, ask.weight or ask.rows)
+            instead = decide.without_queue(ask, self._policy, load, spent_ms, now_ms)
+            if isinstance(instead, RunOnline):
+                asked.predicted_ms = spent_ms + instead.predicted_ms
+                front.run(asked, instead)
+                return
+        self._end(asked, "failed")
 
     def _end(self, asked: Asked, outcome: Outcome) -> None:
         if asked.ended is not None:

@@ -9,7 +9,14 @@ from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 from router.decide import Enqueue
-from router.estimate import BatchLoad, Variant, batch_load, drain_rows_per_s
+from router.estimate import (
+    STATS_VALID_MS,
+    BatchLoad,
+    UnknownQueue,
+    Variant,
+    batch_load,
+    drain_rows_per_s,
+)
 from router.policy import Batch
 from router.simulate.asked import Asked, Outcome
 from router.simulate.events import Events
@@ -81,7 +88,7 @@ class QueueSide:
         self._open: dict[str, Asked] = {}
         self._due: list[tuple[float, str]] = []
         self._numbered = 0
-        self._away_until_ms = 0.0
+        self._away_since_ms = self._away_until_ms = 0.0
         self._stats: QueueStats = now(self._queue.stats())
         self.busy_ms = 0.0
         self.batches = 0
@@ -165,7 +172,10 @@ class QueueSide:
             asked.variant, asked.drop = variant, self._variants[variant].quality_drop
         self._close(outcome.id)
 
-    def load(self) -> BatchLoad:
+    def load(self) -> BatchLoad | UnknownQueue:
+        """As a router knows it, which reads its statistics now and then while the queue can be reached."""
+        if not self.reachable and self._events.now_ms - self._away_since_ms > STATS_VALID_MS:
+            return UnknownQueue(self._variants[self._section.variant])
         return self.load_of(self._stats)
 
     def load_of(self, stats: QueueStats) -> BatchLoad:
@@ -175,14 +185,15 @@ class QueueSide:
             variant, section.worker_count, section.max_batch, stats.waiting_rows, stats.rows_per_s
         )
 
-    def submit(self, asked: Asked, decision: Enqueue) -> None:
-        """What the service does with an `Enqueue`; while the queue is away, it tries for a while."""
+    def submit(self, asked: Asked, decision: Enqueue, give_up: Callable[[], None]) -> None:
+        """What the service does with an `Enqueue`; while the queue is away it tries for a while."""
         away_ms = self._away_until_ms - self._events.now_ms
         if away_ms > 0:
-            if away_ms > _PATIENCE_MS:
-                self._events.at(self._events.now_ms + _PATIENCE_MS, self._end, asked, "failed")
+            patience_ms = _PATIENCE_MS if decision.patience_ms is None else decision.patience_ms
+            if away_ms > patience_ms:
+                self._events.at(self._events.now_ms + patience_ms, give_up)
             else:
-                self._events.at(self._away_until_ms, self.submit, asked, decision)
+                self._events.at(self._away_until_ms, self.submit, asked, decision, give_up)
             return
         self._numbered += 1
         job = NewJob(
@@ -327,6 +338,7 @@ class QueueSide:
         """Let a fault happen now."""
         now_ms = self._events.now_ms
         if fault.kind == "outage":
+            self._away_since_ms = now_ms if self.reachable else self._away_since_ms
             self._away_until_ms = max(self._away_until_ms, now_ms + fault.lasts_ms)
             return
         if not self._workers:

@@ -127,6 +127,15 @@ def test_a_short_outage_of_the_queue_is_waited_out_and_a_long_one_is_told() -> N
     assert long.outcomes["failed"] == pytest.approx(50 * 2, abs=2)
 
 
+def test_what_may_go_either_way_runs_online_while_the_queue_is_out_of_reach() -> None:
+    outage = Fault("outage", "m", "queue", 0, 2_000.0, 7_000.0)
+    found = run(policy(to="auto"), steadily(50.0, 10.0, budget_ms=60_000.0), outage)
+    assert found.share("met") == 1.0
+    assert found.batches["m online"] >= 50 * 6, (
+        "each of those that came in the outage, after its first second"
+    )
+
+
 def test_a_slow_replica_is_slow_for_so_long() -> None:
     slow = Fault("slow", "m", "online", 0, 0.0, 5_000.0, 8.0)
     one_variant = policy({**BOTH, "online": {"variants": ["best"]}})

@@ -78,11 +78,14 @@ async def test_the_outputs_of_a_queued_answer_are_chosen_when_it_is_asked_for() 
 @in_virtual_time
 async def test_a_caller_who_prefers_not_to_wait_is_not_made_to() -> None:
     async with serving() as served:
+        watching = asyncio.create_task(served.service.queued.watch())
+        await settled()
         began = now_ms()
         response = await served.infer(2.0, budget_ms=LONG, headers={"prefer": "respond-async"})
         assert (response.status_code, now_ms()) == (202, began)
         assert response.headers["preference-applied"] == "respond-async"
         assert float(response.headers["predicted-ms"]) > 0
+        watching.cancel()
 
 
 @in_virtual_time

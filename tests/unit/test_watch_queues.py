@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from router.queued import Queued
 from tests.support.served import serving
 from tests.support.virtual_time import in_virtual_time, now_ms
 from workers.job import JobState, NewJob
+from workers.memory_queue import MemoryQueue
 
 
 @in_virtual_time
@@ -17,4 +19,21 @@ async def test_an_expired_jobs_waiters_are_told_within_a_second_though_no_worker
         (ended,) = await served.queue.wait(["m.1"], 30)
         assert ended.state is JobState.EXPIRED
         assert 700 <= now_ms() - 1_000_000 <= 1_700
+        watching.cancel()
+
+
+@in_virtual_time
+async def test_the_statistics_stay_fresh_while_the_reaper_or_another_models_queue_hangs() -> None:
+    async with serving() as served:
+        never = asyncio.Event().wait
+        known, stuck = served.service.models["m"], served.service.models["o"]
+        stuck.queue = MemoryQueue("o")
+        stuck.queue.stats = stuck.queue.reap = served.queue.reap = never  # type: ignore[method-assign,assignment]
+        # The one that hangs comes first.
+        queued = Queued({"o": stuck, "m": known}, served.recorder, lambda: served.service.policy, now_ms)
+        watching = asyncio.create_task(queued.watch())
+        for _ in range(10):
+            await asyncio.sleep(0.5)
+            assert known.known_stats(now_ms()) is not None
+            assert stuck.known_stats(now_ms()) is None
         watching.cancel()
