@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from router.ask import Ask
 from router.quota import Quotas
 from router.simulate.workload import Request
 
@@ -19,6 +20,7 @@ class Asked:
 
     __slots__ = (
         "arrived_ms",
+        "ask",
         "counted_by",
         "deadline_ms",
         "drop",
@@ -46,6 +48,7 @@ class Asked:
         self.route = self.variant = ""
         self.predicted_ms = self.drop = 0.0
         self.droppable, self.left = True, False
+        self.ask: Ask | None = None
         self.parts = 1
         self.ended: Outcome | None = None
 

@@ -44,7 +44,7 @@ class Door:
         if request.rows > policy.limits.rows:
             asked.refused_for = "size"
             return None
-        ask = ask_of(
+        asked.ask = ask = ask_of(
             request, request.rows, request.weight, policy, lambda: request.epoch_s or 0.0, self._draw
         )
         decision = admit(ask, policy, self._quotas, load, now_ms)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from router.decide import Enqueue, Reject, RunOnline
+from router.decide import Enqueue, Reject, RunOnline, without_queue
 from router.estimate import ModelLoad, Variant
 from router.policy import Online, Policy
 from router.simulate import door
@@ -200,17 +200,17 @@ class Simulation:
         elif isinstance(decision, Enqueue) and sides.batch:
             # Where nothing is predicted, nothing can be exceeded.
             asked.predicted_ms = math.inf if decision.predicted_ms is None else decision.predicted_ms
-            sides.batch.submit(asked, decision, partial(self._without_queue, asked, ask, decision, front))
+            sides.batch.submit(asked, decision, partial(self._without_queue, asked, decision, front))
         else:
             asked.refused_for = decision.kind if isinstance(decision, Reject) else "unserved"
             self._end(asked, "refused")
 
-    def _without_queue(self, asked: Asked, ask: Ask, decision: Enqueue, front: Front | None) -> None:
+    def _without_queue(self, asked: Asked, decision: Enqueue, front: Front | None) -> None:
         """What the service does with a request that the queue did not take."""
         now_ms, spent_ms = self._events.now_ms, self._events.now_ms - asked.arrived_ms
-        if decision.patience_ms is not None and front:
-            load = front.load(asked.deadline_ms, ask.weight or ask.rows)
-            instead = decide.without_queue(ask, self._policy, load, spent_ms, now_ms)
+        if decision.patience_ms is not None and front and asked.ask:
+            load = front.load(asked.deadline_ms, asked.request.weight or asked.request.rows)
+            instead = without_queue(asked.ask, self._policy, load, spent_ms, now_ms)
             if isinstance(instead, RunOnline):
                 asked.predicted_ms = spent_ms + instead.predicted_ms
                 front.run(asked, instead)
