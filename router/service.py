@@ -252,7 +252,7 @@ class Service:
         weight: int,
         tried_ms: float = 0.0,
     ) -> Answer:
-        """``tried_ms``: how long the queue was tried before; the decision was made after that, at ``started``."""
+        """``tried_ms``: how long the queue was tried before the decision, which was made at ``started``."""
         assert served.online is not None
         outcome = "failed"
         if decision.passed_over is not None:

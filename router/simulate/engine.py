@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from router.decide import Enqueue, Reject, RunOnline, without_queue
+from router.decide import Enqueue, Reject, RunOnline, decide
 from router.estimate import ModelLoad, Variant
 from router.policy import Online, Policy
 from router.simulate import door
@@ -210,7 +210,8 @@ class Simulation:
         now_ms, spent_ms = self._events.now_ms, self._events.now_ms - asked.arrived_ms
         if decision.patience_ms is not None and front and asked.ask:
             load = front.load(asked.deadline_ms, asked.request.weight or asked.request.rows)
-            instead = without_queue(asked.ask, self._policy, load, spent_ms, now_ms)
+            ask = asked.ask._replace(spent_ms=asked.ask.spent_ms + spent_ms)
+            instead = decide(ask, self._policy, ModelLoad(load, None), now_ms)
             if isinstance(instead, RunOnline):
                 asked.predicted_ms = spent_ms + instead.predicted_ms
                 front.run(asked, instead)

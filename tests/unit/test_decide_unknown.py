@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.decide import Ask, Enqueue, Reject, RunOnline, decide, without_queue
+from router.decide import Ask, Decision, Enqueue, Reject, RunOnline, decide
 from router.estimate import BatchLoad, ModelLoad, OnlineLoad, UnknownQueue, Variant, batch_load
 from router.policy import Policy
 from tests.support.replica import variant
@@ -24,6 +24,11 @@ def policy(*routes: dict[str, Any]) -> Policy:
 
 
 AUTO = policy({"name": "r", "to": "auto"})
+
+
+def without_queue(ask: Ask, chosen: Policy, online: OnlineLoad, spent_ms: float) -> Decision:
+    """The decision that is made once the queue has not taken the request in ``spent_ms``."""
+    return decide(ask._replace(spent_ms=spent_ms), chosen, ModelLoad(online, None), NOW_MS + spent_ms)
 
 
 def test_auto_does_not_take_a_queue_of_which_nothing_is_known() -> None:
@@ -61,7 +66,7 @@ def test_what_is_left_after_a_failed_submit_suffices_to_run_online(budget_ms: fl
     assert isinstance(decision, Enqueue) and decision.patience_ms is not None
     assert 5.0 <= decision.patience_ms <= 1_000.0
     spent_ms = decision.patience_ms
-    instead = without_queue(ask, AUTO, online, spent_ms, NOW_MS + spent_ms)
+    instead = without_queue(ask, AUTO, online, spent_ms)
     assert isinstance(instead, RunOnline)
     assert instead.predicted_ms <= budget_ms - spent_ms
     assert instead.deadline_ms == pytest.approx(decision.deadline_ms)
@@ -72,12 +77,12 @@ def test_a_request_stays_with_its_route_whatever_is_left_of_its_budget() -> None
         {"name": "urgent", "when": {"budget": "<= 250ms"}, "to": "online", "on_miss": ["reject"]},
         {"name": "relaxed", "to": "auto"},
     )
-    instead = without_queue(Ask("m", 1, 300.0), chosen, IDLE, 100.0, NOW_MS)
+    instead = without_queue(Ask("m", 1, 300.0), chosen, IDLE, 100.0)
     assert instead.route == "relaxed"
 
 
 def test_nothing_is_promised_once_the_budget_is_spent() -> None:
-    assert isinstance(without_queue(Ask("m", 1, 300.0), AUTO, IDLE, 400.0, NOW_MS), Reject)
+    assert isinstance(without_queue(Ask("m", 1, 300.0), AUTO, IDLE, 400.0), Reject)
 
 
 def test_an_answer_through_an_empty_queue_is_predicted_no_sooner_than_one_was_seen() -> None:
