@@ -1,21 +1,19 @@
 """How many batch workers a queue needs: waiting work over measured throughput, against the deadlines.
 
 :class:`QueuePolicy` runs inside Ray Serve's controller, which asks it about ten times a second and
-must not be kept waiting: it polls the queue on a thread of its own and answers from the last look.
+must not be kept waiting: :mod:`workers.queue_poll` looks at the queue on a thread of its own, and the policy
+answers from the last look.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
-import threading
-import time
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from workers.queue import DeadlineQueue, QueueError, QueueStats, settings_from
+from workers.queue import QueueStats
+from workers.queue_poll import poll_for
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingConfig, AutoscalingContext
@@ -73,40 +71,16 @@ class QueuePolicy:
     ) -> None:
         self._rows_per_s = rows_per_s
         self._horizon_s = horizon_s
-        self._latest: QueueStats | None = None
-        self._latest_at = -math.inf
-        self._open = partial(_open, queue_url, model, namespace, queue_settings or {})
-        self._poll_s = poll_s
-        self._thread = threading.Thread(target=self._poll, name=f"{model} queue poll", daemon=True)
-        self._thread.start()
+        self._poll = poll_for(self, queue_url, model, namespace, queue_settings or {}, poll_s)
 
     def __call__(self, ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """Keeps the present target while the queue cannot be seen."""
-        stats, present = self._latest, ctx.current_num_replicas
-        if stats is None or time.monotonic() - self._latest_at > 10.0:
+        stats = self._poll.latest(max_age_s=10.0)
+        if stats is None:
             return ctx.target_num_replicas, {}
-        return workers_wanted(stats, self._rows_per_s, present, horizon_s=self._horizon_s), {}
-
-    def _poll(self) -> None:
-        asyncio.run(self._look())
-
-    async def _look(self) -> None:
-        while True:
-            try:
-                queue = self._open()
-                while True:
-                    # Also the reaper of a queue whose workers are scaled to zero.
-                    await queue.reap()
-                    self._latest, self._latest_at = await queue.stats(), time.monotonic()
-                    await asyncio.sleep(self._poll_s)
-            except QueueError:
-                await asyncio.sleep(self._poll_s)
-
-
-def _open(url: str, model: str, namespace: str, settings: Mapping[str, Any]) -> DeadlineQueue:
-    from workers.redis_queue import RedisQueue
-
-    return RedisQueue.open(url, model, settings_from(settings), namespace=namespace, patience_s=2.0)
+        return workers_wanted(
+            stats, self._rows_per_s, ctx.current_num_replicas, horizon_s=self._horizon_s
+        ), {}
 
 
 def autoscaling(

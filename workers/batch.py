@@ -26,6 +26,7 @@ from workers.drain_settings import DrainSettings, Meter
 from workers.loaded import LoadedVariant
 from workers.model_thread import Model, UnknownVariant
 from workers.queue import DeadlineQueue, QueueSettings, QueueUnavailable, settings_from
+from workers.queue_poll import OrphanLog
 from workers.redis_queue import RedisQueue
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class BatchWorker:
             sched_idle=sched_idle,
         )
         self._metrics = _Metrics(model)
+        self._orphans = OrphanLog(model)
         self._loop = asyncio.get_running_loop().create_task(self._drain.run(), name=f"{model} batch worker")
         self._publisher = asyncio.get_running_loop().create_task(self._publish())
         logger.info("batch worker %s drains %s with variant %s", worker, model, variant)
@@ -151,9 +153,12 @@ class BatchWorker:
             self._metrics.publish_meter(self._drain.meter)
             with contextlib.suppress(QueueUnavailable):
                 stats = await self._queue.stats()
+                self._orphans.note(stats)
                 due_ms = stats.earliest_deadline_ms
                 self._metrics.publish_queue(
-                    stats.waiting_jobs, None if due_ms is None else (due_ms - stats.now_ms) / 1000
+                    stats.waiting_jobs,
+                    None if due_ms is None else (due_ms - stats.now_ms) / 1000,
+                    stats.totals["orphaned"],
                 )
 
 
@@ -179,6 +184,11 @@ class _Metrics:
             tags,
         )
         self._waiting = metrics.Gauge("hybrid_queue_waiting_jobs", "Jobs that can be claimed.", ("model",))
+        self._orphaned = metrics.Gauge(
+            "hybrid_queue_orphaned_jobs",
+            "Jobs so far whose record or payload vanished from the queue's server.",
+            ("model",),
+        )
         self._earliest = metrics.Gauge(
             "hybrid_queue_earliest_deadline_s", "Time to the earliest deadline among them.", ("model",)
         )
@@ -195,9 +205,10 @@ class _Metrics:
             self._size.observe(rows, tags)
             self._latency.observe(ms, tags)
 
-    def publish_queue(self, waiting_jobs: int, earliest_deadline_s: float | None) -> None:
+    def publish_queue(self, waiting_jobs: int, earliest_deadline_s: float | None, orphaned_jobs: int) -> None:
         tags = {"model": self._model}
         self._waiting.set(waiting_jobs, tags)
+        self._orphaned.set(orphaned_jobs, tags)
         if earliest_deadline_s is not None:
             self._earliest.set(earliest_deadline_s, tags)
 
