@@ -23,8 +23,8 @@ from typing import Any
 
 import orjson
 
-from optimizers.profile import LatencyProfile, ProfileError
-from optimizers.tensors import TensorError, TensorSpec
+from optimizers.profile import LatencyProfile
+from optimizers.tensors import TensorSpec
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -162,7 +162,7 @@ class Manifest:
             )
         try:
             return _manifest(value, version)
-        except (KeyError, TypeError, ValueError, AttributeError, TensorError, ProfileError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             what = f"member {error} is missing" if isinstance(error, KeyError) else str(error)
             raise ArtifactMalformed(f"not a manifest of format {version}: {what}") from None
 
@@ -252,6 +252,8 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Artifact:
         raise ArtifactMissing(
             f"{folder}: no {MANIFEST} here; make it with `hybrid-router optimize`"
         ) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ArtifactMissing(f"{str(folder / MANIFEST)!r}: cannot be read ({error})") from None
     try:
         manifest = Manifest.from_json(orjson.loads(raw))
     except orjson.JSONDecodeError as error:
@@ -268,11 +270,17 @@ def _check_file(path: Path, entry: FileEntry, verify: bool) -> None:
         size = path.stat().st_size
     except FileNotFoundError:
         raise ArtifactMissing(f"{path}: the manifest names it, but it is not there; copy it again") from None
+    except OSError as error:
+        raise ArtifactMissing(f"{path}: cannot be read ({error})") from None
     if size != entry.size_bytes:
         raise ArtifactTampered(
             f"{path}: {size} bytes where the manifest says {entry.size_bytes}; copy it again"
         )
-    if verify and digest(path) != entry.sha256:
+    try:
+        same = not verify or digest(path) == entry.sha256
+    except OSError as error:
+        raise ArtifactMissing(f"{path}: cannot be read ({error})") from None
+    if not same:
         raise ArtifactTampered(f"{path}: its SHA-256 is not the manifest's; copy it again or make it again")
 
 

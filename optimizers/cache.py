@@ -48,10 +48,23 @@ def _sha256(raw: bytes) -> str:
 
 
 class PassCache:
-    """A folder of finished passes."""
+    """A folder of finished passes. What other sources, libraries or processors made goes when it is opened.
+
+    Their keys can never be asked for again here, and a model may be large.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._made_by = provenance.digest()
+        for meta in folder.glob("*/meta.json"):
+            if self._made_elsewhere(meta):
+                shutil.rmtree(meta.parent, ignore_errors=True)
+
+    def _made_elsewhere(self, meta: Path) -> bool:
+        try:
+            return bool(orjson.loads(meta.read_bytes()).get("made_by") != self._made_by)
+        except (OSError, ValueError, AttributeError):
+            return True  # not whole: never used
 
     def get(self, key: str, task: Task) -> Model | None:
         """The stored model, or None where there is none or it does not read back whole."""
@@ -81,6 +94,7 @@ class PassCache:
         target = self._folder / key
         packed: Packed = resolve(FORMS[model.form][1])(model, task)
         meta: dict[str, Any] = {
+            "made_by": self._made_by,
             "form": model.form,
             "inputs": [s.to_json() for s in model.inputs],
             "outputs": [s.to_json() for s in model.outputs],

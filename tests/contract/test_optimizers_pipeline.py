@@ -26,8 +26,8 @@ from optimizers.recipe import (
     Variant,
 )
 from optimizers.task import Metric, Model
-from optimizers.tensors import TensorSpec
 from optimizers.task_loading import resolve_task
+from optimizers.tensors import TensorSpec
 from tests.support.small_task import small_task
 
 INT8 = Variant("int8", (FineTune(epochs=1), QuantizeStatic(rows=64)))
@@ -184,3 +184,17 @@ def test_a_model_whose_output_rows_are_not_its_inputs_rows_is_not_made(tmp_path:
     pooled = replace(task, model=model, metric=Metric("one", lambda predict, data: 1.0), digest="pooled")
     with pytest.raises(example_row.RowsNotKept, match=r"output 'mean' has shape .* one row for each"):
         pipeline.run(Recipe("pooled", "none:none", (Variant("float32"),)), tmp_path, task=pooled)
+
+
+def test_finished_passes_of_other_code_are_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, cache = small_task(), PassCache(tmp_path)
+    key = next_key(start_key(task, 0), FineTune())
+    cache.put(key, task.model, task)
+    assert PassCache(tmp_path).get(key, task) is not None
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "meta.json").write_bytes(b"{")
+    monkeypatch.setattr(metadata, "version", lambda name: "another")
+    PassCache(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from optimizers import artifact
 from optimizers.artifact import (
     Artifact,
+    ArtifactError,
     ArtifactMalformed,
     ArtifactMissing,
     ArtifactNewer,
@@ -154,3 +156,52 @@ def test_a_file_outside_the_manifest_is_not_given(written: Artifact) -> None:
 def test_a_name_that_could_lead_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="plain name"):
         artifact.write(tmp_path, replace(MANIFEST, variant=name), {})
+
+
+def test_what_cannot_be_read_at_all_is_missing(written: Artifact) -> None:
+    for path in ("a\0b", "x" * 300, str(written.path / "model.onnx")):
+        with pytest.raises(ArtifactMissing):
+            artifact.read(path)
+    weights = written.path / "model.onnx"
+    weights.unlink()
+    weights.mkdir()
+    _edit(written, files={"model.onnx": {"sha256": "0", "size_bytes": weights.stat().st_size}})
+    with pytest.raises(ArtifactMissing, match=r"model\.onnx: cannot be read"):
+        artifact.read(written.path)
+    manifest = written.path / artifact.MANIFEST
+    manifest.unlink()
+    manifest.mkdir()
+    with pytest.raises(ArtifactMissing, match=r"manifest\.json.*cannot be read"):
+        artifact.read(written.path)
+
+
+RUBBISH = (None, -1, 1.5, True, "", "x", "../x", "a\0b", [], [None], {}, {"a": 1}, [[1]], 1e308, 2**60)
+
+
+def test_whatever_stands_in_a_manifest_only_our_errors_come_out(written: Artifact) -> None:
+    path = written.path / artifact.MANIFEST
+    good = path.read_bytes()
+    refused = 0
+    for place in _places(orjson.loads(good)):
+        for rubbish in RUBBISH:
+            value: Any = orjson.loads(good)
+            inner = value
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = rubbish
+            path.write_bytes(orjson.dumps(value))
+            try:
+                artifact.read(written.path)
+            except ArtifactError:
+                refused += 1
+    assert refused > 100
+
+
+def _places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every member of a JSON value, at any depth."""
+    members = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, inner in members:
+        yield (*before, key)
+        yield from _places(inner, (*before, key))
