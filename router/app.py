@@ -191,16 +191,15 @@ class Router(GrpcMethods):
             *(asyncio.create_task(rescuer.run()) for rescuer in self._rescuers()),
             *(asyncio.create_task(replicas.watch()) for replicas in self._replicas),
         ]
+        ready = self._service.readiness(self._warm_up.is_warm)
         log = RequestLog(lambda: self._service.policy.logs.share, self._log_file.write)
-        self._ingress = Ingress(
-            self._service, self._is_ready, version("hybrid-router"), self._describe_policy, log
-        )
+        self._ingress = Ingress(self._service, ready, version("hybrid-router"), self._describe_policy, log)
 
         own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         here = {own} if local_only else None
         self.grpc = GrpcIngress(
             self._service,
-            self._is_ready,
+            ready,
             version("hybrid-router"),
             log,
             lambda peer: here is None or self._service.keyring.secured or is_here(peer, here),
@@ -266,8 +265,7 @@ class Router(GrpcMethods):
             )
 
     def _may_rescue(self, served: ServedModel) -> bool:
-        waits = served.stats is not None and served.stats.waiting_jobs > 0
-        return waits and self._warm_up.is_warm(served.name)
+        return self._warm_up.is_warm(served.name) and self._service.queued.may_hold_work(served)
 
     def _take(self, look: Look) -> None:
         if look.outcome == "taken":
@@ -277,10 +275,6 @@ class Router(GrpcMethods):
     def _describe_policy(self) -> dict[str, Any]:
         file = self._policy_file
         return {"file": str(file.path), "digest": file.digest, "problem": file.problem}
-
-    def _is_ready(self) -> bool:
-        queues = [m for m in self._service.models.values() if m.queue is not None]
-        return self._warm_up.is_complete and all(model.stats is not None for model in queues)
 
     def __serve_build_asgi_app__(self) -> Ingress:
         return self._ingress

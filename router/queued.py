@@ -195,6 +195,11 @@ class Queued:
             raise UnknownRequest(f"no request {request_id!r}: unknown, or removed by age")
         return state
 
+    def may_hold_work(self, served: ServedModel) -> bool:
+        """Whether anything may wait in the model's queue, as far as is known."""
+        stats = served.known_stats(self._clock())
+        return stats is None or stats.waiting_jobs > 0
+
     async def watch(self, every_s: float = 0.5) -> None:
         """Keep each model's queue statistics fresh, for decisions and metrics, until cancelled.
 

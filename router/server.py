@@ -250,7 +250,8 @@ def _wait_ready(url: str, routers: int, within_s: float) -> None:
     while time.monotonic() < end:
         try:
             with opener.open(f"{url}/v2/health/ready", timeout=5) as reply:
-                ready = ready + 1 if json.load(reply).get("ready") else 0
+                told = json.load(reply)
+                ready = ready + 1 if told.get("ready") and told.get("queues") != "unknown" else 0
                 if ready >= wanted:
                     return
                 if ready:

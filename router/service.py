@@ -27,6 +27,7 @@ from router.metrics import Recorder
 from router.policy import Policy
 from router.queued import NotQueued, Queued
 from router.quota import Over, Quotas
+from router.readiness import Readiness
 from router.service_errors import (
     Conflict,
     DeadlinePassed,
@@ -309,6 +310,10 @@ class Service:
             tried_ms + answer.queued_ms,
             met,
         )
+
+    def readiness(self, is_warm: Callable[[str], bool]) -> Readiness:
+        """What is ready; ``is_warm`` tells of a model whether its online variants have answered."""
+        return Readiness(self._models, lambda: self.policy, is_warm, self._clock)
 
     async def close(self) -> None:
         """End what runs in the background; requests in flight are their callers'."""

@@ -21,6 +21,7 @@ from router.ingress.protocol import InferRequest, ProtocolError
 from router.ingress.reading import BodyReader
 from router.ingress.statuses import http_error
 from router.ingress.turns import Turns
+from router.readiness import Readiness
 from router.request_log import RequestLog
 from router.service import Service
 from router.service_errors import (
@@ -40,7 +41,7 @@ class Ingress:
     def __init__(
         self,
         service: Service,
-        ready: Callable[[], bool],
+        ready: Readiness,
         version: str,
         policy: Callable[[], Mapping[str, Any]] = dict,
         log: RequestLog | None = None,
@@ -133,14 +134,15 @@ class Ingress:
         if operation == "live":
             return json_answer(200, {"live": True})
         if operation == "ready":
-            ready = self._ready()
-            return json_answer(200 if ready else 503, {"ready": ready})
+            ready = self._ready.server()
+            return json_answer(200 if ready else 503, {"ready": ready, "queues": self._ready.queues()})
         tenant = self._tenant(http.headers_of(scope))
         if operation in ("model_ready", "variant_ready"):  # not counted, as the server's own readiness
             self._service.permit(tenant, name)
             self._service.model(name, variant)
-            ready = self._ready()
-            return json_answer(200 if ready else 503, {"name": name, "ready": ready})
+            ready = self._ready.model(name)
+            about = {"name": name, "ready": ready, "queue": self._ready.queue(name)}
+            return json_answer(200 if ready else 503, about)
         with self._service.counted(tenant):
             return self._described(operation, tenant, name, variant, scope)
 

@@ -25,6 +25,7 @@ from router.ingress.protocol import InferRequest, ProtocolError
 from router.ingress.steps import Steps
 from router.ingress.turns import Turns
 from router.ingress.wire import Wire
+from router.readiness import Readiness
 from router.request_log import RequestLog
 from router.service import Service
 from router.service_errors import Forbidden, ServiceError, UnknownModel, UnknownVariant
@@ -66,7 +67,7 @@ class GrpcIngress:
     def __init__(
         self,
         service: Service,
-        ready: Callable[[], bool],
+        ready: Readiness,
         version: str,
         log: RequestLog | None = None,
         admits: Callable[[str], bool] = lambda peer: True,
@@ -113,14 +114,14 @@ class GrpcIngress:
         return _answer("ServerLiveResponse", live=True)
 
     async def _server_ready(self, data: bytes, headers: Headers) -> bytes:
-        return _answer("ServerReadyResponse", ready=self._ready())
+        return _answer("ServerReadyResponse", ready=self._ready.server())
 
     async def _server_metadata(self, data: bytes, headers: Headers) -> bytes:
         about = {"name": "hybrid-router", "version": self._version, "extensions": EXTENSIONS}
         return _answer("ServerMetadataResponse", **about)
 
     async def _check(self, data: bytes, headers: Headers) -> bytes:
-        status = grpc_health.status(data, self._ready())
+        status = grpc_health.status(data, self._ready.server())
         if status is grpc_health.Status.SERVICE_UNKNOWN:
             raise HttpError(404, f"no such service here; there is '' and {SERVICE}")
         return grpc_health.answer(status)
@@ -129,7 +130,7 @@ class GrpcIngress:
         """Health as it is now and whenever it changes, until the caller leaves."""
         last = None
         while True:
-            status = grpc_health.status(request.data, self._ready())
+            status = grpc_health.status(request.data, self._ready.server())
             if not self._admits(context.peer()):
                 _end(context, grpc_status(Forbidden("this server takes calls from its own machine only")))
                 return
@@ -147,7 +148,7 @@ class GrpcIngress:
         except (UnknownModel, UnknownVariant):
             # Triton's answer too: whoever waits for a model asks for it before it is there.
             return _answer("ModelReadyResponse", ready=False)
-        return _answer("ModelReadyResponse", ready=self._ready())
+        return _answer("ModelReadyResponse", ready=self._ready.model(asked.name))
 
     async def _model_metadata(self, data: bytes, headers: Headers) -> bytes:
         tenant = self.identify(headers)

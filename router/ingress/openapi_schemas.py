@@ -14,6 +14,8 @@ from workers.job import JobState
 
 Schema = dict[str, Any]
 
+_QUEUE_STATE: Schema = {"type": "string", "enum": ["none", "known", "unknown"]}
+
 
 def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
@@ -160,6 +162,28 @@ _TENSOR = record(
     ["name", "datatype", "shape"],
 )
 
+_READY: Schema = record(
+    {
+        "ready": {"type": "boolean"},
+        "name": {"type": "string"},
+        "queues": {**_QUEUE_STATE, "description": "The state of all queues: unknown where one is."},
+        "queue": {**_QUEUE_STATE, "description": "The state of the model's queue."},
+    },
+    ["ready"],
+)
+_LOAD: Schema = record(
+    {
+        "name": {"type": "string"},
+        "online": {"type": "object"},
+        "queue": {"type": "object"},
+        "queue_known": {
+            "type": "boolean",
+            "description": "Whether the queue's statistics can be had; 'queue' is absent otherwise.",
+        },
+    },
+    ["name"],
+    description="What runs and waits for the model now.",
+)
 _MODEL = record(
     {
         "name": {"type": "string"},
@@ -266,7 +290,7 @@ def shared(max_budget_ms: float) -> dict[str, Schema]:
             ["name", "version", "extensions"],
         ),
         "Live": record({"live": boolean}, ["live"]),
-        "Ready": record({"ready": boolean, "name": {"type": "string"}}, ["ready"]),
+        "Ready": _READY,
         "Policy": record(
             {
                 "file": {"type": "string"},
@@ -279,17 +303,5 @@ def shared(max_budget_ms: float) -> dict[str, Schema]:
         ),
         "Model": _MODEL,
         "Models": record({"models": {"type": "array", "items": ref("Model")}}, ["models"]),
-        "Load": record(
-            {
-                "name": {"type": "string"},
-                "online": {"type": "object"},
-                "queue": {"type": "object"},
-                "queue_known": {
-                    "type": "boolean",
-                    "description": "Whether the queue's statistics can be had; 'queue' is absent otherwise.",
-                },
-            },
-            ["name"],
-            description="What runs and waits for the model now.",
-        ),
+        "Load": _LOAD,
     }

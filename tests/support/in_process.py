@@ -121,7 +121,7 @@ async def in_process(file: Path) -> AsyncIterator[InProcess]:
     first = next(iter(manifests.values()))
     served = ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
     service = Service(policy, {name: served}, recorder)
-    app: Any = Ingress(service, lambda: True, "1.2.3")
+    app: Any = Ingress(service, service.readiness(lambda model: True), "1.2.3")
     zeros = {first.inputs[0].name: np.zeros((1, *first.inputs[0].shape[1:]), first.inputs[0].dtype)}
     for variant in best_first * 3:  # as the router does when it starts: estimates learn this machine
         await dispatcher.run(variant, zeros, float("inf"), droppable=False)

@@ -123,7 +123,7 @@ async def serving(
         has_queue = queue if model.batch else None
         models[name] = ServedModel(name, (INPUT,), (OUTPUT,), manifests, dispatcher, has_queue)
     service, ready = Service(parsed, models, recorder, clock=now_ms), [True]
-    ingress = Ingress(service, lambda: ready[0], "1.2.3")
+    ingress = Ingress(service, service.readiness(lambda model: ready[0]), "1.2.3")
     app: Any = ingress
     transport = httpx.ASGITransport(app=app, root_path=root_path)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://test{root_path}") as client:

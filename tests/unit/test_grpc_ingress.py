@@ -64,7 +64,9 @@ class Context:
 
 
 def door(served: Served, **settings: Any) -> GrpcIngress:
-    return GrpcIngress(served.service, lambda: served.ready[0], "1.2.3", **settings)
+    return GrpcIngress(
+        served.service, served.service.readiness(lambda model: served.ready[0]), "1.2.3", **settings
+    )
 
 
 def ask(*row_values: float, model: str = "m", variant: str = "", output: str = "", **parameters: Any) -> Wire:
