@@ -144,4 +144,6 @@ def open_runner(artifact: Artifact, network: Runner) -> TextRunner:
             f"export it without {', '.join(sorted(taken - set(GIVEN)))}"
         )
     call_tokens = int(artifact.manifest.settings.get("group_call_tokens", 0))
+    if any(-1 in spec.shape[1:] for spec in artifact.manifest.outputs):
+        call_tokens = 0  # outputs by token: those of groups that are padded apart do not fit together
     return TextRunner(encoder, network, artifact.manifest.inputs, call_tokens)

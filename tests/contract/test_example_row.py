@@ -7,14 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
 from optimizers import artifact, runner
-from optimizers.artifact import ArtifactMalformed, Manifest
+from optimizers.artifact import ArtifactMalformed
 from optimizers.example_row import FILE, ExampleFails, RowsNotKept, example_of
-from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.tensors import Tensors, TensorSpec, pack, unpack
 from tests.support import tiny_onnx
 from workers.batch import ArtifactModel
@@ -55,34 +51,10 @@ def encoder(folder: Path, example: Tensors | None = None) -> Path:
 
 def first_token(folder: Path, example: Tensors | None = None) -> Path:
     """The number of a text's first word: an empty text has no token at all."""
-    network = (TensorSpec("input_ids", "INT64", (-1, -1)),)
     place = helper.make_tensor("place", TensorProto.INT64, [], [0])
     node = helper.make_node("Gather", ["input_ids", "place"], ["first"], axis=1)
-    outputs = (TensorSpec("first", "INT64", (-1,)),)
-    tokenizer = Tokenizer(WordLevel({"cat": 5, "dog": 6, "?": 0}, unk_token="?"))
-    tokenizer.pre_tokenizer = Whitespace()
-    manifest = Manifest(
-        model="tiny",
-        variant="v",
-        runtime="onnx",
-        inputs=WORD,
-        outputs=outputs,
-        metric="accuracy",
-        quality={"accuracy": 1.0, "quality_drop": 0.0},
-        profile=LatencyProfile((ProfilePoint(1, 1.0, 1.0),)),
-        size_bytes=1,
-        parameters=1,
-        settings={"weights": "model.onnx"},
-        preprocess={"kind": "tokenizer", "file": "tokenizer.json", "input": "word", "max_tokens": 8},
-    )
-    files: dict[str, bytes | Path] = {
-        "model.onnx": tiny_onnx.graph([node], network, outputs, [place]),
-        "tokenizer.json": tokenizer.to_str().encode(),
-    }
-    if example is not None:
-        files[FILE] = pack(example)
-    artifact.write(folder, manifest, files)
-    return folder
+    output = TensorSpec("first", "INT64", (-1,))
+    return tiny_onnx.write_text(folder, [node], output, [place], example)
 
 
 CASES = {
@@ -162,7 +134,11 @@ def test_a_model_that_fails_on_the_row_of_its_own_artifact_is_not_loaded(tmp_pat
 
 
 def test_an_example_that_is_not_one_row_of_the_inputs_is_refused(tmp_path: Path) -> None:
-    first_token(tmp_path, {"word": np.array([b"cat", b"dog"], object)})
+    first_token(tmp_path)
+    manifest = artifact.read(tmp_path / "v").manifest
+    two = pack({"word": np.array([b"cat", b"dog"], object)})
+    kept: dict[str, bytes | Path] = {name: (tmp_path / "v" / name).read_bytes() for name in manifest.files}
+    artifact.write(tmp_path, manifest, {**kept, FILE: two})
     with pytest.raises(
         ArtifactMalformed, match=r"example.tensors: not one row of the model's inputs: it has 2"
     ):
@@ -215,4 +191,14 @@ def test_an_example_fits_its_specs_datatypes(tmp_path: Path) -> None:
     assert example.batch(3)["index"].tolist() == [3, 3, 3]
     opened = runner.load(found)
     assert opened.run(example.batch())["value"].tolist() == [13.0]
+    opened.close()
+
+
+def test_texts_with_outputs_by_token_fit_together_although_they_could_run_in_groups(tmp_path: Path) -> None:
+    node = helper.make_node("Identity", ["input_ids"], ["tokens"])
+    output = TensorSpec("tokens", "INT64", (-1, -1))
+    tiny_onnx.write_text(tmp_path, [node], output, group_call_tokens=1)
+    opened = runner.load(artifact.read(tmp_path / "v"))
+    texts = np.array([b"cat", b"dog dog cat dog cat dog cat", b"dog"], object)
+    assert opened.run({"word": texts})["tokens"].shape == (3, 7)
     opened.close()
