@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 
 from optimizers import artifact, runner
 from optimizers.tensors import Array, pack, unpack
@@ -19,7 +18,7 @@ from router.call import ServedModel
 from router.dispatch import OnlineDispatcher
 from router.estimate import Variant
 from router.ingress import Ingress
-from router.manifests import read_manifests
+from router.manifests import read_examples, read_manifests
 from router.metrics import Recorder
 from router.policy import Policy, read
 from router.service import Service
@@ -109,6 +108,7 @@ async def in_process(file: Path) -> AsyncIterator[InProcess]:
     assert model.online is not None
     machine = Machine(BatchRunner(name, str(model.artifacts), model.online.variants, model.online.threads))
     machine.gate.set()
+    first = next(iter(manifests.values()))
     best_first = sorted(model.online.variants, key=lambda v: manifests[v].quality_drop)
     dispatcher = OnlineDispatcher(
         {v: Variant(v, manifests[v].profile, manifests[v].quality_drop) for v in best_first},
@@ -116,15 +116,15 @@ async def in_process(file: Path) -> AsyncIterator[InProcess]:
         replicas=1,
         max_batch=model.online.max_batch,
         max_waiting=model.online.max_waiting,
+        inputs=first.inputs,
     )
     queue = MemoryQueue(name, settings_from(policy.queue_settings))
-    first = next(iter(manifests.values()))
     served = ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
     service = Service(policy, {name: served}, recorder)
     app: Any = Ingress(service, service.readiness(lambda model: True), "1.2.3")
-    zeros = {first.inputs[0].name: np.zeros((1, *first.inputs[0].shape[1:]), first.inputs[0].dtype)}
+    example = read_examples(policy)[name].batch()
     for variant in best_first * 3:  # as the router does when it starts: estimates learn this machine
-        await dispatcher.run(variant, zeros, float("inf"), droppable=False)
+        await dispatcher.run(variant, example, float("inf"), droppable=False)
     machine.rows.clear()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
         yield InProcess(policy, name, machine, queue, recorder, service, client, model.artifacts)

@@ -60,7 +60,7 @@ def write(
         outputs=tuple(outputs),
         metric="accuracy",
         quality={"accuracy": 1.0, "quality_drop": 0.0},
-        profile=LatencyProfile((ProfilePoint(1, 1.0, 1.0),)),
+        profile=LatencyProfile((ProfilePoint(1, 1.0, 1.0), ProfilePoint(64, 2.0, 2.0))),
         size_bytes=len(model),
         parameters=1,
         settings={"weights": "model.onnx", **(settings or {})},
