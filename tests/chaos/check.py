@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from optimizers.tensors import unpack
+from tests.chaos.parts import HANG, POISON
 from workers.job import JobState, JobStatus
 
 #: Claims within this of each other have no order that a log could tell.
@@ -26,7 +27,7 @@ class Verdict:
     late: int
     failed_by_poison: int
     expired: int
-    dead: int
+    hung_and_given_up: int
     lost: int
     doubled: int
     wrong: int
@@ -50,25 +51,25 @@ def judge(
     states = [s.state for _, s in ended if s is not None]
     done = [(a, s) for a, s in ended if s is not None and s.state is JobState.DONE]
     failed = [(a, s) for a, s in ended if s is not None and s.state is JobState.FAILED]
-    dead = states.count(JobState.DEAD)
+    dead = [a for a, s in ended if s is not None and s.state is JobState.DEAD]
     return Verdict(
         accepted=len(accepted),
         done=len(done),
         late=sum(s.met is False for _, s in done),
-        failed_by_poison=sum(a["poison"] for a, _ in failed),
+        failed_by_poison=sum(a["kind"] == POISON for a, _ in failed),
         expired=states.count(JobState.EXPIRED),
-        dead=dead,
+        hung_and_given_up=sum(a["kind"] == HANG for a in dead),
         lost=sum(s is None or not s.state.terminal for _, s in ended),
         doubled=_doubled(events) + max(0, total_done - len(done)),
         wrong=sum(not _right(a, s) for a, s in done) + sum(_early(s) for _, s in ended),
-        blamed=sum(not a["poison"] for a, _ in failed) + dead,
+        blamed=sum(a["kind"] != POISON for a, _ in failed) + sum(a["kind"] != HANG for a in dead),
         out_of_order=_out_of_order(accepted, statuses, events),
     )
 
 
 def _right(accepted: Mapping[str, Any], status: JobStatus) -> bool:
-    """A done job has its own row's result, and was no poison."""
-    if status.result is None or accepted["poison"]:
+    """A done job has its own row's result, and harmed nobody."""
+    if status.result is None or accepted["kind"]:
         return False
     return bool(np.all(unpack(status.result)[0]["y"] == 2 * accepted["value"]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +22,18 @@ from workers.redis_queue import RedisQueue
 
 MODEL = "chaos"
 LEASE_MS = 2000
-SETTINGS: dict[str, Any] = {"keep_ms": 3_600_000, "max_jobs": 200_000}
+SETTINGS: dict[str, Any] = {"keep_ms": 3_600_000, "max_jobs": 200_000, "max_lost_leases": 6}
+#: What a job's rows do to the model, by the value in them: fail it, or never let it return.
+POISON, HANG = "poison", "hang"
+_VALUES = {POISON: np.nan, HANG: np.inf}
+#: How a worker's process ends when its model hangs.
+HUNG = 75
 WIDTH = 16
 _BATCH_MS = 3.0
 
 
 class PoisonModel:
-    """Doubles its input in about 3 ms a batch; a row with NaN makes it fail."""
+    """Doubles its input in about 3 ms a batch; a row with NaN makes it fail, one with infinity never ends."""
 
     def load(self, variant: str) -> LatencyProfile:
         return fit({1: [_BATCH_MS], 64: [_BATCH_MS * 2]})
@@ -37,6 +43,8 @@ class PoisonModel:
 
     def run(self, variant: str, batch: Tensors) -> Tensors:
         time.sleep(_BATCH_MS / 1000)
+        if np.isinf(batch["x"]).any():
+            threading.Event().wait()
         if np.isnan(batch["x"]).any():
             raise ValueError("poison")
         return {"y": batch["x"] * 2}
@@ -112,6 +120,7 @@ class ChaosReplica(BatchWorker):
         return open_logged(url, settings, folder, namespace)
 
 
-def make_job(id: str, value: float, budget_ms: int, poison: bool) -> NewJob:
-    x = np.full((1, WIDTH), np.nan if poison else value, np.float32)
+def make_job(id: str, value: float | str, budget_ms: int) -> NewJob:
+    """A job of one row with this value, or one of a kind that harms: `POISON` or `HANG`."""
+    x = np.full((1, WIDTH), _VALUES[value] if isinstance(value, str) else value, np.float32)
     return NewJob(id, pack({"x": x}), 1, budget_ms)

@@ -1,7 +1,8 @@
-"""Chaos: submitters and workers on the real server, while processes are killed, stopped and poisoned.
+"""Chaos: submitters and workers on the real server, while processes are killed, stopped, poisoned and hung,
+and beside them an endpoint whose queue server is killed and stopped.
 
 ``python -m tests.chaos.run --seconds 180 --seed 1`` prints the seed and the verdict, and exits with 1 if
-anything was lost, doubled, out of order, wrongly failed, or slow to recover.
+anything was lost, doubled, out of order, wrongly failed, refused for a dead queue, or slow to recover.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.check import Verdict, judge
-from tests.chaos.parts import LEASE_MS, MODEL, SETTINGS, ChaosReplica, Log, make_job, read_log
+from tests.chaos.endpoint import Endpoint
+from tests.chaos.parts import HANG, HUNG, LEASE_MS, MODEL, SETTINGS, ChaosReplica, Log, make_job, read_log
 from workers.embedded import EmbeddedServer
 from workers.job import JobStatus
 from workers.queue import Accepted, QueueUnavailable, settings_from
@@ -40,6 +42,7 @@ class Run:
 
     def __init__(self, folder: Path, seed: int, seconds: float, with_serve: bool) -> None:
         self.folder = folder
+        self.endpoint = Endpoint(folder, seed) if with_serve else None
         self.rng = random.Random(seed)
         self.seed, self.seconds, self.with_serve = seed, seconds, with_serve
         self.server = EmbeddedServer.start(folder / "queue", fsync="always")
@@ -50,7 +53,7 @@ class Run:
         self.recoveries_s: list[tuple[str, float]] = []
         self.queue = RedisQueue.open(self.server.url, MODEL, settings_from(SETTINGS), patience_s=5.0)
         self.log = Log(folder / "submitter-probe.log")
-        self.probes = 0
+        self.probes = self.hung = 0
 
     def spawn(self, module: str, *args: str) -> subprocess.Popen[bytes]:
         with (self.folder / "output.txt").open("ab") as output:
@@ -62,13 +65,22 @@ class Run:
 
     async def play(self) -> None:
         """Start everybody, play faults until the time is up, then let the work run out."""
+        if self.endpoint:
+            await asyncio.to_thread(self.endpoint.start)
         until = time.monotonic() + self.seconds
+        beside = asyncio.create_task(self.endpoint.play(self.seconds) if self.endpoint else asyncio.sleep(0))
+        replacing = asyncio.create_task(self.replace_workers())
         self.workers = [self.spawn("worker") for _ in range(PLAIN_WORKERS if self.with_serve else 3)]
         self.submitters = [
             self.spawn("submitter", str(n), str(self.seed), str(self.seconds)) for n in range(SUBMITTERS)
         ]
         await self.recovered("start", lambda: asyncio.sleep(0), count=False)
-        faults: list[Callable[[], Awaitable[None]]] = [self.kill_worker, self.stop_worker, self.kill_server]
+        faults: list[Callable[[], Awaitable[None]]] = [
+            self.kill_worker,
+            self.stop_worker,
+            self.hang_worker,
+            self.kill_server,
+        ]
         if self.with_serve:
             faults.append(self.kill_replica)
         while time.monotonic() < until - 12:
@@ -77,13 +89,25 @@ class Run:
         for process in self.submitters:
             await asyncio.to_thread(process.wait)
             assert process.returncode == 0, f"a submitter failed; see {self.folder / 'output.txt'}"
-        await self.finish()
+        await beside
+        await self.finish(replacing)
 
-    async def finish(self) -> None:
+    async def replace_workers(self) -> None:
+        """What Serve does for its replicas: a plain worker that ended because its model hangs is replaced."""
+        while True:
+            await asyncio.sleep(0.2)
+            for at, worker in enumerate(self.workers):
+                if worker.poll() == HUNG:
+                    self.faults["hung worker replaced"] += 1
+                    self.workers[at] = self.spawn("worker")
+
+    async def finish(self, replacing: asyncio.Task[None]) -> None:
         until = time.monotonic() + 120
         # Other processes' progress: there is no event of ours to wait on.
         while (await self.queue.stats()).jobs and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
+        replacing.cancel()
+        await asyncio.gather(replacing, return_exceptions=True)
         for worker in self.workers:
             worker.send_signal(signal.SIGTERM)
         for worker in self.workers:
@@ -94,13 +118,13 @@ class Run:
         started = time.monotonic()
         await fault()
         self.probes += 1
-        job = make_job(f"probe-{self.probes}", self.probes % 1000, 60_000, False)
+        job = make_job(f"probe-{self.probes}", self.probes % 1000, 60_000)
         while True:
             with contextlib.suppress(QueueUnavailable):
                 (answer,) = await self.queue.submit([job])
                 if isinstance(answer, Accepted):
                     break
-        self.log.write(id=job.id, deadline_ms=answer.deadline_ms, poison=False, value=self.probes % 1000)
+        self.log.write(id=job.id, deadline_ms=answer.deadline_ms, kind="", value=self.probes % 1000)
         while True:
             with contextlib.suppress(QueueUnavailable):
                 if await self.queue.wait([job.id], 30):
@@ -161,6 +185,22 @@ class Run:
         self.faults["worker stopped past its lease"] += 1
         assert time.monotonic() > started
 
+    async def hang_worker(self) -> None:
+        """A job whose model never returns: it takes its workers along until it is given up on."""
+        self.hung += 1
+        value = self.hung % 1000
+        job = make_job(f"hang-{self.hung}", HANG, 600_000)
+
+        async def hang() -> None:
+            while True:
+                with contextlib.suppress(QueueUnavailable):
+                    (answer,) = await self.queue.submit([job])
+                    if isinstance(answer, Accepted):
+                        break
+            self.log.write(id=job.id, deadline_ms=answer.deadline_ms, kind=HANG, value=value)
+
+        await self.recovered("a job that hangs its workers", hang)
+
     async def kill_server(self) -> None:
         loaded = self.rng.random() < 0.5
 
@@ -191,6 +231,8 @@ class Run:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        if self.endpoint:
+            await self.endpoint.close()
         await self.queue.close()
         self.server.stop()
 
@@ -244,14 +286,24 @@ def serve_replica(url: str, folder: Path) -> Iterator[None]:
 
 def report(run: Run, verdict: Verdict) -> bool:
     """Print what happened; whether all of it is as it must be."""
-    longest = max(run.recoveries_s, key=lambda r: r[1], default=("none", 0.0))
+    counts: Counter[str] = Counter()
+    faults, recoveries_s, problems = run.faults, run.recoveries_s, dict[str, int]()
+    if run.endpoint:
+        counts, problems = run.endpoint.counts, run.endpoint.problems()
+        faults, recoveries_s = faults + run.endpoint.faults, recoveries_s + run.endpoint.recoveries_s
+    longest = max(recoveries_s, key=lambda r: r[1], default=("none", 0.0))
     print(f"seed {run.seed}, {run.seconds:.0f} s, {SUBMITTERS} submitters, 3 workers")
-    for name, count in sorted(run.faults.items()):
+    for name, count in sorted(faults.items()):
         print(f"  {count:3} x {name}")
     for name, value in asdict(verdict).items():
         print(f"{name.replace('_', ' '):20} {value}")
+    for name, value in sorted({**counts, **problems}.items()):
+        print(f"endpoint: {name:28} {value}")
+    if run.endpoint:
+        for words, count in run.endpoint.words.most_common(10):
+            print(f"endpoint: {count} x {words}")
     print(f"{'longest recovery':20} {longest[1]:.1f} s ({longest[0]})")
-    return verdict.good and longest[1] <= RECOVERY_LIMIT_S
+    return verdict.good and not any(problems.values()) and longest[1] <= RECOVERY_LIMIT_S
 
 
 async def play(folder: Path, seed: int, seconds: float, with_serve: bool) -> bool:

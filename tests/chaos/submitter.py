@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.chaos.parts import MODEL, SETTINGS, Log, make_job
+from tests.chaos.parts import MODEL, POISON, SETTINGS, Log, make_job
 from workers.queue import Accepted, Full, QueueUnavailable, settings_from
 from workers.redis_queue import RedisQueue
 
@@ -29,10 +29,8 @@ async def main(url: str, folder: Path, name: str, seed: int, seconds: float) -> 
         burst = []
         for _ in range(rng.choice((1, 1, 4, 30))):
             budget_ms = rng.randint(500, 3000) if rng.random() < TIGHT_SHARE else rng.randint(60_000, 600_000)
-            poison = rng.random() < POISON_SHARE
-            burst.append(
-                (make_job(f"{name}-{serial}", serial % 1000, budget_ms, poison), poison, serial % 1000)
-            )
+            kind, value = POISON if rng.random() < POISON_SHARE else "", serial % 1000
+            burst.append((make_job(f"{name}-{serial}", kind or value, budget_ms), kind, value))
             serial += 1
         while burst:
             try:
@@ -42,8 +40,8 @@ async def main(url: str, folder: Path, name: str, seed: int, seconds: float) -> 
             left = []
             for item, answer in zip(burst, answers, strict=True):
                 if isinstance(answer, Accepted):
-                    job, poison, value = item
-                    log.write(id=job.id, deadline_ms=answer.deadline_ms, poison=poison, value=value)
+                    job, kind, value = item
+                    log.write(id=job.id, deadline_ms=answer.deadline_ms, kind=kind, value=value)
                 elif isinstance(answer, Full):
                     left.append(item)
                 else:

@@ -29,7 +29,7 @@ RESULT = pack({"y": np.full((1, 1), 14.0, np.float32)})
 
 
 def accepted(id: str, **more: Any) -> dict[str, Any]:
-    return {"id": id, "deadline_ms": 1000, "poison": False, "value": 7, **more}
+    return {"id": id, "deadline_ms": 1000, "kind": "", "value": 7, **more}
 
 
 def status(id: str, state: JobState = JobState.DONE, **more: Any) -> JobStatus:
@@ -70,9 +70,11 @@ def test_the_checker_finds_what_was_doubled() -> None:
 
 def test_the_checker_finds_wrong_results_and_wrong_blame() -> None:
     assert verdict([accepted("a", value=8)], {"a": status("a")}, []).wrong == 1
-    assert verdict([accepted("a", poison=True)], {"a": status("a")}, []).wrong == 1
+    assert verdict([accepted("a", kind="poison")], {"a": status("a")}, []).wrong == 1
     assert verdict([accepted("a")], {"a": status("a", JobState.FAILED)}, []).blamed == 1
     assert verdict([accepted("a")], {"a": status("a", JobState.DEAD)}, []).blamed == 1
+    assert verdict([accepted("a", kind="hang")], {"a": status("a", JobState.DEAD)}, []).good
+    assert verdict([accepted("a", kind="hang")], {"a": status("a")}, []).wrong == 1
     early = status("a", JobState.EXPIRED, deadline_ms=5000)
     assert verdict([accepted("a")], {"a": early}, []).wrong == 1
 
