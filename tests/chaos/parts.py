@@ -15,14 +15,16 @@ import numpy as np
 from optimizers.profile import LatencyProfile, fit
 from optimizers.tensors import Tensors, pack, rows_of
 from workers.batch import BatchWorker
+from workers.drain_settings import DrainSettings
 from workers.job import Lease, NewJob
 from workers.model_thread import Model
 from workers.queue import DeadlineQueue, Done, Outcome, QueueSettings
 from workers.redis_queue import RedisQueue
+from workers.work_limits import WorkLimit
 
 MODEL = "chaos"
 LEASE_MS = 2000
-SETTINGS: dict[str, Any] = {"keep_ms": 3_600_000, "max_jobs": 200_000, "max_lost_leases": 6}
+SETTINGS: dict[str, Any] = {"keep_ms": 3_600_000, "max_jobs": 200_000, "max_lost_leases": 5}
 #: What a job's rows do to the model, by the value in them: fail it, or never let it return.
 POISON, HANG = "poison", "hang"
 _VALUES = {POISON: np.nan, HANG: np.inf}
@@ -54,6 +56,12 @@ class PoisonModel:
 
     def close(self) -> None:
         pass
+
+
+def drain_settings() -> DrainSettings:
+    """A hang is noticed in seconds, yet a worker that was stopped past its lease is not taken for one."""
+    limit = WorkLimit(on_cpu_ms=30_000.0, blocked_ms=2.0 * LEASE_MS)
+    return DrainSettings(LEASE_MS, idle_s=5.0, watch_s=0.5, limit=lambda predicted_ms: limit)
 
 
 class Log:
@@ -113,6 +121,10 @@ class ChaosReplica(BatchWorker):
         fresh.write_text(str(os.getpid()))
         fresh.replace(Path(artifacts) / "replica.pid")  # whole at once: the run reads it at any moment
         return PoisonModel()
+
+    @staticmethod
+    def make_settings(lease_ms: int, max_batch: int | None) -> DrainSettings:
+        return drain_settings()
 
     @staticmethod
     def open_queue(url: str, model: str, settings: QueueSettings, namespace: str) -> DeadlineQueue:

@@ -186,7 +186,10 @@ class Run:
         assert time.monotonic() > started
 
     async def hang_worker(self) -> None:
-        """A job whose model never returns: it takes its workers along until it is given up on."""
+        """A job whose model never returns takes its workers along until it is given up on. One at a time."""
+        last = await self.queue.state(f"hang-{self.hung}")
+        if last and not last.state.terminal:
+            return
         self.hung += 1
         value = self.hung % 1000
         job = make_job(f"hang-{self.hung}", HANG, 600_000)

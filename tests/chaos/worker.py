@@ -11,22 +11,24 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.chaos.parts import LEASE_MS, SETTINGS, PoisonModel, open_logged
-from workers.drain import Drain
-from workers.drain_settings import DrainSettings
+from tests.chaos.parts import HUNG, SETTINGS, PoisonModel, drain_settings, open_logged
+from workers.drain import Drain, ModelHangs
 from workers.queue import settings_from
 
 
 async def main(url: str, folder: Path) -> None:
     queue = open_logged(url, settings_from(SETTINGS), folder)
-    drain = Drain(queue, PoisonModel(), "v", f"pid:{os.getpid()}", DrainSettings(lease_ms=LEASE_MS, idle_s=5))
+    drain = Drain(queue, PoisonModel(), "v", f"pid:{os.getpid()}", drain_settings())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     running = asyncio.create_task(drain.run())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     await drain.stop()
-    await running
+    try:
+        await running
+    except ModelHangs:
+        os._exit(HUNG)  # as a Serve replica ends: the thread that hangs would keep the process
     stopping.cancel()
     await queue.close()
 
