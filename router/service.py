@@ -44,7 +44,10 @@ from workers.queue import settings_from
 
 
 class Service:
-    """Decides and runs. ``clock`` gives milliseconds, monotonic; ``routers`` work side by side."""
+    """Decides and runs. ``clock`` gives milliseconds, monotonic; ``routers`` work side by side.
+
+    ``epoch_s`` is the wall clock, for routes on the time of day; ``draw`` gives random numbers in [0, 1).
+    """
 
     def __init__(
         self,
@@ -53,7 +56,10 @@ class Service:
         recorder: Recorder,
         clock: Callable[[], float] = lambda: time.monotonic() * 1_000.0,
         routers: int = 1,
+        epoch_s: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
     ) -> None:
+        self._epoch_s, self._draw = epoch_s, draw
         self.policy, self._models, self._clock, self.recorder = policy, models, clock, recorder
         self.keyring = Keyring(policy.tenants)
         self._quotas = Quotas(policy.limits_of, routers)
@@ -183,7 +189,7 @@ class Service:
                 f"{spent_ms:.3g} ms; nothing was run"
             )
         weight = served.online.weigher.weigh(call.inputs, rows) if served.online else rows
-        ask = ask_of(call, rows, weight, policy, time.time, random.random, spent_ms)
+        ask = ask_of(call, rows, weight, policy, self._epoch_s, self._draw, spent_ms)
         decision = admit(
             ask,
             policy,
@@ -297,7 +303,7 @@ class Service:
             elif outcome == "expired":
                 self.recorder.prediction(call.model, False)
         shadow = self.policy.shadows.get(decision.route)
-        if shadow is not None and random.random() < shadow.share:
+        if shadow is not None and self._draw() < shadow.share:
             self._shadows.start(served, call, decision, answer.outputs, shadow.variant)
         return Answer(
             None,

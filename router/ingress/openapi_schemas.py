@@ -215,7 +215,7 @@ def _problem() -> Schema:
             "status": {"type": "integer"},
             "detail": text("What is wrong, and how to mend it."),
             "error": text("The same sentence, where the Open Inference Protocol has it."),
-            "kind": text("Why a request was not admitted: miss, full, quota."),
+            "kind": text("Why a request was not admitted: miss, full, quota, unserved."),
             "state": text("How a queued request ended."),
             "id": text("The queued request."),
         },

@@ -48,13 +48,21 @@ def differences(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> li
     ]
     for route, real in measured["routes"].items():
         guess = predicted["routes"].get(route, {})
-        total = max(1, real["requests"])
         for name in ("latency_ms_p50", "latency_ms_p99"):
             shown = f"{route}: {name.removeprefix('latency_ms_')}, ms"
             found.append(_relative(shown, guess.get(name), real[name]))
-        share = guess["refused"] / max(1, guess["requests"]) if guess else None
-        found.append(_points(f"{route}: refused", share, real["refused"] / total))
+        found.append(_points(f"{route}: refused", _share(guess, "refused"), _share(real, "refused")))
+    for tenant, real in measured.get("tenants", {}).items():
+        guess = predicted.get("tenants", {}).get(tenant, {})
+        for outcome in ("met", "refused"):
+            figure = f"tenant {tenant}: {outcome}"
+            found.append(_points(figure, _share(guess, outcome), _share(real, outcome)))
     return found
+
+
+def _share(told: Mapping[str, Any], outcome: str) -> float | None:
+    """Of the requests of one route or tenant; None where there are none."""
+    return told[outcome] / max(1, told["requests"]) if told else None
 
 
 def _points(figure: str, predicted: float | None, measured: float | None) -> Difference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from router.admission import admit, ask_of
@@ -54,6 +55,11 @@ class Door:
         return decision
 
 
+def routing_draws(seed: int) -> random.Random:
+    """What draws the splits and the shadows of a simulation, and nothing else."""
+    return random.Random(f"routing {seed}")
+
+
 def check(policy: Policy, variants: Mapping[str, Collection[str]], requests: Sequence[Request]) -> None:
     """Raise `SimulationError` for what requests name and the policy does not have, and for what its routes
     ask about and no request says."""
@@ -89,6 +95,9 @@ def check(policy: Policy, variants: Mapping[str, Collection[str]], requests: Seq
 def not_played(policy: Policy) -> list[str]:
     """What the policy says and a simulation leaves out, a sentence each."""
     queue, tenants = policy.limits.queue, (policy.limits.tenant, *policy.tenants.values())
+    left_out = []
     if "bytes" in queue.model_fields_set or any(one.queue.bytes for one in tenants):
-        return ["bounds of a queue in bytes are not reached: a simulated request has no content"]
-    return []
+        left_out.append("bounds of a queue in bytes are not reached: a simulated request has no content")
+    if policy.limits_tenants and policy.queued_models:
+        left_out.append("callers do not ask for queued results, which would count for their tenants' limits")
+    return left_out

@@ -104,11 +104,12 @@ class Simulation:
             self._sides[name] = _Sides(online, batch)
             self._add_rescuers(model.online, online, batch)
         self._wire_ms = self._settings.costs.wire_ms
-        splits, shadows = random.Random(draw.random()), random.Random(draw.random())
+        drawn = door.routing_draws(self._settings.seed).random
         routers = range(self._settings.costs.routers)
-        self._doors = [Door(policy, len(routers), splits.random) for _ in routers]
-        self._shadows = [Shadows(shadows.random, self._result.shadows) for _ in routers]
+        self._doors = [Door(policy, len(routers), drawn) for _ in routers]
+        self._shadows = [Shadows(drawn, self._result.shadows) for _ in routers]
         self._result.not_played = door.not_played(policy)
+        self._shadowed = policy.shadows
         self._open = 0
         self._over = False
         self._busy_ms = (0.0, 0.0)
@@ -131,6 +132,9 @@ class Simulation:
             events.at(span_ms * number / len(self._settings.moments), self._turn, moment)
         self._sample(max(100.0, span_ms / _SAMPLES), span_ms)
         self._probe([sides.online for sides in self._sides.values() if sides.online])
+        for sides in self._sides.values():
+            if sides.batch:
+                sides.batch.watch(lambda: not self._over)
         for rescuer, queue in self._rescuers:
             rescuer.watch(partial(self._may_rescue, queue))
         door_ms, free_ms = costs.door_ms / costs.routers, 0.0
@@ -233,8 +237,7 @@ class Simulation:
                 tally.answered(latency_ms, latency_ms <= request.budget_ms, asked.variant, asked.drop, held)
             else:
                 tally.ended(outcome, latency_ms, asked.refused_for)
-        shadow = self._policy.shadows.get(asked.route)
-        online = self._sides[request.model].online
+        shadow, online = self._shadowed.get(asked.route), self._sides[request.model].online
         if shadow is not None and online is not None and asked.online and outcome == "answered":
             self._shadows[asked.router].answered(asked, shadow, online.routers[asked.router])
 

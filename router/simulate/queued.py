@@ -93,7 +93,6 @@ class QueueSide:
         self.busy_ms = 0.0
         self.batches = 0
         self.batch_rows = 0
-        self._ticking = False
 
     def _queue_clock(self) -> int:
         return _EPOCH_MS + int(self._events.now_ms)
@@ -215,18 +214,13 @@ class QueueSide:
         if asked.counted_by is not None:
             self._events.at(self._events.now_ms + asked.hold_ms, asked.let_go)
         heappush(self._due, (float(submitted.deadline_ms), job.id))
-        self._start_ticking()
         idle = next((w for w in self._workers if not w.busy and w.up_at_ms <= self._events.now_ms), None)
         if idle is not None:
             self._work(idle)
 
-    def _start_ticking(self) -> None:
-        if not self._ticking:
-            self._ticking = True
-            self._events.at(self._events.now_ms + _STATS_EVERY_MS, self._tick)
-
-    def _tick(self) -> None:
-        """What goes on in the background: statistics, the reaper, and idle workers' look for work."""
+    def watch(self, wanted: Callable[[], bool]) -> None:
+        """What goes on in the background, until nothing is open and ``wanted`` says that nothing will be:
+        statistics, the reaper, and idle workers' look for work."""
         if self._events.now_ms >= self._away_until_ms:
             now(self._queue.reap())
             self._stats = now(self._queue.stats())
@@ -234,10 +228,9 @@ class QueueSide:
             self._scale()
             for worker in self._workers:
                 self._work(worker)
-        self._ticking = False
         scale = self._section.workers
-        if self._open or (not isinstance(scale, int) and len(self._workers) > scale.min):
-            self._start_ticking()
+        if wanted() or self._open or (not isinstance(scale, int) and len(self._workers) > scale.min):
+            self._events.at(self._events.now_ms + _STATS_EVERY_MS, self.watch, wanted)
 
     def _tell_ended(self) -> None:
         """Those whose deadlines have passed without a result: the queue has told their callers by now."""
@@ -267,6 +260,7 @@ class QueueSide:
                 lease_ms = int(self._section.lease)
                 leases = now(self._queue.claim(rows, lease_ms, worker.name, max_rows=rows))
                 worker.waiting = sorted(leases, key=lambda lease: lease.deadline_ms)
+                self._tell_ended()  # a claim ends those that it finds too late
             if not worker.waiting:
                 return
             name = worker.waiting[0].variant or self._section.variant

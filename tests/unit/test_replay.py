@@ -166,6 +166,49 @@ async def test_a_request_carries_budget_tenant_and_a_body_that_the_protocol_read
     assert read.inputs["x"].shape == (4, 3) and read.binary
 
 
+async def test_headers_parameters_and_a_pinned_variant_reach_the_server() -> None:
+    gold = {b"x-tier": b"gold"}
+    requests = [
+        Request(0.0, "m", 50.0, 1, variant="v", headers=gold, parameters={"explain": value})
+        for value in (True, 1, "true")
+    ]
+    async with serving(always) as fake:
+        await played(fake, requests)
+    assert {seen.line for seen in fake.seen} == {"POST /v2/models/m/versions/v/infer HTTP/1.1"}
+    assert [seen.headers["x-tier"] for seen in fake.seen] == ["gold"] * 3
+    read = [
+        protocol.decode(seen.body, int(seen.headers["inference-header-content-length"])).parameters["explain"]
+        for seen in fake.seen
+    ]
+    assert sorted(map(repr, read)) == ["'true'", "1", "True"]
+
+
+async def test_refusals_are_told_by_reason_and_results_by_tenant() -> None:
+    replies = {
+        "quota": told(429, b'{"kind": "quota"}'),
+        "miss": told(429, b'{"kind": "miss"}'),
+        "full": told(429, b'{"kind": "full"}'),
+        "unserved": told(422, b'{"kind": "unserved"}'),
+        "forbidden": told(403),
+        "size": told(413),
+        "answered": ok(),
+        "broken": told(422, b'{"kind": 7}'),
+    }
+
+    async def by_tenant(request: Seen) -> bytes:
+        return replies[request.headers["tenant"]]
+
+    async with serving(by_tenant) as fake:
+        done = await played(fake, [Request(0.0, "m", 5_000.0, 1, tenant) for tenant in replies])
+    found = done.result.to_json()
+    assert found["refused_for"] == dict.fromkeys(
+        ("quota", "miss", "full", "unserved", "forbidden", "size"), 1
+    )
+    assert found["tenants"]["broken"]["failed"] == found["tenants"]["answered"]["met"] == 1
+    assert found["routes"]["(none)"]["refused_for"] == dict.fromkeys(("forbidden", "quota", "size"), 1)
+    assert found["routes"]["fast"]["refused_for"] == dict.fromkeys(("full", "miss", "unserved"), 1)
+
+
 async def test_a_variant_can_be_pinned_and_the_url_may_have_a_path() -> None:
     async with serving(always) as fake:
         wire = Wire(f"{fake.url}/inner/")
@@ -287,6 +330,11 @@ def test_a_refusal_counts_for_the_route_of_the_nearest_budget_of_its_model() -> 
     def record(model: str, budget_ms: float, outcome: str, route: str = "") -> Record:
         return Record(Request(0.0, model, budget_ms, 1), outcome, 1.0, route)
 
+    def of(tenant: str, outcome: str, route: str = "") -> Record:
+        return Record(Request(0.0, "m", 50.0, 1, tenant), outcome, 1.0, route)
+
+    own = [of("a", "answered", "theirs"), of("b", "answered", "fast"), of("a", "refused"), of("c", "refused")]
+    assert tallied(own, 7, {}).routes["theirs"].outcomes == {"met": 1, "refused": 1}
     records = [
         record("m", 50.0, "answered", "fast"),
         record("m", 60_000.0, "answered", "bulk"),
@@ -344,6 +392,12 @@ def test_prediction_and_truth_are_compared_in_points_and_shares_of_the_truth() -
     assert found["deadlines met"].apart == pytest.approx(-10.0)
     assert found["fast: p50, ms"].apart == pytest.approx(-0.1)
     assert found["goodput, 1/s"].apart == pytest.approx(0.8)
+    for result, outcome in ((predicted, "refused"), (measured, "expired")):
+        result.by_tenant = True
+        for tally in result.tallies("fast", "acme"):
+            tally.ended(outcome, 1.0, "quota")
+    told = {d.figure: d.apart for d in compare.differences(predicted.to_json(), measured.to_json())}
+    assert told["tenant acme: refused"] == 100.0 and told["tenant acme: met"] == 0.0
     shown = compare.table("p.yaml", list(found.values()))
     assert "-10.00 points" in shown and "+80.0%" in shown
 

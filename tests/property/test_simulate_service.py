@@ -1,0 +1,60 @@
+"""Random requests under random policies: the simulator decides of each what the service decides."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from router.estimate import Variant
+from router.policy import Policy
+from router.simulate.workload import Request
+from tests.support.simulated import asking, asking_routes, profile, tenants
+from tests.support.twins import served, simulated, wall_clock_s
+
+SEEDS = range(16)
+#: A batch of one takes 41 ms or 11; no time varies.
+VARIANTS = {
+    name: {
+        "best": Variant("best", profile(40.0, 1.0, 1.0)),
+        "quick": Variant("quick", profile(10.0, 1.0, 1.0), 0.01),
+    }
+    for name in ("a", "b")
+}
+ONLINE: dict[str, Any] = {"artifacts": "a", "online": {"variants": ["best", "quick"], "rescue": {"share": 0}}}
+MODELS = {"a": {**ONLINE, "batch": {"variant": "best", "max_batch": 32}}, "b": ONLINE}
+
+
+def case(seed: int) -> tuple[Policy, list[Request]]:
+    draw = random.Random(seed)
+    rest = [
+        {"name": "queued", "when": {"budget": "> 10s", "model": "a"}, "to": "batch"},
+        {
+            "name": "rest",
+            "to": draw.choice(("online", "auto")),
+            "on_miss": draw.choice((["reject"], ["degrade"])),
+        },
+    ]
+    routes = [*asking_routes(draw, online=True), *rest]
+    draw.shuffle(routes)
+    limits = {"rows": draw.choice((30, 4_096)), "queue": {"jobs": draw.choice((3, 1_000))}}
+    policy = Policy.model_validate(
+        {"models": MODELS, "routes": routes, **tenants(draw), "limits": limits, "defaults": {"hold": "2s"}}
+    )
+    found, at_ms = list[Request](), 1.0
+    gaps = draw.choice(((5.0, 40.0, 250.0, 900.0), (2.0, 10.0, 30.0)))
+    for _ in range(120):
+        at_ms += draw.choice(gaps) * draw.uniform(0.8, 1.2)
+        budget_ms = draw.choice((5.0, 30.0, 80.0, 2_000.0, 600_000.0))
+        asked = asking(draw, Request(at_ms, draw.choice("ab"), budget_ms, draw.choice((1, 1, 3, 20, 40))))
+        found.append(replace(asked, epoch_s=wall_clock_s(at_ms)))
+    return policy, found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_service_and_simulator_decide_alike(seed: int) -> None:
+    policy, requests = case(seed)
+    expected = served(policy, VARIANTS, requests, seed)
+    assert simulated(policy, VARIANTS, requests, seed) == expected
