@@ -10,6 +10,7 @@ import pytest
 
 from router.estimate import Variant
 from router.policy import Policy
+from router.simulate.result import REFUSALS
 from router.simulate.workload import Request
 from tests.support.simulated import asking, asking_routes, profile, tenants
 from tests.support.twins import served, simulated, wall_clock_s
@@ -58,3 +59,17 @@ def test_service_and_simulator_decide_alike(seed: int) -> None:
     policy, requests = case(seed)
     expected = served(policy, VARIANTS, requests, seed)
     assert simulated(policy, VARIANTS, requests, seed) == expected
+
+
+def test_the_requests_meet_every_route_path_variant_and_refusal() -> None:
+    found = [decided for seed in SEEDS for decided in simulated(*_with_variants(seed))]
+    assert {d.route for d in found} == {"", "big", "gold", "explained", "night", "queued", "rest"}
+    assert {(d.path, d.variant) for d in found if not d.refused_for} == {
+        (path, variant) for path in ("online", "batch") for variant in ("best", "quick")
+    }
+    assert {d.refused_for for d in found} == {"", *REFUSALS}
+
+
+def _with_variants(seed: int) -> tuple[Policy, Any, list[Request], int]:
+    policy, requests = case(seed)
+    return policy, VARIANTS, requests, seed
