@@ -31,6 +31,7 @@ class Asked:
         "online",
         "parts",
         "predicted_ms",
+        "queued_at_ms",
         "refused_for",
         "request",
         "route",
@@ -43,7 +44,7 @@ class Asked:
         self.request, self.arrived_ms, self.rows = request, arrived_ms, request.rows
         self.router, self.online, self.refused_for = router, False, "full"
         self.counted_by: Quotas | None = None
-        self.hold_ms = 0.0
+        self.hold_ms = self.queued_at_ms = 0.0
         self.deadline_ms = arrived_ms + request.budget_ms
         self.route = self.variant = ""
         self.predicted_ms = self.drop = 0.0

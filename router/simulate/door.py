@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from router.admission import admit, ask_of
 from router.auth import Keyring
-from router.decide import Decision
+from router.decide import Decision, Enqueue
 from router.estimate import ModelLoad
 from router.ingress.http import hold_s
 from router.policy import Policy
@@ -41,7 +41,6 @@ class Door:
                 return None
             # Like the call of a client, it counts until it is answered, or told to come back later.
             asked.counted_by = self._quotas
-            asked.hold_ms = 1_000.0 * hold_s(request.headers, policy.defaults.hold / 1_000.0)
         if request.rows > policy.limits.rows:
             asked.refused_for = "size"
             return None
@@ -52,6 +51,8 @@ class Door:
         if isinstance(decision, Over):
             asked.refused_for = "quota"
             return None
+        if isinstance(decision, Enqueue):
+            asked.hold_ms = 1_000.0 * hold_s(request.headers, policy.defaults.hold / 1_000.0)
         return decision
 
 

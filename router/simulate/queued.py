@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 from router.decide import Enqueue
 from router.estimate import (
+    LEAST_QUEUE_MS,
     STATS_VALID_MS,
     BatchLoad,
     UnknownQueue,
@@ -18,6 +19,7 @@ from router.estimate import (
     drain_rows_per_s,
 )
 from router.policy import Batch
+from router.recent_least import RecentLeast
 from router.simulate.asked import Asked, Outcome
 from router.simulate.events import Events
 from router.simulate.faults import Fault
@@ -90,6 +92,7 @@ class QueueSide:
         self._numbered = 0
         self._away_since_ms = self._away_until_ms = 0.0
         self._stats: QueueStats = now(self._queue.stats())
+        self._least_ms = RecentLeast(LEAST_QUEUE_MS)
         self.busy_ms = 0.0
         self.batches = 0
         self.batch_rows = 0
@@ -175,7 +178,7 @@ class QueueSide:
         """As a router knows it, which reads its statistics now and then while the queue can be reached."""
         if not self.reachable and self._events.now_ms - self._away_since_ms > STATS_VALID_MS:
             return UnknownQueue(self._variants[self._section.variant])
-        return self.load_of(self._stats)
+        return replace(self.load_of(self._stats), least_ms=self._least_ms.value)
 
     def load_of(self, stats: QueueStats) -> BatchLoad:
         section = self._section
@@ -210,7 +213,7 @@ class QueueSide:
             return
         asked.variant = decision.variant or self._section.variant
         asked.drop = self._variants[asked.variant].quality_drop
-        self._open[job.id] = asked
+        self._open[job.id], asked.queued_at_ms = asked, self._events.now_ms
         if asked.counted_by is not None:
             self._events.at(self._events.now_ms + asked.hold_ms, asked.let_go)
         heappush(self._due, (float(submitted.deadline_ms), job.id))
@@ -246,7 +249,11 @@ class QueueSide:
         status = now(self._queue.state(id))
         if status is not None and not status.state.terminal:
             return False
-        self._end(self._open.pop(id), _OUTCOMES.get(status.state, "failed") if status else "failed")
+        asked, outcome = self._open.pop(id), _OUTCOMES.get(status.state, "failed") if status else "failed"
+        took_ms = self._events.now_ms - asked.queued_at_ms
+        if outcome == "answered" and took_ms <= asked.hold_ms:
+            self._least_ms.add(took_ms)
+        self._end(asked, outcome)
         return True
 
     def _work(self, worker: _Worker) -> None:
