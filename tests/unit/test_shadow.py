@@ -50,10 +50,10 @@ class Differs(Replica):
 
 
 @contextmanager
-def drawing(*draws: float) -> Iterator[None]:
+def drawing(served: Served, *draws: float) -> Iterator[None]:
     """The router's draws in turn, for as long as it is open."""
     source = cycle(draws)
-    with patch("router.service.random.random", lambda: next(source)):
+    with patch.object(served.service, "_draw", lambda: next(source)):
         yield
 
 
@@ -93,8 +93,8 @@ def test_callers_never_notice_what_becomes_of_their_shadows(how: str, outcome: s
 
 @in_virtual_time
 async def test_the_share_of_the_requests_has_a_shadow() -> None:
-    with drawing(0.24, 0.26, 0.9, 0.0):
-        async with serving(policy=SHADOWED.replace("share: 1", "share: 25%")) as served:
+    async with serving(policy=SHADOWED.replace("share: 1", "share: 25%")) as served:
+        with drawing(served, 0.24, 0.26, 0.9, 0.0):
             for _ in range(8):
                 assert (await served.infer(3.0)).status_code == 200
             assert await shadows(served) == {"same": 4}
@@ -172,8 +172,8 @@ async def test_a_route_without_a_shadow_runs_none() -> None:
 
 @in_virtual_time
 async def test_a_split_gives_each_variant_its_share() -> None:
-    with drawing(0.0, 0.5, 0.74, 0.76):
-        async with serving(policy=SPLIT) as served:
+    async with serving(policy=SPLIT) as served:
+        with drawing(served, 0.0, 0.5, 0.74, 0.76):
             answers = [await served.infer(3.0) for _ in range(8)]
     assert [answer.headers["variant"] for answer in answers] == ["v", "v", "v", "w"] * 2
 
