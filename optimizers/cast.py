@@ -34,13 +34,13 @@ def cast(model: Model, spec: Cast, context: Context) -> Model:
             "ONNX Runtime has no bfloat16 kernels on CPUs: write to: float16, or name runtime: torch "
             "or runtime: openvino"
         )
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     graph = type(model.value)()
     graph.CopyFrom(model.value)
-    return model.becomes(
-        convert_float_to_float16(graph, keep_io_types=True, op_block_list=["Softmax", "ArgMax"])
-    )
+    # Some take only float32, those of trees and linear models among them; the two that decide stay exact.
+    kept = [*DEFAULT_OP_BLOCK_LIST, "Softmax", "ArgMax"]
+    return model.becomes(convert_float_to_float16(graph, keep_io_types=True, op_block_list=kept))
 
 
 def half_module(module: Any, to: str) -> Any:

@@ -98,8 +98,10 @@ def example(name: str) -> None:
     @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=_DATA_HELP)
     @click.pass_context
     def command(context: click.Context, out: Path, only: tuple[str, ...], data: Path | None) -> None:
-        context.invoke(
-            optimize, recipe=recipe_path(name), out=out, only=only, data=data, quiet=False, strict=False
-        )
+        try:
+            recipe = recipe_path(name)
+        except RecipeError as error:
+            raise click.ClickException(str(error)) from error
+        context.invoke(optimize, recipe=recipe, out=out, only=only, data=data, quiet=False, strict=False)
 
     command()

@@ -30,7 +30,7 @@ def pack(model: Model, variant: Variant, task: Task) -> Packed:
             model = model.becomes(slim(model.value))
     elif FORMS[model.form][0] != runtime:
         raise FormError(
-            f"variants.{variant.name}.runtime: {runtime!r} does not run a model of form {model.form!r}; "
+            f"runtime: {runtime!r} does not run a model of form {model.form!r}; "
             f"leave runtime out for {FORMS[model.form][0]!r}"
         )
     packed: Packed = resolve(FORMS[model.form][1])(model, task)

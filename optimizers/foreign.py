@@ -36,12 +36,15 @@ def from_onnx(path: Path) -> Model:
     batch axis, or that ONNX Runtime does not run.
     """
     import onnx
+    from onnx import inliner
 
     with typed(f"{path}: not a valid ONNX file", "export it again, and check it with onnx.checker"):
         model = onnx.load(str(path), load_external_data=False)
         _one_file(model, path)
         _declare_shapes(model)
         onnx.checker.check_model(model)
+        if model.functions:  # exporters put layers into them, where no pass would find the weights' use
+            model = inliner.inline_local_functions(model)
     model = named_nodes(model)
     _weights_are_no_inputs(model)
     names = strip_zipmap(model)

@@ -83,13 +83,17 @@ def run(
         if only is not None and variant.name not in only and variant is not recipe.original:
             continue
         try:
-            with typed(f"variants.{variant.name}: it cannot be made and measured"):
+            with typed("it cannot be made and measured"):
                 made[variant.name] = maker.make(variant, made.get(recipe.original.name))
         except (NotAvailable, RunnerError) as error:
             if variant is recipe.original:
                 raise
             skipped[variant.name] = str(error)
             say(variant.name, f"skipped: {error}")
+        except PassError as error:
+            raise type(error)(f"variants.{variant.name}: {error}") from error
+        except ArtifactError as error:
+            raise PassError(f"variants.{variant.name}: its runtime does not take it: {error}") from error
     result = Result(recipe, made, skipped, _judge_all(recipe, made))
     if report:
         from optimizers.report import write
@@ -191,7 +195,7 @@ class _Maker:
             with typed("it failed"):
                 return apply(model, spec, context)
         except PassError as error:
-            raise type(error)(f"variants.{variant.name}: {spec.kind}: {error}") from error
+            raise type(error)(f"{spec.kind}: {error}") from error
 
     def _teach(self, inputs: Tensors) -> Tensors:
         if self._teacher is None:

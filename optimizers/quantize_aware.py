@@ -28,7 +28,7 @@ def train(model: Model, spec: QuantizeAware, context: Context) -> Model:
     module = copy.deepcopy(model.value)
     layers = quantizable(module)
     if not layers:
-        raise PassError("quantize_aware: the module has no convolution and no linear layer")
+        raise PassError("the module has no convolution and no linear layer")
     masks = zero_masks(module)
     roundings = [_Rounding(layer, spec) for layer in layers]
     try:

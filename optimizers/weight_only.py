@@ -92,9 +92,7 @@ def eight_bit(graph: Any, per_channel: bool, symmetric: bool, excluded: set[str]
 
     uses = _weights(graph.graph, _CHANNEL_AXIS, excluded)
     if not uses:
-        raise PassError(
-            "quantize_weights: the graph has no float weight of 256 elements or more to store as int8"
-        )
+        raise PassError("the graph has no float weight of 256 elements or more to store as int8")
     ready: set[int] = set()
     for use in uses:
         name, axis = use.init.name, _channel_axis(use.node)
@@ -140,9 +138,7 @@ def four_bit(graph: Any, block: int, symmetric: bool, excluded: set[str]) -> Any
 
     uses = _weights(graph.graph, ("MatMul", "Gemm"), excluded)
     if not uses:
-        raise PassError(
-            "quantize_weights: 4 bits are for MatMul and Gemm with a constant weight; there is none"
-        )
+        raise PassError("4 bits are for MatMul and Gemm with a constant weight; there is none")
     for use in uses:
         node, weight = use.node, _matrix(use.node, use.init)
         if weight is None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from optimizers import pipeline
 from optimizers.artifact import ArtifactError
 from optimizers.commands import optimize
-from optimizers.passes import PassError
+from optimizers.passes import Packed, PassError
 from optimizers.recipe import Cast, Latency, QuantizeStatic, Recipe, RecipeError, Variant
 from optimizers.task import Dataset, Metric, Preprocess
 from optimizers.tensors import TensorSpec
@@ -241,3 +241,28 @@ def test_outputs_that_a_variant_lacks_are_named(tmp_path: Path) -> None:
     model = replace(MODEL, head="", outputs=OUTPUTS)
     with pytest.raises(PassError, match=r"gives a Tensor, the model's outputs are \['label', 'scores'\]"):
         _run(tmp_path, model=model)
+
+
+@pytest.mark.parametrize(
+    ("variant", "says"),
+    [
+        (Variant("b", runtime="trees"), "variants.b: runtime: 'trees' does not run a model of form 'torch'"),
+        (Variant("b", (QuantizeStatic(exclude=("x",)),)), "variants.b: quantize_static: exclude: no layer"),
+    ],
+)
+def test_errors_of_a_variant_begin_with_its_name(variant: Variant, says: str, tmp_path: Path) -> None:
+    with pytest.raises(PassError) as caught:
+        _run(tmp_path, Variant("float32"), variant)
+    assert str(caught.value).startswith(says)
+
+
+def test_a_packed_model_that_its_runtime_refuses_names_the_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimizers import store
+
+    monkeypatch.setattr(
+        store, "pack_onnx", lambda *_: Packed("onnx", {"model.onnx": b"rubbish"}, {"weights": "model.onnx"})
+    )
+    with pytest.raises(PassError, match=r"^variants.float32: its runtime does not take it: .*cannot load it"):
+        _run(tmp_path)

@@ -32,7 +32,7 @@ from optimizers import pipeline, runner
 from optimizers.foreign import from_onnx, from_sklearn, import_onnx, task
 from optimizers.passes import PassError, convert
 from optimizers.predict import predictor
-from optimizers.recipe import ImportOnnx, Latency, Recipe, RecipeError, Variant
+from optimizers.recipe import Cast, ImportOnnx, Latency, Recipe, RecipeError, Variant
 from optimizers.slim import slim
 from optimizers.task import Dataset, Metric, Model, Task
 from tests.support.small_task import context, small_task
@@ -71,8 +71,11 @@ def test_a_classifier_as_skl2onnx_writes_it_by_default_is_taken(targets: Any, tm
     assert written.graph.output[1].type.WhichOneof("value") == "sequence_type"  # ZipMap: no tensor
     taken = task(tmp_path, data=_folder(tmp_path / "iris", written, targets))
     assert taken.class_names == tuple(str(c) for c in fitted.classes_)
-    recipe = Recipe("iris", "none:none", (Variant("a"), Variant("b")), latency=Latency((1, 4), 0.01))
-    made = pipeline.run(recipe, tmp_path / "out", task=taken, report=False).artifacts["a"]
+    variants = (Variant("a"), Variant("half", (Cast("float16"),)))
+    recipe = Recipe("iris", "none:none", variants, latency=Latency((1, 4), 0.01))
+    done = pipeline.run(recipe, tmp_path / "out", task=taken, report=False).artifacts
+    assert done["half"].manifest.fidelity > 0.98
+    made = done["a"]
     assert made.manifest.quality["accuracy"] == pytest.approx(fitted.score(ROWS, targets))
     assert made.manifest.fidelity == 1.0
     answers = runner.load(made).run({"X": ROWS})
@@ -212,6 +215,18 @@ def _unused_input() -> onnx.ModelProto:
     return _model([helper.make_node("Relu", ["x"], ["y"])], [_value("x"), _value("u")], [_value("y")])
 
 
+def _layer_in_a_function() -> onnx.ModelProto:
+    """A layer as newer exporters write it: a function of the file's own, called by its name."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    layer = [helper.make_node("MatMul", ["a", "b"], ["m"]), helper.make_node("Relu", ["m"], ["o"])]
+    model = _model(
+        [helper.make_node("Layer", ["x", "w"], ["y"], domain="own")], [_value("x")], [_value("y")], ["w"]
+    )
+    model.functions.append(helper.make_function("own", "Layer", ["a", "b"], ["o"], layer, opsets[:1]))
+    model.opset_import.append(opsets[1])
+    return model
+
+
 ODD: dict[str, tuple[Callable[[], onnx.ModelProto], list[str], int]] = {
     "plain": (_relu, ["x"], 1),
     "no shape": (lambda: _relu(y=_value("y", None)), ["x"], 1),
@@ -221,6 +236,7 @@ ODD: dict[str, tuple[Callable[[], onnx.ModelProto], list[str], int]] = {
     "slashes": (_names_with_slashes, ["serving/x:0"], 1),
     "unused input": (_unused_input, ["x", "u"], 1),
     "shadowed name": (_shadow, ["x"], 2),
+    "function": (_layer_in_a_function, ["x"], 2),
 }
 
 
@@ -334,6 +350,11 @@ def test_a_model_from_elsewhere_may_call_its_inner_tensors_like_our_inputs(tmp_p
     found = import_onnx(ours, ImportOnnx(str(_save(model, tmp_path))), context(small_task()))
     run = predictor(found, None)  # type: ignore[arg-type]
     np.testing.assert_array_equal(run({"image": ROWS})["out/y:0"], ROWS)
+
+
+def test_layers_in_functions_are_where_passes_find_them(tmp_path: Path) -> None:
+    model = from_onnx(_save(_layer_in_a_function(), tmp_path))
+    assert [node.op_type for node in model.value.graph.node] == ["MatMul", "Relu"]
 
 
 # Folders of data files.
