@@ -34,6 +34,9 @@ from optimizers.tensors import Tensors
 #: Gets the variant's name (empty: the whole run) and what is being done.
 Progress = Callable[[str, str], None]
 
+#: Among so many rows of the test data the artifact's example row is chosen.
+_EXAMPLE_ROWS = 256
+
 #: Notes of passes that have a member of their own in the manifest.
 _OWN_MEMBERS = ("parameters", "sparsity", "interpretability")
 
@@ -218,7 +221,7 @@ class _Maker:
         files: dict[str, bytes | Path] = dict(packed.files)
         if task.preprocess:
             files.update(task.preprocess.files)
-        files[example_row.FILE] = example_row.encode(measure.rows(task.test, 1), task.inputs)
+        files[example_row.FILE] = example_row.encode(task.test.take(_EXAMPLE_ROWS).inputs, task.inputs)
         parameters, sparsity = measure.count_parameters(model)
         names = [packed.settings["weights"], packed.settings.get("weights_data")]
         manifest = Manifest(

@@ -37,8 +37,9 @@ __all__ = [
 #: Of a variant's name, a packed batch, and a replica's name (empty: any), the packed answer.
 Send = Callable[[str, bytes, str], Awaitable[bytes]]
 
-#: A batch that takes longer than this many times its bound is taken for lost.
-_STUCK_FACTOR, _STUCK_MS = 20.0, 5_000.0
+#: A batch that takes longer than this many times its bound is taken for lost. For each request in it so many
+#: bounds more: where it fails, the replica may have to run them one by one, behind other batches.
+_STUCK_FACTOR, _STUCK_EACH, _STUCK_MS = 20.0, 3.0, 5_000.0
 
 
 class OnlineDispatcher:
@@ -95,9 +96,9 @@ class OnlineDispatcher:
         if not self._closed:
             self._pump()
 
-    def stale_variant(self) -> str | None:
+    def stale_variant(self, besides: Collection[str] = ()) -> str | None:
         """The variant that a probe should run now, if any; see `Lanes.stale_variant`."""
-        return self._lanes.stale_variant(self._clock())
+        return self._lanes.stale_variant(self._clock(), besides)
 
     async def run(
         self,
@@ -239,7 +240,7 @@ class OnlineDispatcher:
         """One call, and what follows from its answer, its failure or its taking too long."""
         sent = self._clock()
         try:
-            async with asyncio.timeout((_STUCK_MS + _STUCK_FACTOR * start.bound_ms) / 1_000.0):
+            async with asyncio.timeout(_stuck_s(start)):
                 reply = await self._send(start.variant, away.message, start.replica)
             away.open -= 1
         except (Exception, asyncio.CancelledError) as error:
@@ -352,6 +353,12 @@ class OnlineDispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _stuck_s(start: Start[Waiting]) -> float:
+    """How long an answer is waited for."""
+    bounds = _STUCK_FACTOR + _STUCK_EACH * (len(start.items) - 1)
+    return (_STUCK_MS + bounds * start.bound_ms) / 1_000.0
 
 
 def _message(items: Sequence[Waiting]) -> bytes:

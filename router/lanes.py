@@ -359,14 +359,19 @@ class Lanes(Generic[T]):
                 items += lane.take_late()
         return items
 
-    def stale_variant(self, now_ms: float) -> str | None:
+    def stale_variant(self, now_ms: float, besides: Collection[str] = ()) -> str | None:
         """The variant that a probe should run now, if any: its estimate may be wrong for want of news.
+
+        Not one of those ``besides``, which no probe can tell anything of.
 
         Estimates are corrected by what runs. Where they have become so bad that everything is refused,
         nothing runs, and only a probe can tell that the trouble is over. Busy lanes need none, but for a
         slow replica that nothing is given to.
         """
-        lane = min(self._lanes.values(), key=lambda x: x.learnt_ms)
+        lanes = [lane for name, lane in self._lanes.items() if name not in besides]
+        if not lanes:
+            return None
+        lane = min(lanes, key=lambda x: x.learnt_ms)
         if self._fleet.unheard(now_ms, PROBE_MS):
             return lane.variant.name
         if self.in_flight or self.waiting:

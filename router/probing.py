@@ -1,4 +1,4 @@
-"""How long an estimate may go without news before a row of zeros is run to get some. Pure."""
+"""How long an estimate may go without news before a row is run to get some. Pure."""
 
 from __future__ import annotations
 

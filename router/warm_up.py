@@ -83,8 +83,8 @@ class _Warming:
         """Run one row wherever an estimate has had no news for too long, until cancelled."""
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)
-            variant = self.dispatcher.stale_variant()
-            if variant is None or variant in self.untried:
+            variant = self.dispatcher.stale_variant(self.untried)
+            if variant is None:
                 continue
             within_ms = probe_within_ms(self.served.variants[variant].profile.bound_ms(1))
             try:
@@ -95,7 +95,9 @@ class _Warming:
 
     async def _call(self, variant: str, rows: int) -> bool:
         try:
-            await self.dispatcher.run(variant, self.example.batch(rows), float("inf"), droppable=False)
+            # It is a row of usual size, and teaches nobody what is usual.
+            batch = self.example.batch(rows)
+            await self.dispatcher.run(variant, batch, float("inf"), droppable=False, weight=rows)
         except BadRows as error:
             if self.example.is_real:
                 self.problem = f": {error}"
@@ -136,11 +138,6 @@ class WarmUp:
         """Whether every online variant of ``model`` has answered; so it is at once where there is none."""
         warming = self._warming.get(model)
         return warming is None or warming.is_warm
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all models are warm."""
-        return all(warming.is_warm for warming in self._warming.values())
 
     async def run(self) -> None:
         """Warm every model, then keep its estimates fresh. Ends by a fault only, or when cancelled."""

@@ -41,7 +41,7 @@ class Weigher:
             return rows
         each = sum(_size(inputs[spec.name], spec) for spec in self._open) / rows
         log_size = math.log(each + _FRAME_BYTES)
-        if each > 0.0:  # a probe is empty
+        if each > 0.0:  # else it says nothing of what is usual
             self._seen += 1
             self._log_usual += max(_GAIN, 1.0 / self._seen) * (log_size - self._log_usual)
         relative = min(self._most, math.exp(log_size - self._log_usual))

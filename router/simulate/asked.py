@@ -139,7 +139,7 @@ class Extra:
 
 
 class Probe:
-    """The router's own row of zeros: nobody asked for it, and nobody waits for the answer."""
+    """The router's own row: nobody asked for it, and nobody waits for the answer."""
 
     rows, deadline_ms, arrived_ms, predicted_ms = 1, math.inf, 0.0, 0.0
     droppable = left = False

@@ -116,7 +116,7 @@ class Front:
         self.pump()
 
     def probe(self) -> None:
-        """What the router does ten times a second: a row of zeros where an estimate may be out of date."""
+        """What the router does ten times a second: a row where an estimate may be out of date."""
         variant = self.lanes.stale_variant(self.events.now_ms)
         if variant is not None and self.lanes.add(variant, Probe()):
             self.pump()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper
 
 from optimizers import artifact, runner
 from optimizers.artifact import ArtifactMalformed
-from optimizers.example_row import FILE, ExampleFails, RowsNotKept, example_of
+from optimizers.example_row import FILE, ExampleFails, RowsNotKept, encode, example_of
 from optimizers.tensors import Tensors, TensorSpec, pack, unpack
 from tests.support import tiny_onnx
 from workers.batch import ArtifactModel
@@ -50,11 +51,17 @@ def encoder(folder: Path, example: Tensors | None = None) -> Path:
 
 
 def first_token(folder: Path, example: Tensors | None = None) -> Path:
-    """The number of a text's first word: an empty text has no token at all."""
+    """The number of a text's first word, of the two that it knows: an empty text has none."""
     place = helper.make_tensor("place", TensorProto.INT64, [], [0])
-    node = helper.make_node("Gather", ["input_ids", "place"], ["first"], axis=1)
+    five = helper.make_tensor("five", TensorProto.INT64, [], [5])
+    table = helper.make_tensor("table", TensorProto.INT64, [2], [5, 6])
+    nodes = [
+        helper.make_node("Gather", ["input_ids", "place"], ["token"], axis=1),
+        helper.make_node("Sub", ["token", "five"], ["index"]),
+        helper.make_node("Gather", ["table", "index"], ["first"]),
+    ]
     output = TensorSpec("first", "INT64", (-1,))
-    return tiny_onnx.write_text(folder, [node], output, [place], example)
+    return tiny_onnx.write_text(folder, nodes, output, [place, five, table], example)
 
 
 CASES = {
@@ -104,9 +111,8 @@ async def test_a_bad_row_fails_alone_where_zeros_fail_as_well(
         bad = {"word": np.array([b""], object)}
     # Before anything has worked, and after.
     for _ in range(2):
-        (failed,) = run_jobs(worker, "v", 8, [bad])
+        failed, good = run_jobs(worker, "v", 8, [bad, row])
         assert isinstance(failed, Exception)
-        _, good = run_jobs(worker, "v", 8, [bad, row])
         assert isinstance(good, dict)
     worker.close()
 
@@ -180,6 +186,17 @@ async def test_rows_that_get_another_number_of_outputs_fail_alone(tmp_path: Path
     assert "output 'boxes' has shape [2] for 1 rows of input" in reason
     assert [unpack(answer)[0]["boxes"].tolist() for answer in outputs["answers"]] == [[1.0], [1.0]]
     replica.close()
+
+
+@pytest.mark.parametrize(
+    "texts", [[b"a long text", b"", b"usual", b"short", b"a"], ["a long text", "", "usual"]]
+)
+def test_the_example_is_a_row_of_usual_size(texts: list[Any]) -> None:
+    row, _ = unpack(encode({"word": np.array(texts, object)}, WORD))
+    assert row["word"].tolist() == [b"usual"]
+    wide = np.array([[text, b""] for text in texts], object)
+    row, _ = unpack(encode({"word": wide}, [TensorSpec("word", "BYTES", (-1, 2))]))
+    assert row["word"].tolist() == [[b"usual", b""]]
 
 
 def test_an_example_fits_its_specs_datatypes(tmp_path: Path) -> None:

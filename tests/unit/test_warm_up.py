@@ -74,14 +74,12 @@ async def test_a_model_without_replicas_keeps_no_other_from_being_warm() -> None
         await asyncio.sleep(1.0)
         assert warm_up.is_warm("present")
         assert not warm_up.is_warm("absent")
-        assert not warm_up.is_complete
 
 
 @in_virtual_time
 async def test_a_model_that_is_not_served_online_is_warm() -> None:
     async with running() as warm_up:
         assert warm_up.is_warm("queued")
-        assert warm_up.is_complete
 
 
 @in_virtual_time
@@ -89,7 +87,7 @@ async def test_every_model_is_probed_while_another_has_no_replicas() -> None:
     stopped, healthy = Replica(), Replica()
     async with running(stopped=stopped, healthy=healthy) as warm_up:
         await asyncio.sleep(1.0)
-        assert warm_up.is_complete
+        assert warm_up.is_warm("stopped") and warm_up.is_warm("healthy")
         stopped.hangs = True
         before = len(healthy.calls)
         await asyncio.sleep(21.0)
@@ -116,7 +114,7 @@ async def test_the_log_says_how_far_a_slow_warm_up_is_at_a_bounded_rate(
     broken = Replica(faults=deque(RuntimeError("no replica") for _ in range(2_000)))
     async with running(absent=broken) as warm_up:
         await asyncio.sleep(60.0)
-        assert not warm_up.is_complete
+        assert not warm_up.is_warm("absent")
     assert 4 <= len(caplog.messages) <= 7
     assert caplog.messages[-1] == (
         "model absent is not ready after 50 s: 0 of 7 calls are done, next is variant v, batch of 1: "
@@ -167,6 +165,48 @@ async def test_a_model_that_does_not_take_zeros_is_warm_all_the_same_and_is_not_
         calls = len(replica.calls)
         await asyncio.sleep(60.0)
         assert len(replica.calls) == calls
+
+
+@in_virtual_time
+async def test_a_variant_that_takes_zeros_is_probed_beside_one_that_does_not() -> None:
+    replica = Replica()
+    send = replica.send
+
+    async def fussy(name: str, message: bytes, to: str = "") -> bytes:
+        replica.bad = {0.0} if name == "fussy" else set()
+        return await send(name, message, to)
+
+    model = served("m", replica)
+    both = {"fussy": variant("fussy"), "v": variant("v")}
+    model.online = OnlineDispatcher(both, fussy, replicas=1, max_batch=8, max_waiting=100, clock=now_ms)
+    task = asyncio.create_task(
+        WarmUp({"m": model}, {"m": Online(variants=("fussy", "v"), max_batch=8)}, {"m": ZEROS}).run()
+    )
+    await asyncio.sleep(30.0)
+    before = len(replica.calls)
+    await asyncio.sleep(30.0)
+    assert {call.variant for call in replica.calls[before:]} == {"v"}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await model.online.close()
+
+
+@in_virtual_time
+async def test_the_example_row_counts_as_a_row_of_usual_size_and_teaches_nothing() -> None:
+    text = (TensorSpec("x", "FP32", (-1, -1)),)
+    replica = Replica()
+    model = served("m", replica)
+    model.online = OnlineDispatcher(
+        {"v": variant()}, replica.send, replicas=1, max_batch=8, max_waiting=100, inputs=text, clock=now_ms
+    )
+    example = Example({"x": np.ones((1, 500), np.float32)}, is_real=True)
+    task = asyncio.create_task(WarmUp({"m": model}, {"m": SECTION}, {"m": example}).run())
+    await asyncio.sleep(2.0)
+    assert max(map(len, replica.batches)) == 8 * 500
+    assert model.online.weigher.shares == []
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await model.online.close()
 
 
 @in_virtual_time
