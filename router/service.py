@@ -182,14 +182,10 @@ class Service:
             )
         started, policy = self._clock(), self.policy
         spent_ms = 0.0 if call.arrived_ms is None else max(0.0, started - call.arrived_ms)
-        if spent_ms >= call.budget_ms:
-            self.recorder.request(call.model, "", "none", "", "expired", call.tenant)
-            raise DeadlinePassed(
-                f"the budget of {call.budget_ms:.3g} ms was over when the request had been read, after "
-                f"{spent_ms:.3g} ms; nothing was run"
-            )
+        is_over = spent_ms >= call.budget_ms
         weight = served.online.weigher.weigh(call.inputs, rows) if served.online else rows
-        ask = ask_of(call, rows, weight, policy, self._epoch_s, self._draw, spent_ms)
+        counted_ms = 0.0 if is_over else spent_ms
+        ask = ask_of(call, rows, weight, policy, self._epoch_s, self._draw, counted_ms)
         decision = admit(
             ask,
             policy,
@@ -202,6 +198,14 @@ class Service:
         if isinstance(decision, Reject):
             self.recorder.request(call.model, decision.route, "none", "", "refused", call.tenant)
             raise Refused(decision.reason, decision.kind, decision.retry_after_s)
+        if is_over:  # what would have been refused on arrival is told that, above
+            self._quotas.give_rows_back(call.tenant, rows)
+            self.recorder.request(call.model, decision.route, "none", "", "expired", call.tenant)
+            self.recorder.deadline(call.model, decision.route, False)
+            raise DeadlinePassed(
+                f"the budget of {call.budget_ms:.3g} ms was over when the request had been read, after "
+                f"{spent_ms:.3g} ms; nothing was run"
+            )
         try:
             if isinstance(decision, RunOnline):
                 return await self._run_online(served, call, decision, started, weight)

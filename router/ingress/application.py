@@ -137,18 +137,19 @@ class Ingress:
             ready = self._ready.server()
             return json_answer(200 if ready else 503, {"ready": ready, "queues": self._ready.queues()})
         tenant = self._tenant(http.headers_of(scope))
-        if operation in ("model_ready", "variant_ready"):  # not counted, as the server's own readiness
+        if operation in ("model_ready", "variant_ready", "model", "variant"):
+            # What a client must know before its first request is not counted.
             self._service.permit(tenant, name)
-            self._service.model(name, variant)
+            model = self._service.model(name, variant)
+            if operation in ("model", "variant"):
+                return json_answer(200, describe(model, variant))
             ready = self._ready.model(name)
             about = {"name": name, "ready": ready, "queue": self._ready.queue(name)}
             return json_answer(200 if ready else 503, about)
         with self._service.counted(tenant):
-            return self._described(operation, tenant, name, variant, scope)
+            return self._described(operation, tenant, name, scope)
 
-    def _described(
-        self, operation: str, tenant: str, name: str, variant: str | None, scope: Mapping[str, Any]
-    ) -> Response:
+    def _described(self, operation: str, tenant: str, name: str, scope: Mapping[str, Any]) -> Response:
         if operation == "policy":
             return json_answer(200, dict(self._policy()))
         if operation == "models":
@@ -158,9 +159,7 @@ class Ingress:
         if operation == "openapi":
             return self._document.answer(self._service.models_of(tenant), self._service.policy, scope)
         self._service.permit(tenant, name)
-        if operation == "model_stats":
-            return json_answer(200, self._service.describe_load(name))
-        return json_answer(200, describe(self._service.model(name, variant), variant))
+        return json_answer(200, self._service.describe_load(name))
 
     async def _infer(
         self, name: str, variant: str | None, scope: Mapping[str, Any], receive: Receive, arrived_ms: float

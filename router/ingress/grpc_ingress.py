@@ -153,9 +153,8 @@ class GrpcIngress:
     async def _model_metadata(self, data: bytes, headers: Headers) -> bytes:
         tenant = self.identify(headers)
         asked = protocol.parse("ModelMetadataRequest", data)
-        with self._service.counted(tenant):
-            self._service.permit(tenant, asked.name)
-            model = self._service.model(asked.name, asked.version or None)
+        self._service.permit(tenant, asked.name)
+        model = self._service.model(asked.name, asked.version or None)
         return _answer(
             "ModelMetadataResponse",
             name=model.name,

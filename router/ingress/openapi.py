@@ -37,13 +37,15 @@ durable queue, or refuses it with the time to come back. A *version* of a model 
 Bodies with binary tensors: `application/octet-stream`, the JSON part first, whose length the header
 `Inference-Header-Content-Length` gives; then the bytes of each input that has `binary_data_size` among its
 parameters, little-endian, in order.
+
+`HEAD` is answered wherever `GET` is, without the body, and `OPTIONS` on every path, with `Allow`.
 """
 #: What each operation may answer beside its result: problem documents.
 _OPEN: tuple[int, ...] = ()
-_GUARDED = (403, 431)
+_GUARDED = (403, 429, 431)
 _OF_MODEL = (403, 404, 414, 431)
 _OF_INFER = (400, 403, 404, 408, 409, 410, 413, 414, 415, 422, 429, 431, 503, 504)
-_OF_RESULT = (400, 403, 404, 410, 414, 422, 431, 503, 504)
+_OF_RESULT = (400, 403, 404, 410, 414, 422, 429, 431, 503, 504)
 _OPERATIONS: Mapping[str, tuple[str, str, tuple[int, ...]]] = {
     "server": ("The server and its extensions", "Server", _OPEN),
     "live": ("Whether the process answers", "Live", _OPEN),
@@ -54,11 +56,11 @@ _OPERATIONS: Mapping[str, tuple[str, str, tuple[int, ...]]] = {
     "variant": ("One variant of {model}", "Model", _OF_MODEL),
     "model_ready": ("Whether {model} is ready", "Ready", _OF_MODEL),
     "variant_ready": ("Whether a variant of {model} is ready", "Ready", _OF_MODEL),
-    "model_stats": ("What runs and waits for {model} now", "Load", _OF_MODEL),
+    "model_stats": ("What runs and waits for {model} now", "Load", (*_OF_MODEL, 429)),
     "infer": ("Run {model}", "{model}.Answer", _OF_INFER),
     "variant_infer": ("Run one variant of {model}", "{model}.Answer", _OF_INFER),
     "result": ("State and result of a queued request", "Answer", _OF_RESULT),
-    "cancel": ("Cancel a queued request", "State", (403, 404, 414, 431, 503)),
+    "cancel": ("Cancel a queued request", "State", (403, 404, 414, 429, 431, 503)),
     "openapi": ("This document", "OpenAPI", _GUARDED),
     "page": ("A page to try the service on", "", _OPEN),
     "asset": ("A file of that page", "", (404, 414, 431)),

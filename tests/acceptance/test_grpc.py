@@ -17,6 +17,8 @@ from grpc import StatusCode
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from router import Client
+from router.ingress.grpc_health import HEALTH_SERVICE, Status
+from router.ingress.grpc_health import message as health_message
 from router.ingress.grpc_messages import METHODS, SERVICE, message
 from router.ingress.grpc_protocol import set_values, values
 from tests.acceptance.conftest import Served, start
@@ -74,6 +76,18 @@ def test_tools_can_look_the_protocol_up(channel: grpc.Channel) -> None:
     assert [service.name for service in listed.list_services_response.service] == [SERVICE]
     file = FileDescriptorProto.FromString(found.file_descriptor_response.file_descriptor_proto[0])
     assert [method.name for method in file.service[0].method] == list(METHODS)
+
+
+def test_a_probe_of_kubernetes_is_answered_and_a_watcher_is_told(channel: grpc.Channel) -> None:
+    asked, told = health_message("HealthCheckRequest"), health_message("HealthCheckResponse")
+    about = {"request_serializer": asked.SerializeToString, "response_deserializer": told.FromString}
+    check = channel.unary_unary(f"/{HEALTH_SERVICE}/Check", **about)
+    assert check(asked(), timeout=10).status == Status.SERVING
+    assert check(asked(service=SERVICE), timeout=10).status == Status.SERVING
+    assert failure(lambda: check(asked(service="other"), timeout=10)).code() == StatusCode.NOT_FOUND
+    watch = channel.unary_stream(f"/{HEALTH_SERVICE}/Watch", **about)(asked(), timeout=10)
+    assert next(watch).status == Status.SERVING
+    watch.cancel()
 
 
 def test_a_message_may_be_as_large_as_the_policy_says(channel: grpc.Channel) -> None:

@@ -239,17 +239,44 @@ def test_a_wrong_datatype_is_named(clients: Made, protocol: str) -> None:
         clients[protocol].infer("digits", [wrong])
 
 
-def test_what_triton_offers_beside_the_protocol_is_not_taken_for_something_else(clients: Made) -> None:
-    client, inputs = clients["grpc"], given("grpc", {"image": image()})
+@SYNC
+def test_what_triton_offers_beside_the_protocol_is_not_taken_for_something_else(
+    clients: Made, protocol: str
+) -> None:
+    client, module, inputs = clients[protocol], MODULES[protocol], given(protocol, {"image": image()})
     with pytest.raises(InferenceServerException, match="classification is not offered"):
-        client.infer("digits", inputs, outputs=[over_grpc.InferRequestedOutput("scores", class_count=3)])
-    shared = over_grpc.InferInput("image", [1, 1, 8, 8], "FP32")
-    shared.set_shared_memory("region", 256)
+        client.infer("digits", inputs, outputs=[module.InferRequestedOutput("scores", class_count=3)])
+    with pytest.raises(InferenceServerException, match=r"keep no state .* \(parameter 'sequence_id'\)"):
+        client.infer("digits", inputs, sequence_id=7, sequence_start=True)
+    shared = module.InferInput("image", [1, 1, 8, 8], "FP32")
+    shared.set_shared_memory("region", 256, offset=64)
     with pytest.raises(InferenceServerException, match="shared memory is not offered"):
         client.infer("digits", [shared])
+    output = module.InferRequestedOutput("scores")
+    output.set_shared_memory("region", 256)
+    with pytest.raises(InferenceServerException, match="shared memory is not offered"):
+        client.infer("digits", inputs, outputs=[output])
+    # What its clients send by themselves, and a wish that the protocol lets a server pass over.
+    chosen = [module.InferRequestedOutput("scores", class_count=0)]
+    defaults = {"sequence_id": 0, "sequence_start": False, "sequence_end": False, "timeout": 900_000}
+    for priority in (0, 3):
+        answer = client.infer("digits", inputs, outputs=chosen, priority=priority, **defaults)
+        assert answer.as_numpy("scores").shape == (1, 10)
+
+
+def test_the_model_repository_is_not_offered(clients: Made) -> None:
     with pytest.raises(InferenceServerException) as unknown:
-        client.get_model_repository_index()
+        clients["grpc"].get_model_repository_index()
     assert unknown.value.status() == "StatusCode.UNIMPLEMENTED"
+
+
+def test_what_is_not_a_number_goes_in_json_as_the_client_writes_it(clients: Made) -> None:
+    tensors = sample(3)
+    tensors["fp32"] = np.array([[np.nan, 1.5], [np.inf, -np.inf], [0, 2]], np.float32)
+    inputs = given("http", {"fp32": tensors["fp32"]}, binary_data=False)
+    inputs += given("http", {name: array for name, array in tensors.items() if name != "fp32"})
+    got = clients["http"].infer("every", inputs).as_numpy("fp32_out")
+    assert np.array_equal(got, swapped(tensors["fp32"]), equal_nan=True)
 
 
 @SYNC

@@ -210,3 +210,17 @@ async def test_a_quota_is_waited_for_within_the_budget_and_told_beyond_it() -> N
         result = await client.infer("o", [[1.0]], budget="25s")
         assert result.outputs["y"].tolist() == [[2.0]]
         assert now_ms() - begin_ms > 9_000
+
+
+@in_virtual_time
+async def test_many_jobs_are_polled_within_one_place_in_flight() -> None:
+    policy = f'{POLICY}\ntenants:\n  acme: {{keys: ["{hash_key(ACME)}"], in_flight: 1}}\n'
+    async with asking(policy=policy, key=ACME) as (client, served):
+        jobs = [await client.submit("m", [[float(n)]], budget="1min") for n in range(5)]
+        results = [asyncio.create_task(job.result()) for job in jobs]
+        await asyncio.sleep(5)
+        assert await served.work() == 5
+        done_ms = now_ms()
+        answers = await asyncio.gather(*results)
+        assert [answer.outputs["y"].tolist() for answer in answers] == [[[2.0 * n]] for n in range(5)]
+        assert now_ms() - done_ms < 2_000  # those without the place ask every second

@@ -192,7 +192,7 @@ TABLE: tuple[Bad, ...] = (
     Bad("a shape of null", 400, ("axis 0", "whole number"), lambda t: t.with_entry(shape=[None, *t.row])),
     Bad("a shape below nothing", 400, ("axis 0", "0 or more"), lambda t: t.with_entry(shape=[-1, *t.row])),
     Bad("a shape of terabytes", 400, ("axis 0", "2147483647"), lambda t: t.with_entry(shape=[1 << 40, 1])),
-    Bad("a shape of gigabytes", 400, ("does not hold",), lambda t: t.with_entry(shape=[1, 1 << 30])),
+    Bad("a shape of gigabytes", 422, ("takes shape", "got"), lambda t: t.with_entry(shape=[1, 1 << 30])),
     Bad("17 axes", 400, ("1 to 16",), lambda t: t.with_entry(shape=[1] * 17)),
     Bad(
         "another shape than the model's",
@@ -211,6 +211,25 @@ TABLE: tuple[Bad, ...] = (
     Bad("ragged data", 400, ("ragged",), lambda t: t.with_entry(data=[[1], [2, 3]])),
     Bad("text for numbers", 400, ("does not fit", "FP32"), lambda t: t.with_entry(data=["a"] * t.width)),
     Bad("null for numbers", 400, ("does not fit", "FP32"), lambda t: t.with_entry(data=[None] * t.width)),
+    Bad("null among numbers", 400, ("holds null", "NaN"), lambda t: t.with_entry(data=[None, *t.row])),
+    Bad(
+        "a tensor in shared memory",
+        400,
+        ("shared memory is not offered", "shared_memory_region"),
+        lambda t: t.with_entry(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 4}),
+    ),
+    Bad(
+        "classification",
+        400,
+        ("classification is not offered",),
+        lambda t: t.body(t.entry(), outputs=[{"name": "y", "parameters": {"classification": 3}}]),
+    ),
+    Bad(
+        "a sequence",
+        400,
+        ("keep no state", "sequence_id"),
+        lambda t: t.body(t.entry(), parameters={"sequence_id": 7}),
+    ),
     Bad("truths for numbers", 400, ("does not fit", "FP32"), lambda t: t.with_entry(data=[True] * t.width)),
     Bad(
         "a number too large", 400, ("out of the range", "FP32"), lambda t: t.with_entry(data=[1e39] * t.width)

@@ -38,7 +38,16 @@ async def test_a_budget_that_is_over_when_the_body_is_there_is_504_before_any_wo
         said = the_problem(reply, 504)
         assert said.startswith("the budget of 50 ms was over when the request had been read, after 150 ms")
         assert served.replica.calls == []
-        assert served.recorder.requests["m", "", "none", "", "expired"] == 1
+        assert served.recorder.requests["m", "fast", "none", "", "expired"] == 1
+        assert served.recorder.deadlines["m", "fast", False] == 1
+
+
+@in_virtual_time
+async def test_a_budget_that_nothing_could_have_kept_is_refused_as_on_arrival() -> None:
+    async with serving() as served:
+        reply = await served.client.post(INFER, content=slowly(0.15), headers={"latency-budget-ms": "1"})
+        assert "predicted" in the_problem(reply, 429) and "retry-after" not in reply.headers
+        assert served.replica.calls == []
 
 
 @in_virtual_time

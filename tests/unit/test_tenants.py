@@ -6,7 +6,6 @@ import asyncio
 
 import httpx
 import pytest
-from grpc import StatusCode
 
 from router.api_keys import hash_key
 from router.ingress.grpc_messages import message
@@ -164,12 +163,12 @@ async def test_a_poll_that_waits_has_a_place_in_flight_and_one_without_a_place_d
         replies = await asyncio.gather(*(served.client.get(where, headers=of("few")) for _ in range(50)))
         assert now_ms() == began and not waiting.done()  # none of them is held
         assert {reply.status_code for reply in replies} == {202}
-        for path in ("/v2/models", "/v2/models/m", "/v2/models/m/stats", "/v2/policy", "/openapi.json"):
+        for path in ("/v2/models", "/v2/models/m/stats", "/v2/policy", "/openapi.json"):
             refused = await served.client.get(path, headers=of("few"))
             assert "in flight" in detail(refused, 429) and refused.headers["retry-after"] == "1", path
         refused = await served.client.delete(queued.headers["location"], headers=of("few"))
         assert "in flight" in detail(refused, 429)
-        for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m/ready"):
+        for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m/ready", "/v2/models/m"):
             assert (await served.client.get(path, headers=of("few"))).status_code == 200
         assert await served.work() == 1  # the refused DELETE has cancelled nothing
         assert (await waiting).json()["outputs"][0]["data"] == [2.0]
@@ -194,15 +193,18 @@ async def test_whatever_a_tenant_asks_counts_for_its_rate() -> None:
 
 
 @in_virtual_time
-async def test_a_grpc_metadata_call_counts_and_readiness_does_not() -> None:
+async def test_what_a_client_must_know_before_its_first_request_costs_nothing() -> None:
     async with serving(policy=LIMITED) as served:
-        codes = []
-        for method in ["ModelMetadata"] * 3 + ["ModelReady", "ServerMetadata"]:
-            context = Context([("tenant", "slow")])
-            asked = message(f"{method}Request")(**({} if method == "ServerMetadata" else {"name": "m"}))
-            await door(served).call(method, Wire(asked.SerializeToString()), context)
-            codes.append(context.code)
-        assert codes == [None, None, StatusCode.RESOURCE_EXHAUSTED, None, None]
+        for path in ("/v2/models/m", "/v2/models/m/versions/v", "/v2/models/m/ready"):
+            for _ in range(5):
+                assert (await served.client.get(path, headers=of("slow"))).status_code == 200
+        for method in ("ModelMetadata", "ModelReady"):
+            for _ in range(5):
+                context = Context([("tenant", "slow")])
+                asked = Wire(message(f"{method}Request")(name="m").SerializeToString())
+                await door(served).call(method, asked, context)
+                assert context.code is None
+        assert await statuses(served, "slow", 1, 1, 1) == [200, 200, 429]
 
 
 @in_virtual_time
