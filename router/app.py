@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -32,8 +31,9 @@ from router.ingress.grpc_ingress import GrpcIngress, GrpcMethods
 from router.ingress.grpc_peers import is_here
 from router.manifests import read_examples, read_manifests
 from router.metrics import Publisher, Recorder
-from router.policy import Batch, Policy, PolicyError
-from router.policy.reload import Look, PolicyFile, digest_of, follow
+from router.policy import Batch, Policy, PolicyError, Reading
+from router.policy.reload import Look, PolicyFile, follow
+from router.policy.secrets import URL_ELSEWHERE, holds_password
 from router.replicas import OwnSource, Replicas, ServeSource, Source
 from router.request_log import LogFile, RequestLog, file_name, serve_folder
 from router.rescuer import Rescuer
@@ -49,7 +49,7 @@ Handle = DeploymentHandle[Any]
 class AppArgs(BaseModel):
     """What ``serve deploy`` gives: the policy file, and the queue's server unless the policy names it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     policy: str
     redis_url: str | None = None
@@ -64,14 +64,20 @@ def build(args: AppArgs | dict[str, Any]) -> Application:
     Serve hands over what stands in its configuration; it does not see a class behind a postponed annotation.
     """
     args = args if isinstance(args, AppArgs) else AppArgs.model_validate(args)
-    path = os.path.abspath(args.policy)
-    policy = policies.read(path)
-    # Both are among the router's arguments: a router that is started again while the file is broken has the
-    # policy that was deployed, and the deployment of another replaces the router too. Ray shows arguments.
-    digest = digest_of(Path(path).read_text(encoding="utf-8"))
-    shown = policy.model_copy(update={"redis": policy.redis.model_copy(update={"url": None})})
+    return application(policies.load(args.policy), args)
+
+
+def application(reading: Reading, args: AppArgs) -> Application:
+    """The same for a policy that was read from the file that ``args`` name; routers follow that file.
+
+    Policy and digest are among the router's arguments: a router that is started again while the file is
+    broken has the policy that was deployed, and the deployment of another replaces the router too.
+    """
+    policy, digest = reading
     manifests = read_manifests(policy, args.policy)
     redis_url = args.redis_url or policy.redis.url
+    if redis_url is not None and holds_password(redis_url):
+        raise PolicyError([f"{args.policy}: redis_url: {URL_ELSEWHERE}"])
     if redis_url is None and policy.queued_models:
         raise PolicyError(
             [f"{args.policy}: redis.url: needed to deploy; only `hybrid-router serve` brings its own"]
@@ -91,10 +97,7 @@ def build(args: AppArgs | dict[str, Any]) -> Application:
             )
         if model.batch and redis_url:
             chosen = manifests[name][model.batch.variant]
-            try:
-                workers[name] = _batch_deployment(name, model.batch, chosen, folder, redis_url, policy)
-            except autoscale.UrlNotToBeShown as error:
-                raise PolicyError([f"{args.policy}: redis.url: {error}"]) from None
+            workers[name] = _batch_deployment(name, model.batch, chosen, folder, redis_url, policy)
     router = serve.deployment(
         name="router",
         num_replicas=args.router_replicas,
@@ -107,10 +110,18 @@ def build(args: AppArgs | dict[str, Any]) -> Application:
         graceful_shutdown_timeout_s=10.0,
         logging_config=online.LOGGING,
     )(Router)
-    application: Application = router.bind(
-        shown, digest, path, os.getcwd(), redis_url, handles, workers, args.router_replicas, args.local_only
+    bound: Application = router.bind(
+        policy,
+        digest,
+        os.path.abspath(args.policy),
+        os.getcwd(),
+        redis_url,
+        handles,
+        workers,
+        args.router_replicas,
+        args.local_only,
     )
-    return application
+    return bound
 
 
 def _batch_deployment(
@@ -173,7 +184,7 @@ class Router(GrpcMethods):
         }
         self._service = Service(policy, models, self._recorder, routers=routers)
         self._policy_file = PolicyFile(policy_path, policy, digest)
-        self._recorder.policy(self._policy_file.digest, refused=False)
+        self._recorder.policy(digest, "applied")
         self._log_file = LogFile(serve_folder(), file_name())
         sections = {name: model.online for name, model in policy.models.items() if model.online}
         self._warm_up = WarmUp(models, sections, read_examples(policy))
@@ -193,7 +204,9 @@ class Router(GrpcMethods):
         ]
         ready = self._service.readiness(self._warm_up.is_warm)
         log = RequestLog(lambda: self._service.policy.logs.share, self._log_file.write)
-        self._ingress = Ingress(self._service, ready, version("hybrid-router"), self._describe_policy, log)
+        self._ingress = Ingress(
+            self._service, ready, version("hybrid-router"), self._policy_file.describe, log
+        )
 
         own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         here = {own} if local_only else None
@@ -268,13 +281,9 @@ class Router(GrpcMethods):
         return self._warm_up.is_warm(served.name) and self._service.queued.may_hold_work(served)
 
     def _take(self, look: Look) -> None:
-        if look.outcome == "taken":
+        if look.outcome == "applied":
             self._service.take(look.policy)
-        self._recorder.policy(self._policy_file.digest, refused=look.outcome != "taken")
-
-    def _describe_policy(self) -> dict[str, Any]:
-        file = self._policy_file
-        return {"file": str(file.path), "digest": file.digest, "problem": file.problem}
+        self._recorder.policy(self._policy_file.digest, self._policy_file.state)
 
     def __serve_build_asgi_app__(self) -> Ingress:
         return self._ingress

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from router.manifests import read_manifests
-from router.policy import Policy, PolicyError
+from router.policy import Policy, PolicyError, Reading
 from router.policy.reload import Look, PolicyFile
 from router.policy.sections import RedisSection
 
@@ -20,22 +20,22 @@ def follow(
     path: Path,
     policy: Policy,
     digest: str,
-    deploy: Callable[[], None],
+    deploy: Callable[[Reading], None],
     say: Callable[[str], None],
     stop: threading.Event,
     every_s: float = 0.5,
 ) -> None:
-    """Watch the file until ``stop``; ``deploy`` replaces the running processes by those of the new file."""
+    """Watch the file until ``stop``; ``deploy`` replaces the running processes by those of a policy."""
     file = PolicyFile(path, policy, digest)
     while not stop.wait(every_s):
         redis, look = file.policy.redis, file.look()
-        if look.outcome in ("taken", "deploy") and _server(redis) != _server(look.policy.redis):
+        if look.outcome in ("applied", "needs redeploy") and _server(redis) != _server(look.policy.redis):
             say("policy: 'redis' has changed, which needs a stop and a start; the rest is taken over")
-        if look.outcome == "taken":
-            say(f"policy {look.digest} taken over")
+        if look.outcome == "applied":
+            say(f"policy {look.digest} applied")
         elif look.outcome == "refused":
-            say(f"policy not taken over, the old one stays:\n{look.problem}")
-        elif look.outcome == "deploy":
+            say(f"policy {look.digest} refused, the old one stays:\n{look.problem}")
+        elif look.outcome == "needs redeploy":
             _replace(file, look, deploy, say)
 
 
@@ -44,18 +44,20 @@ def _server(section: RedisSection) -> tuple[str | None, str]:
     return section.url, section.fsync
 
 
-def _replace(file: PolicyFile, look: Look, deploy: Callable[[], None], say: Callable[[str], None]) -> None:
+def _replace(
+    file: PolicyFile, look: Look, deploy: Callable[[Reading], None], say: Callable[[str], None]
+) -> None:
     try:
         read_manifests(look.policy, str(file.path))
     except PolicyError as error:
-        say(f"policy not taken over, the old one stays:\n{error}")
+        say(f"policy {look.digest} refused, the old one stays:\n{error}")
         return
     say(f"policy {look.digest}: replacing processes one after the other; no request is lost")
     begun = time.monotonic()
     try:
-        deploy()
+        deploy(look.reading)
     except (PolicyError, RuntimeError) as error:
         say(f"policy {look.digest} could not be deployed, see the log: {error}")
         return
     file.deployed(look)
-    say(f"policy {look.digest} taken over in {time.monotonic() - begun:.1f} s")
+    say(f"policy {look.digest} applied in {time.monotonic() - begun:.1f} s")

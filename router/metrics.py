@@ -7,11 +7,13 @@ cost microseconds each. Names carry no prefix of Ray's: on the endpoint they beg
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from router import units
+from router.policy.reload import State
 from workers.queue import QueueStats
 
 LATENCY_BOUNDS_MS = [1, 2, 5, 10, 20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 60_000]
@@ -21,6 +23,8 @@ NOTHING_DUE_S = units.MAX_BUDGET_MS / 1_000.0
 #: Samples handed to a histogram at a time, thinned evenly beyond it: quantiles need no more, each costs
 #: microseconds, and how many there were is counted exactly elsewhere.
 _MAX_SAMPLES = 200
+#: How many calls of metrics, of some microseconds each, a request may have to wait for.
+_CALLS_AT_ONCE = 16
 
 
 class Recorder:
@@ -41,7 +45,8 @@ class Recorder:
         self.queues_known: dict[str, bool] = {}
         self.fallbacks: dict[tuple[str, str], int] = defaultdict(int)
         self.rescues: dict[tuple[str, str], int] = defaultdict(int)
-        self.policy_in_force, self.policy_refused = "", False
+        self.policy_in_force = ""
+        self.policy_state: State = "applied"
         self.tenants: dict[tuple[str, str], int] = defaultdict(int)
         self.shadows: dict[tuple[str, str, str, str], int] = defaultdict(int)
 
@@ -81,9 +86,9 @@ class Recorder:
         is none (``skipped`` for want of time, ``failed``)."""
         self.shadows[model, route, variant, outcome] += 1
 
-    def policy(self, digest: str, *, refused: bool) -> None:
-        """The policy in force, and whether the file says something else that was refused."""
-        self.policy_in_force, self.policy_refused = digest, refused
+    def policy(self, digest: str, state: State) -> None:
+        """The policy in force, and what became of the file as it is now."""
+        self.policy_in_force, self.policy_state = digest, state
 
     def queue_server_restart(self) -> None:
         self.queue_server_restarts += 1
@@ -99,119 +104,168 @@ class Recorder:
         self.fallbacks[model, route] += 1
 
 
+#: Counters: what of the `Recorder`, the metric's name, what it says, and its tags in the order of the key.
+COUNTERS = (
+    (
+        "requests",
+        "hybrid_requests_total",
+        "Requests by outcome",
+        ("model", "route", "path", "variant", "outcome"),
+    ),
+    ("tenants", "hybrid_tenant_requests_total", "Requests by tenant", ("tenant", "outcome")),
+    (
+        "deadlines",
+        "hybrid_deadlines_total",
+        "Deadlines met and missed, online path",
+        ("model", "route", "met"),
+    ),
+    (
+        "predictions",
+        "hybrid_predictions_total",
+        "Online answers by whether they came within the predicted time; 99 of 100 should",
+        ("model", "held"),
+    ),
+    (
+        "rescues",
+        "hybrid_rescued_total",
+        "Queued jobs that were run online because the queue would have been late: met, late, returned",
+        ("model", "outcome"),
+    ),
+    (
+        "fallbacks",
+        "hybrid_queue_fallbacks_total",
+        "Requests that could go either way and ran online because the queue did not take them",
+        ("model", "route"),
+    ),
+    (
+        "shadows",
+        "hybrid_shadow_total",
+        "Requests that ran on a second variant as well: same, different, skipped, failed",
+        ("model", "route", "variant", "outcome"),
+    ),
+)
+#: Distributions, likewise.
+HISTOGRAMS = (
+    (
+        "latencies",
+        "hybrid_latency_ms",
+        "Time from arrival to answer in the router",
+        LATENCY_BOUNDS_MS,
+        ("model", "route", "path"),
+    ),
+    (
+        "batches",
+        "hybrid_online_batch_rows",
+        "Rows in each online batch",
+        BATCH_BOUNDS,
+        ("model", "variant"),
+    ),
+)
+GAUGES = (
+    (
+        "hybrid_policy_refused",
+        "1 where the policy file was changed and refused, so that the old one is in force",
+        (),
+    ),
+    (
+        "hybrid_policy_needs_redeploy",
+        "1 where the policy file was changed in what only other processes can take over, until there are any",
+        (),
+    ),
+    (
+        "hybrid_queue_known",
+        "1 where the queue's statistics can be had, 0 where its server does not answer",
+        ("model",),
+    ),
+    ("hybrid_queue_waiting_rows", "Rows that wait in the queue, as last seen", ("model",)),
+    (
+        "hybrid_queue_earliest_deadline_seconds",
+        "Time to the earliest deadline in the queue: negative when passed, 30 days if empty",
+        ("model",),
+    ),
+)
+
+
 class Publisher:
-    """Hands a `Recorder`'s numbers to ``ray.serve.metrics`` about once a second."""
+    """Hands a `Recorder`'s numbers to ``ray.serve.metrics`` about once a second.
 
-    def __init__(self, recorder: Recorder) -> None:
-        from ray import serve
+    That is done on the loop that serves requests, so it makes way after every few calls.
+    """
 
-        metrics: Any = serve.metrics
+    def __init__(self, recorder: Recorder, metrics: Any = None) -> None:
+        if metrics is None:
+            from ray import serve
 
-        def counter(name: str, description: str, *tags: str) -> Any:
-            return metrics.Counter(name, description=description, tag_keys=tags)
-
+            metrics = serve.metrics
         self._recorder = recorder
         self._sent: dict[tuple[Any, ...], int] = defaultdict(int)
-        self._requests = counter(
-            "hybrid_requests_total",
-            "Requests by outcome",
-            *("model", "route", "path", "variant", "outcome"),
-        )
-        self._deadlines = counter(
-            "hybrid_deadlines_total", "Deadlines met and missed, online path", "model", "route", "met"
-        )
-        self._predictions = counter(
-            "hybrid_predictions_total",
-            "Online answers by whether they came within the predicted time; 99 of 100 should",
-            *("model", "held"),
-        )
-        self._rescues = counter(
-            "hybrid_rescued_total",
-            "Queued jobs that were run online because the queue would have been late: met, late, returned",
-            *("model", "outcome"),
-        )
-        self._tenants = counter("hybrid_tenant_requests_total", "Requests by tenant", "tenant", "outcome")
-        self._shadows = counter(
-            "hybrid_shadow_total",
-            "Requests that ran on a second variant as well: same, different, skipped, failed",
-            *("model", "route", "variant", "outcome"),
-        )
-        self._policy = metrics.Gauge(
-            "hybrid_policy_refused",
-            description="1 where the policy file was changed and refused, so that the old one is in force",
-        )
-        self._restarts = counter(
+        self._counters = [
+            (counted, tags, metrics.Counter(name, description=text, tag_keys=tags))
+            for counted, name, text, tags in COUNTERS
+        ]
+        self._restarts = metrics.Counter(
             "hybrid_queue_server_restarts_total",
-            "Times that the queue's server was found restarted, or replaced by another",
+            description="Times that the queue's server was found restarted, or replaced by another",
         )
-        self._latency = metrics.Histogram(
-            "hybrid_latency_ms",
-            description="Time from arrival to answer in the router",
-            boundaries=LATENCY_BOUNDS_MS,
-            tag_keys=("model", "route", "path"),
-        )
-        self._batch = metrics.Histogram(
-            "hybrid_online_batch_rows",
-            description="Rows in each online batch",
-            boundaries=BATCH_BOUNDS,
-            tag_keys=("model", "variant"),
-        )
-        self._waiting = metrics.Gauge(
-            "hybrid_queue_waiting_rows", description="Rows that wait in the queue", tag_keys=("model",)
-        )
-        self._earliest = metrics.Gauge(
-            "hybrid_queue_earliest_deadline_seconds",
-            description="Time to the earliest deadline in the queue: negative when passed, 30 days if empty",
-            tag_keys=("model",),
-        )
+        self._histograms = [
+            (sampled, tags, metrics.Histogram(name, description=text, boundaries=bounds, tag_keys=tags))
+            for sampled, name, text, bounds, tags in HISTOGRAMS
+        ]
+        self._gauges = {
+            name: metrics.Gauge(name, description=text, tag_keys=tags) for name, text, tags in GAUGES
+        }
 
-    def publish(self) -> None:
+    async def publish(self) -> None:
         """Send what has come since the last call."""
+        for calls, _ in enumerate(self._calls(), 1):
+            if calls % _CALLS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def _calls(self) -> Iterator[None]:
+        """Makes one call of a metric at a time. Requests may be counted between two."""
         recorder = self._recorder
-        for key, total in list(recorder.requests.items()):
-            tags = dict(zip(("model", "route", "path", "variant", "outcome"), key, strict=True))
-            self._count(self._requests, ("request", *key), total, tags)
-        for (model, route, met), total in list(recorder.deadlines.items()):
-            tags = {"model": model, "route": route, "met": str(met).lower()}
-            self._count(self._deadlines, ("deadline", model, route, met), total, tags)
-        for (model, held), total in list(recorder.predictions.items()):
-            tags = {"model": model, "held": str(held).lower()}
-            self._count(self._predictions, ("prediction", model, held), total, tags)
-        for (model, outcome), total in list(recorder.rescues.items()):
-            self._count(
-                self._rescues, ("rescue", model, outcome), total, {"model": model, "outcome": outcome}
-            )
-        for (tenant, outcome), total in list(recorder.tenants.items()):
-            tags = {"tenant": tenant, "outcome": outcome}
-            self._count(self._tenants, ("tenant", tenant, outcome), total, tags)
-        for shadow, total in list(recorder.shadows.items()):
-            tags = dict(zip(("model", "route", "variant", "outcome"), shadow, strict=True))
-            self._count(self._shadows, ("shadow", *shadow), total, tags)
-        self._policy.set(float(recorder.policy_refused))
-        self._count(self._restarts, ("queue_server_restart",), recorder.queue_server_restarts, {})
-        for (model, route, path), times in recorder.latencies.items():
-            self._observe(self._latency, times, {"model": model, "route": route, "path": path})
-        for (model, variant), sizes in recorder.batches.items():
-            self._observe(self._batch, sizes, {"model": model, "variant": variant})
-        for model, stats in recorder.queues.items():
-            self._waiting.set(stats.waiting_rows, tags={"model": model})
+        for counted, names, metric in self._counters:
+            for key, total in list(getattr(recorder, counted).items()):
+                yield from self._count(metric, counted, names, key, total)
+        yield from self._count(self._restarts, "restarts", (), (), recorder.queue_server_restarts)
+        for sampled, names, metric in self._histograms:
+            for key, samples in list(getattr(recorder, sampled).items()):
+                tags, taken = _tags(names, key), samples[:]
+                samples.clear()
+                for value in taken[:: math.ceil(len(taken) / _MAX_SAMPLES) or 1]:
+                    yield metric.observe(value, tags=tags)
+        for name, value, tags in self._levels():
+            yield self._gauges[name].set(value, tags=tags)
+
+    def _levels(self) -> Iterator[tuple[str, float, dict[str, str]]]:
+        recorder = self._recorder
+        yield "hybrid_policy_refused", float(recorder.policy_state == "refused"), {}
+        yield "hybrid_policy_needs_redeploy", float(recorder.policy_state == "needs redeploy"), {}
+        for model, known in list(recorder.queues_known.items()):
+            yield "hybrid_queue_known", float(known), {"model": model}
+        for model, stats in list(recorder.queues.items()):
+            yield "hybrid_queue_waiting_rows", stats.waiting_rows, {"model": model}
             due_ms = stats.earliest_deadline_ms
             left_s = NOTHING_DUE_S if due_ms is None else (due_ms - stats.now_ms) / 1_000.0
-            self._earliest.set(left_s, tags={"model": model})
+            yield "hybrid_queue_earliest_deadline_seconds", left_s, {"model": model}
 
-    def _count(self, metric: Any, key: tuple[Any, ...], total: int, tags: dict[str, str]) -> None:
-        if total > self._sent[key]:
-            metric.inc(total - self._sent[key], tags=tags)
-            self._sent[key] = total
-
-    @staticmethod
-    def _observe(metric: Any, samples: list[Any], tags: dict[str, str]) -> None:
-        taken, samples[:] = samples[:], []
-        for value in taken[:: max(1, len(taken) // _MAX_SAMPLES)]:
-            metric.observe(value, tags=tags)
+    def _count(
+        self, metric: Any, counted: str, names: Sequence[str], key: Sequence[Any], total: int
+    ) -> Iterator[None]:
+        sent = self._sent[counted, *key]
+        if total > sent:
+            self._sent[counted, *key] = total
+            yield metric.inc(total - sent, tags=_tags(names, key))
 
     async def run(self, every_s: float = 1.0, sleep: Callable[[float], Any] = asyncio.sleep) -> None:
         """Publish until cancelled."""
         while True:
             await sleep(every_s)
-            self.publish()
+            await self.publish()
+
+
+def _tags(names: Sequence[str], key: Sequence[Any]) -> dict[str, str]:
+    return {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in zip(names, key, strict=True)
+    }

@@ -20,8 +20,7 @@ from typing import Literal
 from router import cluster
 from router import policy as policies
 from router.manifests import read_manifests
-from router.policy import Policy, PolicyError
-from router.policy.reload import digest_of
+from router.policy import Policy, PolicyError, Reading
 from router.warm_up import ready_within_s
 
 
@@ -105,8 +104,8 @@ def running(
     Raises PolicyError, `router.cluster.ClusterError`, `workers.queue.QueueError` or `ServerError`.
     """
     begun, local_only = time.monotonic(), _is_local(host)
-    policy = policies.read(policy_path)
-    digest = digest_of(Path(policy_path).read_text(encoding="utf-8"))
+    reading = policies.load(policy_path)
+    policy = reading.policy
     # Before Ray is started: a missing variant should be said in a tenth of a second, not after ten.
     ready_s = ready_within_s(policy, read_manifests(policy, str(policy_path)))
     if not insecure and not local_only:
@@ -120,7 +119,7 @@ def running(
         elif redis_url is not None:
             _check_redis(redis_url, policy_path)
         started = stack.enter_context(cluster.running(host, port, address, grpc_port, policy.limits.body))
-        deploy(policy_path, redis_url, local_only=local_only, routers=routers)
+        deploy(policy_path, redis_url, reading, local_only=local_only, routers=routers)
         stack.callback(cluster.within_bounds, _undeploy)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
@@ -135,7 +134,7 @@ def running(
             started.metrics_url,
             redis_url,
             time.monotonic() - begun,
-            digest,
+            reading.digest,
             f"{shown}:{grpc_port}" if grpc_port else None,
             local_only,
         )
@@ -191,23 +190,32 @@ def _check_redis(url: str, path: str | Path) -> None:
 
 
 def deploy(
-    policy_path: str | Path, redis_url: str | None, *, local_only: bool = False, routers: int = 1
+    policy_path: str | Path,
+    redis_url: str | None,
+    reading: Reading,
+    *,
+    local_only: bool = False,
+    routers: int = 1,
 ) -> None:
-    """Deploy the policy, or replace what another has deployed. Raises `ServerError` if it does not start."""
+    """Deploy the policy that was read, or replace what another has deployed; routers follow its file.
+
+    Raises `ServerError` if it does not start.
+    """
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
-    from router.app import APP_NAME, AppArgs, build
+    from router.app import APP_NAME, AppArgs, application
 
     try:
         serve.run(
-            build(
+            application(
+                reading,
                 AppArgs(
                     policy=str(policy_path),
                     redis_url=redis_url,
                     router_replicas=routers,
                     local_only=local_only,
-                )
+                ),
             ),
             name=APP_NAME,
             route_prefix="/",

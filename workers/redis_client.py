@@ -7,6 +7,7 @@ Retrying is done in one place, :class:`Caller`, not inside the client as well: a
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -57,8 +58,16 @@ _LONGEST_PAUSE_S = 0.5
 
 
 def resolve_url(url: str) -> str:
-    """``file:///path`` stands for the URL that the file holds, so that a password need not be passed
-    through places that log their arguments. Raises :class:`QueueUnavailable` if it cannot be read."""
+    """``file:///path`` stands for the URL that the file holds, and ``env:NAME`` for that of an environment
+    variable, so that a password need not be passed through places that log their arguments. Raises
+    :class:`QueueUnavailable` if it cannot be read."""
+    if url.startswith("env:"):
+        name = url.removeprefix("env:")
+        if name not in os.environ:
+            raise QueueUnavailable(
+                f"the environment variable {name!r} that should hold the queue's URL is not set"
+            )
+        return os.environ[name].strip()
     if not url.startswith("file:"):
         return url
     path = Path(unquote(urlsplit(url).path))
@@ -71,24 +80,34 @@ def resolve_url(url: str) -> str:
 
 
 def connect(url: str, *, max_connections: int = 32, timeout_s: float = 5.0) -> Redis:
-    """A client for ``redis://``, ``rediss://``, ``unix://`` or ``file:`` (see :func:`resolve_url`);
-    it connects when first used. ``max_connections`` at once wait for a connection instead of failing.
+    """A client for ``redis://``, ``rediss://``, ``unix://``, ``file:`` or ``env:`` (see `resolve_url`).
+
+    It connects when first used. Raises :class:`QueueUnavailable` for what is no URL. ``max_connections`` at
+    once wait for a connection instead of failing.
 
     Answers are waited for without end: given a time, redis-py sends through `asyncio.wait_for`, which on
     Python 3.11 swallows a cancellation (a third of them, measured), and a loop that was cancelled goes on.
     :class:`Caller` bounds its calls by `asyncio.timeout`, and so should others.
     """
-    pool = BlockingConnectionPool.from_url(
-        resolve_url(url),
-        max_connections=max_connections,
-        timeout=timeout_s,
-        socket_timeout=None,
-        socket_connect_timeout=timeout_s,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-    )
+    resolved = resolve_url(url)
+    try:
+        pool = BlockingConnectionPool.from_url(
+            resolved,
+            max_connections=max_connections,
+            timeout=timeout_s,
+            socket_timeout=None,
+            socket_connect_timeout=timeout_s,
+            socket_keepalive=True,
+            health_check_interval=15,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_error=[],
+        )
+    except ValueError:
+        # What is wrong may quote the password.
+        raise QueueUnavailable(
+            "the queue's URL cannot be read; write redis://USER:PASSWORD@HOST:PORT/0, with characters like "
+            "/ # and @ of a password as %2F %23 and %40"
+        ) from None
     return Redis.from_pool(pool)
 
 

@@ -293,13 +293,19 @@ def shared(max_budget_ms: float) -> dict[str, Schema]:
         "Ready": _READY,
         "Policy": record(
             {
-                "file": {"type": "string"},
-                "digest": {"type": "string"},
-                "problem": {
-                    "type": ["string", "null"],
-                    "description": "Why the file as it is now was refused, so that an older one is in force.",
+                "digest": text("The policy in force: 12 hex digits of its text's SHA-256."),
+                "state": {
+                    "type": "string",
+                    "enum": ["applied", "needs redeploy", "refused"],
+                    "description": "What became of the policy file as it is now.",
                 },
-            }
+                "pending": {
+                    "type": ["object", "null"],
+                    "description": "The file that is not in force: its digest, and since when. The server's "
+                    "log says why.",
+                },
+            },
+            ["digest", "state"],
         ),
         "Model": _MODEL,
         "Models": record({"models": {"type": "array", "items": ref("Model")}}, ["models"]),

@@ -4,6 +4,8 @@ explained (`check`, `explain`), described to editors (`schema`)."""
 from router.policy.conditions import BudgetRange as BudgetRange
 from router.policy.conditions import When as When
 from router.policy.reading import PolicyError as PolicyError
+from router.policy.reading import Reading as Reading
+from router.policy.reading import load as load
 from router.policy.reading import parse as parse
 from router.policy.reading import read as read
 from router.policy.sections import DEFAULT_ROUTE as DEFAULT_ROUTE

@@ -6,14 +6,16 @@ Reading is the only I/O here. Relative paths count from the working directory.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, NamedTuple, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from router.policy.names import Misnamed
+from router.policy.secrets import may_be_secret, redacted, without_quotes
 from router.policy.sections import Policy
 
 
@@ -21,21 +23,38 @@ class PolicyError(ValueError):
     """A policy that cannot be used. ``problems`` holds one line each: file, line, key, and the mend."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(problems))
+        self.problems = tuple(redacted(problem) for problem in problems)
+        super().__init__("\n".join(self.problems))
 
 
 #: What pydantic puts between the keys of an error's place.
 _NO_KEYS = frozenset({"[key]", "[number]", "[range]"})
 
 
-def read(path: str | Path) -> Policy:
-    """The policy in a file. Raises `PolicyError` with file, line and key of each problem."""
+class Reading(NamedTuple):
+    """A policy and the digest of the very text that it was read from."""
+
+    policy: Policy
+    digest: str
+
+
+def digest_of(text: str) -> str:
+    """A policy's name in a word: 12 hex digits of its text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load(path: str | Path) -> Reading:
+    """The policy in a file, read once. Raises `PolicyError` with file, line and key of each problem."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError([unreadable(path, error)]) from None
-    return parse(text, str(path))
+    return Reading(parse(text, str(path)), digest_of(text))
+
+
+def read(path: str | Path) -> Policy:
+    """The policy in a file. Raises `PolicyError`."""
+    return load(path).policy
 
 
 def unreadable(path: str | Path, error: OSError | UnicodeDecodeError) -> str:
@@ -54,7 +73,7 @@ def parse(text: str, source: str = "policy") -> Policy:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise PolicyError([f"{where}: not valid YAML: {problem}"]) from None
+        raise PolicyError([f"{where}: not valid YAML: {without_quotes(problem)}"]) from None
     duplicates = [f"{source}:{line}: key {key!r} is given twice" for key, line in _duplicate_keys(root)]
     if duplicates:
         raise PolicyError(duplicates)
@@ -121,7 +140,11 @@ def _problem(source: str, root: yaml.Node | None, error: Any) -> str:
         return f"{where}: missing; it must be given"
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
-    if isinstance(given, str | int | float) and repr(given) not in message and error["type"] != "value_error":
+    if loc[:1] == ["tenants"] and loc[2:3] == ["keys"]:
+        message += "; write the hash that 'hybrid-router key new' prints, never the key"
+    if may_be_secret(loc) or repr(given) in message or error["type"] == "value_error":
+        return f"{where}: {message}"
+    if isinstance(given, str | int | float):
         message += f", got {given!r}"
     return f"{where}: {message}"
 

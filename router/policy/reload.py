@@ -7,24 +7,23 @@ the command that serves replaces those processes one after the other, or ``serve
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from router.policy.reading import PolicyError, parse, unreadable
+from router.policy.reading import PolicyError, Reading, parse, unreadable
+from router.policy.reading import digest_of as digest_of
 from router.policy.sections import Policy
 
 _log = logging.getLogger("ray.serve")
 
-Outcome = Literal["same", "taken", "refused", "deploy"]
-
-
-def digest_of(text: str) -> str:
-    """A policy's name in a word: 12 hex digits of its text's SHA-256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+#: ``applied``: in force here. ``needs redeploy``: good, and for other processes. ``refused``: of no use.
+State = Literal["applied", "needs redeploy", "refused"]
+Outcome = Literal["same"] | State
 
 
 def needs_deploy(old: Policy, new: Policy) -> list[str]:
@@ -62,17 +61,43 @@ class Look:
     policy: Policy
     problem: str | None = None
 
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.policy, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A file that is not in force: what became of it, and when that was seen, in seconds since 1970."""
+
+    state: State
+    digest: str
+    problem: str
+    since_s: float
+
 
 class PolicyFile:
-    """One policy file that may change, and the policy that is in force.
+    """One policy file that may change, and the policy that is in force; ``pending`` while the two differ.
 
     A file is looked at once it has stayed the same between two looks, so that one half written is not read.
     """
 
     def __init__(self, path: str | Path, policy: Policy, digest: str) -> None:
         self.path, self.policy, self.digest = Path(path), policy, digest
-        self.problem: str | None = None
+        self.pending: Pending | None = None
         self._seen, self._stamp = digest, self._stat()
+
+    @property
+    def state(self) -> State:
+        return "applied" if self.pending is None else self.pending.state
+
+    def describe(self) -> dict[str, Any]:
+        """For callers: what is in force, and that another is not; why is for whoever sees the log."""
+        told: dict[str, Any] = {"digest": self.digest, "state": self.state, "pending": None}
+        if self.pending is not None:
+            since = datetime.fromtimestamp(self.pending.since_s, UTC).isoformat(timespec="seconds")
+            told["pending"] = {"digest": self.pending.digest, "since": since}
+        return told
 
     def _stat(self) -> tuple[int, int] | None:
         try:
@@ -98,8 +123,8 @@ class PolicyFile:
             return self._same()
         self._seen = digest
         if digest == self.digest:  # back to what is in force
-            self.problem = None
-            return self._same()
+            self.pending = None
+            return Look("applied", digest, self.policy)
         if problem:
             return self._refused(digest, problem)
         try:
@@ -112,22 +137,24 @@ class PolicyFile:
             )
         keys = needs_deploy(self.policy, policy)
         if keys:
-            shown = ", ".join(keys)
-            self.problem = f"{self.path}: needs other processes, deploy it again: {shown} changed"
-            return Look("deploy", digest, policy, self.problem)
-        self.policy, self.digest, self.problem = policy, digest, None
-        return Look("taken", digest, policy)
+            problem = f"{self.path}: needs other processes: {', '.join(keys)} changed"
+            return self._left("needs redeploy", digest, policy, problem)
+        self.policy, self.digest, self.pending = policy, digest, None
+        return Look("applied", digest, policy)
 
     def deployed(self, look: Look) -> None:
         """What `look` found to need other processes has got them."""
-        self.policy, self.digest, self.problem = look.policy, look.digest, None
+        self.policy, self.digest, self.pending = look.policy, look.digest, None
 
     def _same(self) -> Look:
-        return Look("same", self.digest, self.policy, self.problem)
+        return Look("same", self.digest, self.policy, self.pending.problem if self.pending else None)
 
     def _refused(self, digest: str, problem: str) -> Look:
-        self.problem = problem
-        return Look("refused", digest, self.policy, problem)
+        return self._left("refused", digest, self.policy, problem)
+
+    def _left(self, state: State, digest: str, policy: Policy, problem: str) -> Look:
+        self.pending = Pending(state, digest, problem, time.time())
+        return Look(state, digest, policy, problem)
 
 
 async def follow(
@@ -143,8 +170,15 @@ async def follow(
         look = await asyncio.to_thread(file.look)
         if look.outcome == "same":
             continue
-        if look.outcome == "taken":
-            _log.warning("policy %s taken over: %s", look.digest, file.path)
+        if look.outcome == "applied":
+            _log.warning("policy %s applied: %s", look.digest, file.path)
+        elif look.outcome == "needs redeploy":
+            _log.warning(
+                "policy %s waits for a deployment: `serve` begins one now, and `serve deploy` is for you to "
+                "call again. Until then the old one stays. %s",
+                look.digest,
+                look.problem,
+            )
         else:
-            _log.error("policy %s not taken over, the old one stays: %s", look.digest, look.problem)
+            _log.error("policy %s refused, the old one stays: %s", look.digest, look.problem)
         take(look)

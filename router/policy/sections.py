@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from router.ask import Ask
 from router.policy.conditions import When
 from router.policy.names import Misnamed, misnamed
+from router.policy.secrets import URL_ELSEWHERE, holds_password
 from router.policy.tenants import Tenant, TenantLimits
 from router.policy.values import (
     BudgetMs,
@@ -223,7 +224,8 @@ class Cors(Section):
 
 
 class RedisSection(Section):
-    """The queue's server: a URL, or the bundled server with its data in a folder.
+    """The queue's server: a URL, or the bundled server with its data in a folder. A URL with a password
+    stands elsewhere: ``file:/path/to/it`` or ``env:NAME``.
 
     Deployments that share a server need a ``namespace`` each, or they answer each other's jobs: all keys
     begin with it.
@@ -233,6 +235,13 @@ class RedisSection(Section):
     namespace: Name = "hr"
     data: Path = Path("build/queue")
     fsync: Literal["always", "everysec"] = "always"
+
+    @field_validator("url")
+    @classmethod
+    def _shown_to_all(cls, url: str | None) -> str | None:
+        if url is not None and holds_password(url):
+            raise ValueError(URL_ELSEWHERE)
+        return url
 
 
 class Policy(Section):

@@ -12,7 +12,7 @@ from router import units
 class Section(BaseModel):
     """A part of the policy file: unknown keys are errors, and nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def written(what: str, pattern: str, *, number: bool = True) -> WithJsonSchema:

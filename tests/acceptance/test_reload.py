@@ -70,7 +70,7 @@ def kept(policy: Path, served: Served) -> Iterator[str]:
         yield patient
     finally:
         policy.write_text(text)
-        until(served, lambda told: told["digest"] == digest_of(text) and told["problem"] is None)
+        until(served, lambda told: told["digest"] == digest_of(text) and told["state"] == "applied")
 
 
 def until(served: Served, holds: Callable[[dict[str, Any]], bool], within_s: float = 60.0) -> dict[str, Any]:
@@ -107,10 +107,12 @@ def test_twenty_changes_under_load_fail_no_request(
 def test_a_broken_policy_is_refused_where_people_look_and_the_old_one_stays(
     served: Served, policy: Path, kept: str, load: Load
 ) -> None:
-    policy.write_text(kept.replace("to: auto", "to: nowhere"))
-    told = until(served, lambda told: told["problem"] is not None)
-    assert "routes.2.to" in told["problem"]
+    broken = kept.replace("to: auto", "to: nowhere")
+    policy.write_text(broken)
+    told = until(served, lambda told: told["state"] == "refused")
     assert told["digest"] == digest_of(kept)
+    assert told["pending"].keys() == {"digest", "since"}, "callers are not told what is in the file"
+    assert told["pending"]["digest"] == digest_of(broken)
     load.end()
     assert load.failed == []
 

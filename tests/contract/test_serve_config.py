@@ -15,6 +15,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from router.app import build
 from router.ingress.grpc_server import add_to_server
+from router.policy import PolicyError
+from router.policy.reload import digest_of
 from tests.support import every_datatype
 
 
@@ -68,3 +70,32 @@ def test_workers_and_their_scaling_use_the_policys_namespace(
     scaling: Any = deployment._deployment_config.autoscaling_config
     assert deployment.init_kwargs["namespace"] == namespace
     assert scaling.policy.policy_kwargs["namespace"] == namespace
+
+
+def test_a_policy_that_changes_while_it_is_deployed_keeps_its_own_digest(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, read_text = Path(policy).read_text(), Path.read_text
+
+    def changing(path: Path, *args: Any, **kwargs: Any) -> str:
+        found = read_text(path, *args, **kwargs)
+        if str(path) == policy:
+            path.write_text(text.replace("name: all", "name: edited"))
+        return found
+
+    monkeypatch.setattr(Path, "read_text", changing)
+    deployed, digest, *_ = build({"policy": policy})._bound_deployment.init_args
+    assert deployed.routes[0].name == "all"
+    assert digest == digest_of(text)
+
+
+@pytest.mark.parametrize("where", ["argument", "policy"])
+def test_a_url_with_a_password_is_not_deployed(policy: str, where: str) -> None:
+    url, args = "redis://:correct.horse@host:1", {"policy": policy}
+    if where == "argument":
+        args["redis_url"] = url
+    else:
+        Path(policy).write_text(Path(policy).read_text() + f"redis: {{url: '{url}'}}\n")
+    with pytest.raises(PolicyError, match=r"file:.*env:NAME") as refused:
+        build(args)
+    assert "correct.horse" not in str(refused.value)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from collections import Counter
+from typing import Any
 
-from router.metrics import BATCH_BOUNDS, LATENCY_BOUNDS_MS, Recorder
+from router.metrics import BATCH_BOUNDS, LATENCY_BOUNDS_MS, Publisher, Recorder
 from workers.queue import QueueStats
 
 STATS = QueueStats(
@@ -71,3 +74,95 @@ def test_the_bounds_of_the_histograms_ascend() -> None:
 def test_the_recorder_needs_no_ray() -> None:
     code = "import sys, router.metrics as m; m.Recorder(); sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Metrics:
+    """Stands for ``ray.serve.metrics``: keeps all calls, and counts those of one turn of the loop."""
+
+    def __init__(self) -> None:
+        self.sums: Counter[tuple[Any, ...]] = Counter()
+        self.samples: Counter[tuple[Any, ...]] = Counter()
+        self.levels: dict[tuple[Any, ...], float] = {}
+        self.this_turn = self.most_in_a_turn = 0
+
+    def called(self) -> None:
+        self.this_turn += 1
+        self.most_in_a_turn = max(self.most_in_a_turn, self.this_turn)
+
+    def Counter(self, name: str, *, description: str, tag_keys: Any = ()) -> Metric:
+        return Metric(self, name)
+
+    Gauge = Counter
+
+    def Histogram(self, name: str, *, description: str, boundaries: Any, tag_keys: Any) -> Metric:
+        return Metric(self, name)
+
+
+class Metric:
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._metrics, self._name = metrics, name
+
+    def _key(self, tags: dict[str, str]) -> tuple[Any, ...]:
+        self._metrics.called()
+        return (self._name, *tags.values())
+
+    def inc(self, value: int, tags: dict[str, str]) -> None:
+        self._metrics.sums[self._key(tags)] += value
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        self._metrics.levels[self._key(tags)] = value
+
+    def observe(self, value: float, tags: dict[str, str]) -> None:
+        self._metrics.samples[self._key(tags)] += 1
+
+
+async def test_publishing_makes_way_for_requests_and_thins_what_is_too_much() -> None:
+    recorder, metrics = Recorder(), Metrics()
+    publisher = Publisher(recorder, metrics)
+    for _ in range(399):
+        recorder.latency("m", "fast", "online", 1.0)
+    for number in range(40):
+        recorder.request("m", f"route-{number}", "online", "v", "done")
+    publishing = asyncio.create_task(publisher.publish())
+    turns = 0
+    while not publishing.done():
+        metrics.this_turn, turns = 0, turns + 1
+        await asyncio.sleep(0)
+    assert metrics.most_in_a_turn <= 16 and turns > 10
+    assert metrics.samples["hybrid_latency_ms", "m", "fast", "online"] == 200
+    assert sum(metrics.sums.values()) == 40
+
+
+async def test_what_is_counted_while_others_are_published_is_sent_next_time() -> None:
+    recorder, metrics = Recorder(), Metrics()
+    publisher = Publisher(recorder, metrics)
+    for number in range(40):
+        recorder.request("m", f"route-{number}", "online", "v", "done", "acme")
+    publishing = asyncio.create_task(publisher.publish())
+    while not publishing.done():
+        recorder.request("m", "route-0", "online", "v", "done", "acme")
+        await asyncio.sleep(0)
+    await publisher.publish()
+    assert metrics.sums["hybrid_tenant_requests_total", "acme", "done"] == recorder.tenants["acme", "done"]
+    assert (
+        metrics.sums["hybrid_requests_total", "m", "route-0", "online", "v", "done"]
+        == (recorder.requests["m", "route-0", "online", "v", "done"])
+    )
+
+
+async def test_an_unknown_queue_and_each_state_of_the_policy_have_a_value_of_their_own() -> None:
+    recorder, metrics = Recorder(), Metrics()
+    publisher = Publisher(recorder, metrics)
+    recorder.queue("m", STATS)
+    recorder.queue("n", None)
+    seen = []
+    for state in ("applied", "needs redeploy", "refused"):
+        recorder.policy("abc", state)  # type: ignore[arg-type]
+        await publisher.publish()
+        seen.append(
+            (metrics.levels["hybrid_policy_refused",], metrics.levels["hybrid_policy_needs_redeploy",])
+        )
+    assert seen == [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0)]
+    assert metrics.levels["hybrid_queue_known", "m"] == 1.0
+    assert metrics.levels["hybrid_queue_known", "n"] == 0.0
+    assert ("hybrid_queue_waiting_rows", "n") not in metrics.levels, "unknown is not zero"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 
 import pytest
 
 from router import follow as following
-from router.policy import parse
+from router.policy import Reading, parse
 from router.policy.reload import Look, PolicyFile, digest_of, follow
 
 BASE = """
@@ -55,7 +56,7 @@ def test_nothing_has_changed(changing: Changing) -> None:
 def test_another_route_is_taken_over(changing: Changing) -> None:
     changing.write(BASE.replace("first", "second"))
     look = changing.looked()
-    assert look.outcome == "taken"
+    assert look.outcome == "applied"
     assert changing.file.policy.routes[0].name == "second"
     assert changing.looked().outcome == "same"
 
@@ -65,7 +66,7 @@ def test_a_file_still_being_written_is_left_alone(changing: Changing) -> None:
     assert changing.file.look().outcome == "same"
     changing.write(BASE.replace("first", "second"))
     assert changing.file.look().outcome == "same"
-    assert changing.file.look().outcome == "taken"
+    assert changing.file.look().outcome == "applied"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,13 @@ def test_a_broken_file_is_refused_once_and_the_old_policy_stays(
     assert problem in (look.problem or "")
     assert changing.file.policy.routes[0].name == "first"
     assert changing.looked().outcome == "same"
-    assert problem in (changing.file.problem or ""), "it must stay visible"
+    assert changing.file.state == "refused"
+    pending = changing.file.pending
+    assert pending is not None and problem in pending.problem, "it must stay visible"
+    told = changing.file.describe()
+    assert told["state"] == "refused"
+    assert told["pending"].keys() == {"digest", "since"}
+    assert told["pending"]["digest"] == digest_of(text) != told["digest"]
 
 
 def test_a_file_that_is_gone_is_refused(changing: Changing) -> None:
@@ -97,8 +104,9 @@ def test_going_back_to_what_is_in_force_ends_the_problem(changing: Changing) -> 
     changing.write("models: [")
     changing.looked()
     changing.write(BASE)
+    assert changing.looked().outcome == "applied", "who watches must hear that the refusal is over"
+    assert changing.file.describe() == {"digest": digest_of(BASE), "state": "applied", "pending": None}
     assert changing.looked().outcome == "same"
-    assert changing.file.problem is None
 
 
 @pytest.mark.parametrize(
@@ -114,12 +122,12 @@ def test_going_back_to_what_is_in_force_ends_the_problem(changing: Changing) -> 
 def test_what_needs_other_processes_says_so(changing: Changing, before: str, after: str, key: str) -> None:
     changing.write(BASE.replace(before, after))
     look = changing.looked()
-    assert look.outcome == "deploy"
+    assert look.outcome == changing.file.state == "needs redeploy"
     assert f"{key} changed" in (look.problem or "")
     assert changing.file.policy == parse(BASE)
     changing.file.deployed(look)
+    assert changing.file.state == "applied"
     assert changing.file.policy == parse(BASE.replace(before, after))
-    assert changing.file.problem is None
 
 
 def test_the_last_key_cannot_be_taken_away_while_serving(tmp_path: Path) -> None:
@@ -147,7 +155,7 @@ async def test_a_follower_is_told_of_changes_only(changing: Changing) -> None:
 
     with pytest.raises(Over):
         await follow(changing.file, told.append, sleep=sleep)
-    assert [look.outcome for look in told] == ["taken", "refused"]
+    assert [look.outcome for look in told] == ["applied", "refused"]
 
 
 class Rounds(threading.Event):
@@ -169,7 +177,7 @@ class Rounds(threading.Event):
 def test_who_serves_in_the_foreground_is_told(changing: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "read_manifests", lambda policy, path: {})
     said: list[str] = []
-    deployed: list[str] = []
+    deployed: list[Reading] = []
     texts = [
         BASE.replace("first", "second"),
         None,
@@ -182,12 +190,13 @@ def test_who_serves_in_the_foreground_is_told(changing: Changing, monkeypatch: p
         changing.path,
         parse(BASE),
         digest_of(BASE),
-        lambda: deployed.append("once"),
+        deployed.append,
         said.append,
         Rounds(changing, texts),
     )
-    assert deployed == ["once"]
+    text = BASE.replace("replicas: 1", "replicas: 2")
+    assert deployed == [Reading(parse(text), digest_of(text))]
     told = "\n".join(said)
-    assert "taken over\npolicy not taken over, the old one stays:\n" in told
+    assert re.search(r"applied\npolicy \w+ refused, the old one stays:\n", told)
     assert "replacing processes" in told
     assert told.rstrip().endswith("s")
