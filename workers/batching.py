@@ -150,7 +150,7 @@ def next_batch(
     idle = start_ms == now_ms + lead_ms
     items = iter(waiting)
     dropped, kind = 0, None
-    seen: Counter[Hashable] = Counter()
+    seen: dict[Hashable, int] = {}
     for item in items:
         if form is not None:
             kind = form(item)
@@ -165,10 +165,10 @@ def next_batch(
             if limit >= least_rows or not idle:
                 break
             all_rows = waiting_rows if form_rows is None else form_rows[kind]
-            if all_rows - seen[kind] - item.rows < least_rows:
+            if all_rows - seen.get(kind, 0) - item.rows < least_rows:
                 break
         dropped += 1
-        seen[kind] += item.rows
+        seen[kind] = seen.get(kind, 0) + item.rows
     else:
         return Idle(dropped)
     if most_rows is not None and most_rows < limit:

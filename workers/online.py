@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +32,9 @@ _SEARCH_TIMES, _SEARCH_MS = 3.0, 100.0
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
 T = TypeVar("T")
+Watched = AbstractContextManager[None]
+#: On the event loop nobody could look.
+_NOT_WATCHED = nullcontext()
 
 
 class BatchRunner:
@@ -79,33 +84,36 @@ class BatchRunner:
         try:
             if not self._running and self._usual_ms.get(variant, math.inf) < _INLINE_MS:
                 # Handing so short a batch to the thread and back would cost more than running it.
-                reply, ran_ms = self._run(variant, message, arrived)
+                reply, ran_ms = self._run(variant, message, arrived, lambda rows: _NOT_WATCHED)
             else:
-                reply, ran_ms = await self._apart(self._run, variant, message, arrived)
+                watched = partial(self._watched, variant)
+                reply, ran_ms = await self._apart(self._run, variant, message, arrived, watched)
         except Exception as error:
             return await self._find_faults(variant, message, arrived, error)
         usual_ms = self._usual_ms.get(variant, ran_ms)
         self._usual_ms[variant] = max(ran_ms, 0.9 * usual_ms + 0.1 * ran_ms)
         return reply
 
-    def _run(self, variant: str, message: bytes, arrived: float) -> tuple[bytes, float]:
+    def _run(
+        self, variant: str, message: bytes, arrived: float, watched: Callable[[int], Watched]
+    ) -> tuple[bytes, float]:
         """One batch. In the model's thread, or on the event loop while that thread has nothing to do."""
         started = time.perf_counter()
         inputs, _ = unpack(message)
-        with self._thread.watch.work(*self._piece(variant, rows_of(inputs))):
+        with watched(rows_of(inputs)):
             outputs = self._loaded[variant].run(inputs)
         ended = time.perf_counter()
         wait_ms, run_ms = (started - arrived) * 1e3, (ended - started) * 1e3
         self._ran_ms += run_ms
         return pack(outputs, {"wait_ms": wait_ms, "run_ms": run_ms, "ran_ms": self._ran_ms}), run_ms
 
-    def _piece(self, variant: str, rows: int) -> tuple[str, WorkLimit]:
-        """What is run, in words, and how long it may take."""
+    def _watched(self, variant: str, rows: int) -> Watched:
+        """Around what runs in the model's thread, so that `check_health` sees how long it takes."""
         if self._hung_after_ms is None:
             limit = limit_for(self._loaded[variant].profile.predict_ms(rows))
         else:
             limit = WorkLimit(self._hung_after_ms, self._hung_after_ms)
-        return f"variant {variant!r}, a batch of {rows} rows,", limit
+        return self._thread.watch.work(f"variant {variant!r}, a batch of {rows} rows,", limit)
 
     async def _find_faults(self, variant: str, message: bytes, arrived: float, error: Exception) -> bytes:
         """Run a batch that failed by bisection; the requests at fault are told why, the others answered.
@@ -141,7 +149,7 @@ class BatchRunner:
     def _step(self, variant: str, step: Tensors | None) -> Ran:
         """One run of a search for faults, in the model's thread."""
         loaded = self._loaded[variant]
-        with self._thread.watch.work(*self._piece(variant, 1 if step is None else rows_of(step))):
+        with self._watched(variant, 1 if step is None else rows_of(step)):
             return attempt(loaded.run, loaded.probe, step)
 
     async def _apart(self, function: Callable[..., T], *args: object) -> T:
