@@ -26,9 +26,8 @@ from optimizers.task import Model, Task
 from optimizers.tensors import TensorSpec
 
 
-def start_key(task: Task, seed: int, runtime: str = "", module: str = "") -> str:
-    """The key of the original model, on its way to ``runtime``; ``module`` is where the task's code is."""
-    code = provenance.task_digest(module) if module else ""
+def start_key(task: Task, seed: int, runtime: str = "", code: str = "") -> str:
+    """The key of the original model, on its way to ``runtime``; ``code`` is the digest of the task's own."""
     parts = ["2", task.digest, code, provenance.digest(), seed, runtime]
     if task.preprocess:
         files = {name: digest(path) for name, path in task.preprocess.files.items()}

@@ -38,8 +38,12 @@ def from_onnx(path: Path) -> Model:
     import onnx
     from onnx import inliner
 
+    try:
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise PassError(f"{str(path)!r}: cannot be read ({said(error)})") from error
     with typed(f"{path}: not a valid ONNX file", "export it again, and check it with onnx.checker"):
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load_model_from_string(raw)
         _one_file(model, path)
         _declare_shapes(model)
         onnx.checker.check_model(model)

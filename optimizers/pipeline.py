@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from optimizers import artifact as artifacts
-from optimizers import example_row, machine, measure
+from optimizers import example_row, machine, measure, provenance
 from optimizers.artifact import Artifact, ArtifactError, Manifest
 from optimizers.cache import PassCache, next_key, start_key
 from optimizers.deploy import pack
@@ -120,6 +120,7 @@ class _Maker:
     def __init__(self, recipe: Recipe, task: Task, out: Path, cache: PassCache, say: Progress) -> None:
         self._recipe, self._task, self._out = recipe, task, out
         self._cache, self._say = cache, say
+        self._code = provenance.task_digest(recipe.task.partition(":")[0])
         self._teacher: Predict | None = None
         self._original_outputs: dict[int, Tensors] = {}
 
@@ -160,8 +161,7 @@ class _Maker:
         return hashlib.sha256(orjson.dumps([key, settings])).hexdigest()
 
     def _start(self, runtime: str) -> str:
-        module = self._recipe.task.partition(":")[0]
-        return start_key(self._task, self._recipe.seed, runtime, module)
+        return start_key(self._task, self._recipe.seed, runtime, self._code)
 
     def _finished(self, variant: Variant, key: str) -> Artifact | None:
         try:

@@ -76,7 +76,7 @@ def test_paths_that_are_not_what_they_should_be_are_refused(folder: Path) -> Non
     (folder / "m.yaml").write_text(RECIPE.format(task=FILES))
     _refused(_optimize(folder / "missing.yaml"), "cannot be read")
     _refused(_optimize(folder), "is a directory")
-    _refused(_optimize(folder / "m.yaml", "--data", "nowhere"), "nowhere/model.onnx", "not a valid ONNX file")
+    _refused(_optimize(folder / "m.yaml", "--data", "nowhere"), "nowhere/model.onnx", "cannot be read")
     (folder / "out").write_text("a file")
     _refused(_optimize(folder / "m.yaml", "--data", "."), "out")
 

@@ -150,7 +150,7 @@ def test_a_task_that_cannot_be_imported_is_named() -> None:
         resolve_task("nowhere:task")
 
 
-@pytest.mark.parametrize("what", ["library", "processor", "machine", "source"])
+@pytest.mark.parametrize("what", ["library", "processor", "machine", "source", "task"])
 def test_nothing_made_by_other_code_libraries_or_machines_is_kept(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +164,8 @@ def test_nothing_made_by_other_code_libraries_or_machines_is_kept(
         monkeypatch.setattr(machine, "features", lambda: ["avx2"])
     elif what == "machine":
         monkeypatch.setattr(machine, "_cpu", lambda: "Another CPU with the same instructions")
+    elif what == "task":
+        monkeypatch.setattr(provenance, "task_digest", lambda module: f"another {module}")
     else:
         monkeypatch.setattr(provenance, "_package", lambda folder: {"quantize.py": "another"})
     _, said = _run(recipe, tmp_path, report=False)
