@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,8 +34,8 @@ from workers.queue import Accepted, Done, Missed, QueueSettings, QueueStats, Rel
 T = TypeVar("T")
 
 _STATS_EVERY_MS = 500.0
-#: How long the router tries to reach a queue before it tells its caller.
-_PATIENCE_MS = 5_000.0
+#: How long a submit tries to reach a queue at most, where nothing else bounds it. See `workers.redis_queue`.
+_PATIENCE_MS = 10_000.0
 #: MemoryQueue counts from 1970, and a virtual run from 0: a moment that no clock reads as "never".
 _EPOCH_MS = 1_000_000
 
@@ -90,7 +91,7 @@ class QueueSide:
         self._open: dict[str, Asked] = {}
         self._due: list[tuple[float, str]] = []
         self._numbered = 0
-        self._away_since_ms = self._away_until_ms = 0.0
+        self._away_until_ms = self._stats_at_ms = 0.0
         self._stats: QueueStats = now(self._queue.stats())
         self._least_ms = RecentLeast(LEAST_QUEUE_MS)
         self.busy_ms = 0.0
@@ -176,7 +177,7 @@ class QueueSide:
 
     def load(self) -> BatchLoad | UnknownQueue:
         """As a router knows it, which reads its statistics now and then while the queue can be reached."""
-        if not self.reachable and self._events.now_ms - self._away_since_ms > STATS_VALID_MS:
+        if self._events.now_ms - self._stats_at_ms > STATS_VALID_MS:
             return UnknownQueue(self._variants[self._section.variant])
         return replace(self.load_of(self._stats), least_ms=self._least_ms.value)
 
@@ -191,9 +192,11 @@ class QueueSide:
         """What the service does with an `Enqueue`; while the queue is away it tries for a while."""
         away_ms = self._away_until_ms - self._events.now_ms
         if away_ms > 0:
-            patience_ms = _PATIENCE_MS if decision.patience_ms is None else decision.patience_ms
+            patience_ms = decision.patience_ms
+            if patience_ms is None:
+                patience_ms = min(asked.request.budget_ms, _PATIENCE_MS)
             if away_ms > patience_ms:
-                self._events.at(self._events.now_ms + patience_ms, give_up)
+                self._events.at(self._events.now_ms + patience_ms, self._not_taken, give_up)
             else:
                 self._events.at(self._away_until_ms, self.submit, asked, decision, give_up)
             return
@@ -221,12 +224,16 @@ class QueueSide:
         if idle is not None:
             self._work(idle)
 
+    def _not_taken(self, give_up: Callable[[], None]) -> None:
+        self._stats_at_ms = -math.inf  # as much as missing statistics say
+        give_up()
+
     def watch(self, wanted: Callable[[], bool]) -> None:
         """What goes on in the background, until nothing is open and ``wanted`` says that nothing will be:
         statistics, the reaper, and idle workers' look for work."""
         if self._events.now_ms >= self._away_until_ms:
             now(self._queue.reap())
-            self._stats = now(self._queue.stats())
+            self._read_stats()
             self._tell_ended()
             self._scale()
             for worker in self._workers:
@@ -234,6 +241,10 @@ class QueueSide:
         scale = self._section.workers
         if wanted() or self._open or (not isinstance(scale, int) and len(self._workers) > scale.min):
             self._events.at(self._events.now_ms + _STATS_EVERY_MS, self.watch, wanted)
+
+    def _read_stats(self) -> None:
+        if self.reachable:
+            self._stats, self._stats_at_ms = now(self._queue.stats()), self._events.now_ms
 
     def _tell_ended(self) -> None:
         """Those whose deadlines have passed without a result: the queue has told their callers by now."""
@@ -339,8 +350,9 @@ class QueueSide:
         """Let a fault happen now."""
         now_ms = self._events.now_ms
         if fault.kind == "outage":
-            self._away_since_ms = now_ms if self.reachable else self._away_since_ms
             self._away_until_ms = max(self._away_until_ms, now_ms + fault.lasts_ms)
+            # A router is asking all the time, and has its answer as soon as there is one.
+            self._events.at(self._away_until_ms, self._read_stats)
             return
         if not self._workers:
             return

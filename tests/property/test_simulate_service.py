@@ -10,6 +10,7 @@ import pytest
 
 from router.estimate import Variant
 from router.policy import Policy
+from router.simulate.faults import Fault
 from router.simulate.result import REFUSALS
 from router.simulate.workload import Request
 from tests.support.simulated import asking, asking_routes, profile, tenants
@@ -28,7 +29,7 @@ ONLINE: dict[str, Any] = {"artifacts": "a", "online": {"variants": ["best", "qui
 MODELS = {"a": {**ONLINE, "batch": {"variant": "best", "max_batch": 32}}, "b": ONLINE}
 
 
-def case(seed: int) -> tuple[Policy, list[Request]]:
+def case(seed: int, gaps: tuple[float, ...] | None = None) -> tuple[Policy, list[Request]]:
     draw = random.Random(seed)
     rest = [
         {"name": "queued", "when": {"budget": "> 10s", "model": "a"}, "to": "batch"},
@@ -45,7 +46,7 @@ def case(seed: int) -> tuple[Policy, list[Request]]:
         {"models": MODELS, "routes": routes, **tenants(draw), "limits": limits, "defaults": {"hold": "2s"}}
     )
     found, at_ms = list[Request](), 1.0
-    gaps = draw.choice(((5.0, 40.0, 250.0, 900.0), (2.0, 10.0, 30.0)))
+    gaps = gaps or draw.choice(((5.0, 40.0, 250.0, 900.0), (2.0, 10.0, 30.0)))
     for _ in range(120):
         at_ms += draw.choice(gaps) * draw.uniform(0.8, 1.2)
         budget_ms = draw.choice((5.0, 30.0, 80.0, 2_000.0, 600_000.0))
@@ -59,6 +60,25 @@ def test_service_and_simulator_decide_alike(seed: int) -> None:
     policy, requests = case(seed)
     expected = served(policy, VARIANTS, requests, seed)
     assert simulated(policy, VARIANTS, requests, seed) == expected
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_they_decide_alike_while_the_queue_is_out_of_reach(seed: int) -> None:
+    policy, requests = case(seed, gaps=(250.0, 900.0))
+    draw, span_ms = random.Random(seed), requests[-1].at_ms
+    outages = [
+        Fault(
+            "outage",
+            "a",
+            "queue",
+            0,
+            (n + draw.uniform(0.1, 0.3)) * span_ms / 3,
+            draw.choice((500.0, 5_000.0)),
+        )
+        for n in range(3)
+    ]
+    expected = served(policy, VARIANTS, requests, seed, *outages)
+    assert simulated(policy, VARIANTS, requests, seed, *outages) == expected
 
 
 def test_the_requests_meet_every_route_path_variant_and_refusal() -> None:

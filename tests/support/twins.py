@@ -7,6 +7,7 @@ and its batch worker take, in virtual time, exactly what the simulator's take.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -27,18 +28,21 @@ from router.ingress import Ingress
 from router.metrics import Recorder
 from router.policy import Policy
 from router.service import Service
-from router.simulate.asked import Asked, Outcome
+from router.simulate.asked import Asked
+from router.simulate.asked import Outcome as Ended
 from router.simulate.door import routing_draws
 from router.simulate.engine import Settings, Simulation
+from router.simulate.faults import Fault
 from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.virtual_time import VirtualLoop, now_ms
 from workers.batching import LEAST_SHARE, BoundTable, free_worker
-from workers.job import Lease
+from workers.job import Lease, NewJob
 from workers.memory_queue import MemoryQueue
-from workers.queue import Done, Missed, settings_from
+from workers.queue import Done, Missed, Outcome, QueueStats, QueueUnavailable, Submitted, settings_from
 
 HOP_MS, CLAIM_MS = 1.0, 1.0
+_PATIENCE_MS = 10_000
 _INPUT, _OUTPUT = TensorSpec("x", "FP32", (-1, 1)), TensorSpec("y", "FP32", (-1, 1))
 _START_MS = 1_800_000_000_000
 
@@ -60,10 +64,12 @@ class Decided(NamedTuple):
 Variants = dict[str, dict[str, Variant]]
 
 
-def simulated(policy: Policy, variants: Variants, requests: Sequence[Request], seed: int) -> list[Decided]:
+def simulated(
+    policy: Policy, variants: Variants, requests: Sequence[Request], seed: int, *outages: Fault
+) -> list[Decided]:
     """The simulator's decisions, where nothing takes another time than its median."""
     costs = Costs(door_ms=0.0, wire_ms=0.0, hop_ms=HOP_MS, hop_sigma=0.0, claim_ms=CLAIM_MS)
-    played = _Noted(policy, variants, Settings(seed, costs))
+    played = _Noted(policy, variants, Settings(seed, costs, outages))
     result = played.run(requests)
     assert result.violations == []
     return [played.ends[id(request)] for request in requests]
@@ -74,7 +80,7 @@ class _Noted(Simulation):
         super().__init__(*args)
         self.ends: dict[int, Decided] = {}
 
-    def _end(self, asked: Asked, outcome: Outcome) -> None:
+    def _end(self, asked: Asked, outcome: Ended) -> None:
         super()._end(asked, outcome)
         refused_for = asked.refused_for if outcome == "refused" else ""
         path = "online" if asked.online else "batch"
@@ -84,18 +90,20 @@ class _Noted(Simulation):
         self.ends[id(asked.request)] = found
 
 
-def served(policy: Policy, variants: Variants, requests: Sequence[Request], seed: int) -> list[Decided]:
+def served(
+    policy: Policy, variants: Variants, requests: Sequence[Request], seed: int, *outages: Fault
+) -> list[Decided]:
     """The service's decisions."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_served(policy, variants, requests, seed))
+        return runner.run(_served(policy, variants, requests, seed, outages))
 
 
 async def _served(
-    policy: Policy, variants: Variants, requests: Sequence[Request], seed: int
+    policy: Policy, variants: Variants, requests: Sequence[Request], seed: int, outages: Sequence[Fault]
 ) -> list[Decided]:
     began_ms = now_ms()
     decided: list[Decided] = []
-    async with _service(policy, variants, seed) as client:
+    async with _service(policy, variants, seed, outages) as client:
         running = []
         for request in requests:
             await asyncio.sleep((began_ms + request.at_ms - now_ms()) / 1_000.0)
@@ -121,9 +129,9 @@ async def _ask(client: httpx.AsyncClient, request: Request, own: str) -> Decided
         headers=headers,
     )
     ended, status = noted[-1] if noted else ("", "", ""), response.status_code
-    if status in (200, 202, 504):
+    if status in (200, 202, 503, 504):
         route, path, variant = ended
-        return Decided(route, path, variant or own, "")
+        return Decided(route, path, variant if status == 503 else variant or own, "")
     known = {403: "forbidden", 413: "size"}
     return Decided(ended[0], "", "", known.get(status) or response.json().get("kind", response.text))
 
@@ -139,7 +147,9 @@ class _Recorder(Recorder):
 
 
 @asynccontextmanager
-async def _service(policy: Policy, variants: Variants, seed: int) -> AsyncIterator[httpx.AsyncClient]:
+async def _service(
+    policy: Policy, variants: Variants, seed: int, outages: Sequence[Fault]
+) -> AsyncIterator[httpx.AsyncClient]:
     models: dict[str, ServedModel] = {}
     tasks: list[asyncio.Task[None]] = []
     for name, model in policy.models.items():
@@ -159,7 +169,12 @@ async def _service(policy: Policy, variants: Variants, seed: int) -> AsyncIterat
             tasks.append(asyncio.create_task(_probe(dispatcher)))
         if model.batch:
             settings = settings_from(policy.queue_settings)
-            queue = MemoryQueue(name, settings, now_ms=lambda: _START_MS + int(now_ms()))
+            queue = _Queue(name, settings, now_ms=lambda: _START_MS + int(now_ms()))
+            queue.away = [
+                (now_ms() + fault.at_ms, now_ms() + fault.at_ms + fault.lasts_ms)
+                for fault in outages
+                if fault.model == name
+            ]
             worker = _Worker(queue, known, model.batch.variant, model.batch.max_batch)
             tasks.append(asyncio.create_task(worker.run()))
         manifests = {v: _manifest(name, known[v]) for v in known}
@@ -233,6 +248,41 @@ async def _probe(dispatcher: OnlineDispatcher) -> None:
 
 async def _run(dispatcher: OnlineDispatcher, variant: str, inputs: Tensors) -> None:
     await dispatcher.run(variant, inputs, float("inf"), droppable=False)
+
+
+class _Queue(MemoryQueue):
+    """Its server is out of reach while it is ``away``: calls wait for it, as those of a Redis queue do."""
+
+    away: Sequence[tuple[float, float]] = ()
+
+    async def _reach(self, within_ms: float) -> None:
+        until_ms = now_ms() + within_ms
+        for begin_ms, end_ms in self.away:
+            if begin_ms <= now_ms() < end_ms:
+                await asyncio.sleep((min(end_ms, until_ms) - now_ms()) / 1_000.0)
+                if until_ms < end_ms:
+                    raise QueueUnavailable("no answer")
+
+    async def submit(self, jobs: Sequence[NewJob], *, within_ms: int | None = None) -> list[Submitted]:
+        within = min(_PATIENCE_MS, *(job.budget_ms for job in jobs)) if within_ms is None else within_ms
+        await self._reach(within)
+        return await super().submit(jobs)
+
+    async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
+        await self._reach(math.inf)
+        return await super().claim(n, lease_ms, worker, max_rows=max_rows)
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        await self._reach(math.inf)
+        return await super().settle(outcomes)
+
+    async def stats(self) -> QueueStats:
+        await self._reach(math.inf)
+        return await super().stats()
+
+    async def reap(self) -> int:
+        await self._reach(math.inf)
+        return await super().reap()
 
 
 class _Worker:
