@@ -40,5 +40,9 @@ example: $(STAMP)  ## make example NAME=digits
 chaos: $(STAMP)  ## kill, stop and poison workers and the server for three minutes: make chaos ARGS='--seed 7'
 	@$(BIN)/python -m tests.chaos.run --seconds 180 $(ARGS)
 
+# var/ is not built: it holds accepted jobs. Versions before that kept theirs in build/queue.
 clean:
-	rm -rf build artifacts $(VENV)
+	@test ! -d build || find build -mindepth 1 -maxdepth 1 ! -name queue -exec rm -rf {} +
+	@test ! -d build/queue || echo "kept build/queue: it may hold accepted jobs, which hybrid-router serve takes over"
+	@-rmdir build 2>/dev/null || true
+	rm -rf artifacts $(VENV)

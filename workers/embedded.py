@@ -41,6 +41,7 @@ _CONFIG = "server.conf"
 _URL = "server.url"
 _LOG = "server.log"
 _LOCK = "server.lock"
+_DATA = "appendonlydir"
 
 
 class EmbeddedServerError(RuntimeError):
@@ -75,6 +76,24 @@ class ServerFailed(EmbeddedServerError):
 def url_file(data_dir: str | os.PathLike[str]) -> str:
     """The ``file:`` URL of the server that runs (or ran last) on a folder, for processes beside its own."""
     return (Path(data_dir).absolute() / _URL).as_uri()
+
+
+def holds_data(data_dir: str | os.PathLike[str]) -> bool:
+    """Whether a server has written to the folder."""
+    return (Path(data_dir) / _DATA).is_dir()
+
+
+def move(data_dir: str | os.PathLike[str], to: Path) -> bool:
+    """Move the data of a server that has ended. False if another process has just done so.
+
+    Raises :class:`DataFolderInUse` where a server runs on it, and OSError where it cannot be moved.
+    """
+    with _lock(Path(data_dir)):
+        if not holds_data(data_dir):
+            return False
+        to.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(data_dir, to)
+        return True
 
 
 class EmbeddedServer:
@@ -266,6 +285,7 @@ def _write_config(folder: Path, port: int, password: str, fsync: Fsync, max_memo
         f"requirepass {password}",
         "daemonize no",
         'save ""',
+        f"appenddirname {_DATA}",
         "appendonly yes",
         f"appendfsync {fsync}",
         # A power cut can leave half a command at the end: cut it off rather than refuse to start.

@@ -54,7 +54,7 @@ def demo(
         arrivals = _arrivals(seconds, rate, trace_file)
     except trace.TraceError as error:
         raise click.ClickException(str(error)) from None
-    cli.require_posix()
+    cli.require_linux()
     with cli.ending(), cli.quiet(out / "demo.log") as console, cli.interruptible():
         try:
             problems = _run(policy, host, port, arrivals, seconds, out, keep, console)
@@ -86,11 +86,12 @@ def _run(
     keep: bool,
     console: cli.Console,
 ) -> list[str]:
-    from router import server
+    from router import server, state
 
     artifacts = _artifacts(policy)
     _build(artifacts, console)
-    with server.running(policy, host=host, port=port, data=out / "queue", say=console.say) as running:
+    queue = state.make() / "demo"
+    with server.running(policy, host=host, port=port, data=queue, say=console.say) as running:
         console.say(f"serving {policy.name}, ready in {running.started_in_s:.1f} s")
         console.say(running.describe(console.log))
         known = _reference(artifacts, running.policy.models[MODEL].variants)

@@ -224,8 +224,9 @@ class Cors(Section):
 
 
 class RedisSection(Section):
-    """The queue's server: a URL, or the bundled server with its data in a folder. A URL with a password
-    stands elsewhere: ``file:/path/to/it`` or ``env:NAME``.
+    """The queue's server: a URL, or the bundled server with its data in a folder (by default
+    ``var/hybrid-router/queue`` below the current one). A URL with a password stands elsewhere:
+    ``file:/path/to/it`` or ``env:NAME``.
 
     Deployments that share a server need a ``namespace`` each, or they answer each other's jobs: all keys
     begin with it.
@@ -233,7 +234,7 @@ class RedisSection(Section):
 
     url: str | None = Field(default=None, repr=False)
     namespace: Name = "hr"
-    data: Path = Path("build/queue")
+    data: Path | None = None
     fsync: Literal["always", "everysec"] = "always"
 
     @field_validator("url")

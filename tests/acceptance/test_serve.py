@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 
+from router import Client
 from tests.acceptance.conftest import POLICY, Served, start, stop
 
 
@@ -57,6 +63,107 @@ def test_a_port_in_use_is_refused_in_one_message(policy: Path, tmp_path: Path) -
         assert served.process.wait(60) == 1
     assert f"cannot listen on 127.0.0.1:{port}" in served.said
     assert "Traceback" not in served.said
+
+
+def test_the_log_of_a_run_that_failed_survives_the_next(tmp_path: Path) -> None:
+    log = tmp_path / "var/hybrid-router/serve.log"
+    for number in (1, 2):
+        assert start(tmp_path / f"{number}.yaml", tmp_path).process.wait(60) == 2
+    text = log.read_text()
+    assert "1.yaml" in text and "2.yaml" in text
+    with log.open("a") as file:
+        file.truncate(9 << 20)
+    assert start(tmp_path / "3.yaml", tmp_path).process.wait(60) == 2
+    assert "3.yaml" in log.read_text() and "1.yaml" not in log.read_text()
+    assert log.with_name("serve.log.1").stat().st_size == 9 << 20
+
+
+def test_it_serves_from_a_folder_that_cannot_be_written(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    running = start(policy, Path("/proc"))
+    assert "ready in" in running.said, running.said
+    (kept,) = (tmp_path / "state/hybrid-router").iterdir()
+    assert f"data in {kept}/queue" in running.told("queue")
+    assert running.told("log") == f"{kept}/serve.log"
+    stop(running)
+
+
+def test_where_nothing_can_be_kept_it_says_so_in_one_message(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    running = start(policy, Path("/proc"))
+    assert running.process.wait(60) == 1
+    assert "start in a folder that you can write, or set XDG_STATE_HOME" in running.said
+    assert len(running.said.splitlines()) == 1
+
+
+class Proxy:
+    """Where the environment's proxy is said to be: it counts who asks it."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def was_asked(self) -> bool:
+        self.socket.setblocking(False)
+        try:
+            self.socket.accept()[0].close()
+        except BlockingIOError:
+            return False
+        return True
+
+
+def test_the_environments_proxy_is_not_asked_for_this_machine(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = Proxy()
+    with proxy.socket:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+            monkeypatch.setenv(name.upper(), proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        running = start(policy, tmp_path)
+        assert "ready in" in running.said, running.said
+        command = [sys.executable, "-m", "router.cli", "status", "--url", running.url]
+        assert "ready" in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        stop(running)
+        assert not proxy.was_asked()
+
+
+def test_a_killed_queue_server_is_back_at_once_and_everyone_is_told(served: Served, client: Client) -> None:
+    (server,) = (p for p in served.processes() if p.name().startswith("valkey"))
+    image = np.zeros((1, 1, 8, 8), np.float32)
+    job = client.submit("digits", image, budget="10min")
+    job.result()
+    server.kill()
+    assert served.process.stdout
+    assert "the queue server was killed by SIGKILL" in served.process.stdout.readline()
+    for line in served.process.stdout:
+        if "runs again on port" in line:
+            break
+    assert job.result().outputs["label"].shape == (1,)  # accepted and answered before: nothing is lost
+    assert client.submit("digits", image, budget="10min").result().variant == "int8"
+    until = time.monotonic() + 20
+    while not client.stats("digits").get("queue", {}).get("server_restarts"):
+        assert time.monotonic() < until, client.stats("digits")
+        time.sleep(0.1)
+    said = subprocess.run(
+        [sys.executable, "-m", "router.cli", "status", "--url", served.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    assert "its server was restarted once" in said
+    while "hybrid_queue_server_restarts_total" not in (
+        text := httpx.get(served.told("metrics"), timeout=20).text
+    ):
+        assert time.monotonic() < until + 30, text
+        time.sleep(0.5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
