@@ -27,6 +27,7 @@ _LAZY = {
     "completion": "router.commands.completion:completion",
     "dead": "router.dead_letters:dead",
     "demo": "router.demo.command:demo",
+    "examples": "router.commands.examples:examples",
     "submit": "router.commands.submit:submit",
     "infer": "router.commands.infer:infer",
     "key": "router.commands.key:key",

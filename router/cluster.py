@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -103,6 +104,17 @@ def prepare(folder: Path, max_body_bytes: int = 0, taken: Collection[int] = ()) 
         os.environ.setdefault(name, value)
 
 
+def _own_addresses() -> list[str]:
+    """The addresses that Ray's processes have for each other on this machine."""
+    found = []
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("8.8.8.8", 80))  # sends nothing: it asks which address that way would begin at
+        found.append(probe.getsockname()[0])
+    with suppress(OSError):
+        found.append(socket.gethostbyname(socket.gethostname()))
+    return found
+
+
 def ask_this_machine_directly() -> None:
     """Add this machine to the hosts that are asked without the environment's proxy.
 
@@ -113,7 +125,7 @@ def ask_this_machine_directly() -> None:
     given = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for host in ",".join(given).split(",") if host.strip()]
     if "*" not in hosts:
-        hosts += ["127.0.0.1", "localhost", "::1"]
+        hosts += ["127.0.0.1", "localhost", "::1", *_own_addresses()]
     # Some programs read the one, some the other, some both.
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(hosts))
 

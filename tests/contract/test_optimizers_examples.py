@@ -153,5 +153,5 @@ def test_question_files_of_another_form_are_refused(tmp_path: Path) -> None:
 
 def test_recipes_of_the_examples_are_found_by_name() -> None:
     assert recipe_file.read(recipe_path("digits")).task == "optimizers.examples.digits:task"
-    with pytest.raises(RecipeError, match="checkout"):
+    with pytest.raises(RecipeError, match="digits, flights, minilm"):
         recipe_path("nothing")
