@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from router import state
+from router.cli import main
 
 UNWRITABLE = Path("/proc")  # for root as well
 
@@ -76,3 +78,11 @@ def test_a_folder_that_was_deleted_meanwhile_is_named_as_the_reason(tmp_path: Pa
     (tmp_path / "here").rmdir()
     with pytest.raises(state.StateError, match="does not exist any more"):
         state.make()
+
+
+def test_the_demo_that_cannot_write_here_says_so_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(UNWRITABLE)
+    said = CliRunner().invoke(main, ["demo"])
+    assert said.exit_code == 1
+    assert said.output.startswith("Error: the log build/demo/demo.log cannot be written")
+    assert len(said.output.splitlines()) == 1
