@@ -188,6 +188,7 @@ class Router(GrpcMethods):
         self._log_file = LogFile(serve_folder(), file_name())
         sections = {name: model.online for name, model in policy.models.items() if model.online}
         self._warm_up = WarmUp(models, sections, read_examples(policy))
+        self._rescuers = dict(self._make_rescuers())
         self._tasks = [
             asyncio.create_task(self._warm_up.run()),
             asyncio.create_task(self._service.queued.watch()),
@@ -199,7 +200,7 @@ class Router(GrpcMethods):
                 if self._redis
                 else []
             ),
-            *(asyncio.create_task(rescuer.run()) for rescuer in self._rescuers()),
+            *(asyncio.create_task(rescuer.run()) for rescuer in self._rescuers.values()),
             *(asyncio.create_task(replicas.watch()) for replicas in self._replicas),
         ]
         ready = self._service.readiness(self._warm_up.is_warm)
@@ -257,24 +258,28 @@ class Router(GrpcMethods):
         self._own.append(own)
         return OwnSource(own)
 
-    def _rescuers(self) -> Iterator[Rescuer]:
-        """For each model with both sides whose policy lends the queue some online time."""
+    def _make_rescuers(self) -> Iterator[tuple[str, Rescuer]]:
+        """For each model with both sides; where the policy lends the queue no online time, they idle."""
         for name, served in self._service.models.items():
             section = self._service.policy.models[name]
             online, queue, dispatcher = section.online, served.queue, served.online
-            if not (section.batch and online and online.rescue.share and queue and dispatcher):
+            if not (section.batch and online and queue and dispatcher):
                 continue
             chosen = served.variants[section.batch.variant]
             variant = Variant(section.batch.variant, chosen.profile, chosen.quality_drop)
-            yield Rescuer(
-                queue,
-                dispatcher,
-                served.inputs,
-                variant,
-                online,
-                section.batch,
-                self._recorder,
-                partial(self._may_rescue, served),
+            may_rescue = partial(self._may_rescue, served)
+            yield (
+                name,
+                Rescuer(
+                    queue,
+                    dispatcher,
+                    served.inputs,
+                    variant,
+                    online,
+                    section.batch,
+                    self._recorder,
+                    may_rescue,
+                ),
             )
 
     def _may_rescue(self, served: ServedModel) -> bool:
@@ -283,6 +288,10 @@ class Router(GrpcMethods):
     def _take(self, look: Look) -> None:
         if look.outcome == "applied":
             self._service.take(look.policy)
+            for name, rescuer in self._rescuers.items():
+                section = look.policy.models[name]
+                if section.online and section.batch:
+                    rescuer.configure(section.online, section.batch)
         self._recorder.policy(self._policy_file.digest, self._policy_file.state)
 
     def __serve_build_asgi_app__(self) -> Ingress:

@@ -90,6 +90,14 @@ class OnlineDispatcher:
         """The mean deviation of what a call costs beside the model, ms."""
         return self._lanes.hop.deviation_ms
 
+    def configure(self, max_batch: int, max_waiting: int, in_time: float) -> None:
+        """Go on under other settings; what waits and what was learnt stays."""
+        self._max_batch, self._max_waiting = max_batch, max_waiting
+        self.weigher.resize(max_batch)
+        self._lanes.configure(max_batch, max_waiting, in_time)
+        if not self._closed:
+            self._pump()
+
     def become(self, names: Collection[str]) -> None:
         """These replicas live now; predictions and what is in flight follow."""
         self._lanes.become(names)
@@ -144,14 +152,14 @@ class OnlineDispatcher:
                 item.future.cancel()
                 self._lanes.forget(variant, item)
             if isinstance(error, BadRows) and len(items) > 1:
-                raise self._in_part(error, items) from None
+                raise self._in_part(error, items, sizes[0]) from None
             raise
         try:
             outputs = concat([a.outputs for a in answers])
         except TensorError as error:
             raise BadRows(
-                f"it was run in parts of {self._max_batch} rows, whose outputs do not fit together: {error}. "
-                f"Send at most {self._max_batch} rows in a request"
+                f"it was run in parts of {sizes[0]} rows, whose outputs do not fit together: {error}. "
+                f"Send at most {sizes[0]} rows in a request"
             ) from None
         return OnlineAnswer(
             outputs,
@@ -165,10 +173,11 @@ class OnlineDispatcher:
         """What ``size`` of the ``rows`` of a request cost, as far as a batch may."""
         return min(self._max_batch, -(-weight * size // rows))
 
-    def _in_part(self, error: BadRows, items: list[Waiting]) -> BadRows:
+    @staticmethod
+    def _in_part(error: BadRows, items: list[Waiting], size: int) -> BadRows:
         """The error of one part, said of the whole request."""
         ended = (not item.future.cancelled() and item.future.exception() is error for item in items)
-        first = self._max_batch * next(place for place, its in enumerate(ended) if its)
+        first = size * next(place for place, its in enumerate(ended) if its)
         return BadRows(f"in the part that begins with row {first}: {error}")
 
     def pass_over(self, variant: str) -> None:

@@ -28,9 +28,12 @@ def follow(
     """Watch the file until ``stop``; ``deploy`` replaces the running processes by those of a policy."""
     file = PolicyFile(path, policy, digest)
     while not stop.wait(every_s):
-        redis, look = file.policy.redis, file.look()
-        if look.outcome in ("applied", "needs redeploy") and _server(redis) != _server(look.policy.redis):
-            say("policy: 'redis' has changed, which needs a stop and a start; the rest is taken over")
+        before, look = file.policy, file.look()
+        if look.outcome in ("applied", "needs redeploy"):
+            if _server(before.redis) != _server(look.policy.redis):
+                say("policy: 'redis' has changed, which needs a stop and a start; the rest is applied")
+            if look.policy.limits.body > max(before.limits.body, policy.limits.body):
+                say("policy: 'limits.body' has grown; gRPC takes such messages after a stop and a start")
         if look.outcome == "applied":
             say(f"policy {look.digest} applied")
         elif look.outcome == "refused":
@@ -39,9 +42,9 @@ def follow(
             _replace(file, look, deploy, say)
 
 
-def _server(section: RedisSection) -> tuple[str | None, str]:
+def _server(section: RedisSection) -> tuple[str | None, str, str]:
     """What the section says of the queue's server; its folder may have been given on the command line."""
-    return section.url, section.fsync
+    return section.url, section.namespace, section.fsync
 
 
 def _replace(

@@ -96,8 +96,13 @@ class Pace:
             return False
         self._refit_at_ms = now_ms + _REFIT_EVERY_MS
         self.profile = self._fit.profile()
-        self.table = BoundTable.of(self.profile.scaled(1.0, hop_ms), self._max_batch)
+        self.resize(self._max_batch, hop_ms)
         return True
+
+    def resize(self, max_batch: int, hop_ms: float) -> None:
+        """Batches have at most ``max_batch`` rows from now on."""
+        self._max_batch = max_batch
+        self.table = BoundTable.of(self.profile.scaled(1.0, hop_ms), max_batch)
 
 
 class Lane(Generic[T]):
@@ -123,6 +128,13 @@ class Lane(Generic[T]):
             table.efficient(_EFFICIENT_SHARE),
             table.efficient(_LEAST_SHARE),
         )
+
+    def resize(self, max_batch: int, hop_ms: float) -> None:
+        """Batches have at most ``max_batch`` rows from now on; an item that waits with more runs alone."""
+        self._max_batch = max_batch
+        for pace in (self._common, *self._own.values()):
+            pace.resize(max_batch, hop_ms)
+        self._plan_with(self._common.table)
 
     def add(self, item: T) -> None:
         insort_right(self.waiting, item, key=_by_deadline)

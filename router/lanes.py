@@ -74,6 +74,15 @@ class Lanes(Generic[T]):
         for lane in self._lanes.values():
             lane.forget_pace(gone)
 
+    def configure(self, max_batch: int, max_waiting: int, in_time: float) -> None:
+        """Go on under other settings; what waits and what was learnt stays."""
+        self._max_waiting = max_waiting
+        self._promises.aim(in_time)
+        if max_batch != self._max_batch:
+            self._max_batch = max_batch
+            for lane in self._lanes.values():
+                lane.resize(max_batch, self.hop.mean_ms)
+
     def room_for(self, items: int) -> bool:
         return self.waiting + items <= self._max_waiting
 

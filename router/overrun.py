@@ -94,6 +94,12 @@ class Promises:
         self._spares_ms: dict[int, float] = {}
         self._first_ms = self._all.spare_ms(in_time)
 
+    def aim(self, in_time: float) -> None:
+        """Another share is to be in time from now on; what was learnt stays."""
+        self._in_time = in_time
+        self._spares_ms = {kind: overrun.spare_ms(in_time) for kind, overrun in self._of.items()}
+        self._first_ms = Overrun(self._all.excess_ms).spare_ms(in_time)
+
     def widths(self, budget_ms: float, now_ms: float) -> Widths:
         kind = class_of(budget_ms)
         return Widths(self._margins.value(kind, now_ms), self._spares_ms.get(kind, self._first_ms))

@@ -8,6 +8,7 @@ rescued while any of them waits, and rescues take no more than the policy's shar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -58,11 +59,16 @@ class Quota:
     """A share of the replicas' time. It may be overdrawn by the jobs of one look, and is then waited for."""
 
     def __init__(self, share: float, replicas: int, max_batch: int) -> None:
-        self._per_ms = share * replicas
-        self._credit_ms = self._per_ms * _SAVED_MS
-        self._most_rows = max(1, int(self._per_ms * max_batch))
         self._seen_ms: float | None = None
         self._rows = 0
+        self._credit_ms = math.inf
+        self.configure(share, replicas, max_batch)
+
+    def configure(self, share: float, replicas: int, max_batch: int) -> None:
+        """Another share from now on; what was saved of the last one stays, up to what may be saved."""
+        self._per_ms = share * replicas
+        self._credit_ms = min(self._credit_ms, self._per_ms * _SAVED_MS)
+        self._most_rows = max(1, int(self._per_ms * max_batch))
 
     def room(self, now_ms: float) -> Room:
         if self._seen_ms is not None:

@@ -53,6 +53,11 @@ class Rescuer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking: asyncio.Task[int] | None = None
 
+    def configure(self, online: Online, batch: Batch) -> None:
+        """Go on under other settings of the two sides."""
+        self._batch = batch
+        self._quota.configure(online.rescue.share, online.replicas, online.max_batch)
+
     async def run(self) -> None:
         """Look every `LOOK_MS` while anything waits, until cancelled; what was taken is then given back."""
         try:

@@ -75,7 +75,10 @@ class Service:
         """Go on under another policy with the same models; requests in flight keep what was decided."""
         self.policy, self.keyring = policy, Keyring(policy.tenants)
         self._quotas.limits_of = policy.limits_of
-        for served in self._models.values():
+        for name, served in self._models.items():
+            online = policy.models[name].online
+            if served.online is not None and online is not None:
+                served.online.configure(online.max_batch, online.max_waiting, online.in_time)
             if served.queue is not None:
                 served.queue.configure(settings_from(policy.queue_settings))
 

@@ -30,9 +30,13 @@ class Weigher:
 
     def __init__(self, specs: Sequence[TensorSpec], max_batch: int = MOST_WEIGHT) -> None:
         self._open = [spec for spec in specs if spec.datatype == "BYTES" or -1 in spec.shape[1:]]
-        self._most = float(min(MOST_WEIGHT, max_batch))
+        self.resize(max_batch)
         self._log_usual, self._seen = math.log(_FRAME_BYTES), 0
         self._counts, self._counted = [0.0] * MOST_WEIGHT, 0
+
+    def resize(self, max_batch: int) -> None:
+        """No row weighs more than a full batch."""
+        self._most = float(min(MOST_WEIGHT, max_batch))
 
     def weigh(self, inputs: Tensors, rows: int) -> int:
         """The weight of a request of ``rows`` rows: at least that many, and for each of them

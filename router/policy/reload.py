@@ -26,9 +26,23 @@ State = Literal["applied", "needs redeploy", "refused"]
 Outcome = Literal["same"] | State
 
 
+#: What only the router uses of a model's section, so that no process need be replaced for it.
+_LIVE = frozenset(
+    {
+        "online.max_batch",
+        "online.max_waiting",
+        "online.in_time",
+        "online.rescue.share",
+        "online.ready_within",
+        "batch.max_attempts",
+    }
+)
+
+
 def needs_deploy(old: Policy, new: Policy) -> list[str]:
     """The keys that differ and that running processes cannot take over: ``models.digits.online.replicas``."""
-    keys = list(_differing("models", old.models, new.models))
+    differing = _differing("models", old.models, new.models)
+    keys = [key for key in differing if key.split(".", 2)[-1] not in _LIVE]
     before, after = old.queue_settings, new.queue_settings
     # Batch workers hold these, and tenants' bounds are the router's.
     keys += ["tenants: a weight"] if before["weights"] != after["weights"] else []

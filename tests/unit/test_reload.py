@@ -115,6 +115,7 @@ def test_going_back_to_what_is_in_force_ends_the_problem(changing: Changing) -> 
         ("replicas: 1", "replicas: 2", "models.m.online.replicas"),
         ("batch: {variant: v}", "batch: {variant: v, workers: 2}", "models.m.batch.workers"),
         ("routes:", "  n: {artifacts: b, online: {variants: [v]}}\nroutes:", "models.n"),
+        ("batch: {variant: v}", "batch: {variant: v, max_batch: 7}", "models.m.batch.max_batch"),
         ("weight: 1", "weight: 3", "tenants: a weight"),
         ("tenants:", "redis: {namespace: other}\ntenants:", "redis.namespace"),
     ],
@@ -128,6 +129,24 @@ def test_what_needs_other_processes_says_so(changing: Changing, before: str, aft
     changing.file.deployed(look)
     assert changing.file.state == "applied"
     assert changing.file.policy == parse(BASE.replace(before, after))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("replicas: 1", "replicas: 1, in_time: 99%"),
+        ("replicas: 1", "replicas: 1, max_batch: 7"),
+        ("replicas: 1", "replicas: 1, max_waiting: 7"),
+        ("replicas: 1", "replicas: 1, ready_within: 7min"),
+        ("replicas: 1", "replicas: 1, rescue: {share: 0}"),
+        ("batch: {variant: v}", "batch: {variant: v, max_attempts: 7}"),
+    ],
+)
+def test_what_only_routers_use_replaces_no_process(changing: Changing, before: str, after: str) -> None:
+    text = BASE.replace(before, after)
+    changing.write(text)
+    assert changing.looked().outcome == "applied"
+    assert changing.file.policy == parse(text)
 
 
 def test_the_last_key_cannot_be_taken_away_while_serving(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from optimizers.tensors import TensorSpec, pack, unpack
 from router.dispatch import OnlineDispatcher
 from router.metrics import Recorder
 from router.policy import Batch, Online
+from router.policy.sections import Rescue
 from router.rescuer import Rescuer
 from tests.support.replica import Replica, batch, variant
 from tests.support.virtual_time import in_virtual_time, now_ms
@@ -34,6 +35,7 @@ class Side:
     recorder: Recorder
     task: asyncio.Task[None]
     sent: asyncio.Event
+    rescuer: Rescuer
 
     async def submit(self, id: str, budget_ms: int, *values: float) -> None:
         await self.queue.submit([NewJob(id, pack(batch(*values)), len(values), budget_ms)])
@@ -70,7 +72,7 @@ async def rescuing(
     )
     task = asyncio.create_task(rescuer.run())
     try:
-        yield Side(queue, replica, dispatcher, recorder, task, sent)
+        yield Side(queue, replica, dispatcher, recorder, task, sent, rescuer)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -188,3 +190,16 @@ async def test_interactive_requests_come_first() -> None:
         assert [value for values in side.replica.batches for value in values] == [1.0] * 90
         status = await side.end_of("a")
         assert status.met
+
+
+@in_virtual_time
+async def test_a_rescuer_without_a_share_leaves_all_to_the_queue_until_it_has_one() -> None:
+    async with rescuing() as side:
+        batch_side = Batch(variant="v", max_batch=8)
+        side.rescuer.configure(Online(variants=("v",), rescue=Rescue(share=0.0)), batch_side)
+        await side.submit("a", 2_000, 1.0)
+        await side.submit("b", 9_000, 1.0)
+        await asyncio.sleep(2.5)
+        assert side.replica.batches == []
+        side.rescuer.configure(Online(variants=("v",), rescue=Rescue(share=0.2)), batch_side)
+        assert (await side.end_of("b")).met
