@@ -53,6 +53,9 @@ PASSING = (
     OSError,
 )
 _PASSING_PREFIXES = ("MISCONF", "NOREPLICAS", "LOADING", "READONLY", "OOM", "MASTERDOWN", "BUSY", "UNBLOCKED")
+#: Answers of a server that is not, or no longer, the one to ask: a new connection may lead to another.
+_ELSEWHERE = (BusyLoadingError, ReadOnlyError, MasterDownError)
+_ELSEWHERE_PREFIXES = ("NOREPLICAS", "LOADING", "READONLY", "MASTERDOWN", "UNBLOCKED")
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
 
@@ -183,6 +186,9 @@ class Caller:
                     raise QueueUnavailable(
                         f"{what}: the queue's server did not serve it in time; last: {_brief(error)}"
                     ) from error
+                if isinstance(error, _ELSEWHERE) or str(error).startswith(_ELSEWHERE_PREFIXES):
+                    # Pooled connections lead to where they were opened: a primary that is one no longer.
+                    await self.client.connection_pool.disconnect(inuse_connections=False)
             await asyncio.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
