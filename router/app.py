@@ -41,6 +41,7 @@ from router.service import Service
 from router.warm_up import WarmUp
 from workers import autoscale, batch, online, redis_client, redis_queue, restarts
 from workers.queue import DeadlineQueue, QueueSettings
+from workers.server_check import layout_of
 
 APP_NAME = "hybrid-router"
 Handle = DeploymentHandle[Any]
@@ -148,6 +149,7 @@ def _batch_deployment(
         workers=section.worker_count,
         autoscaling=scaling,
         namespace=policy.redis.namespace,
+        layout=layout_of(manifest.inputs, manifest.outputs),
         queue_settings=settings,
         max_batch=section.max_batch,
         lease_ms=int(section.lease),
@@ -244,7 +246,13 @@ class Router(GrpcMethods):
         queue: DeadlineQueue | None = None
         if policy.models[name].batch and self._redis is not None:
             settings = QueueSettings(**policy.queue_settings)
-            queue = redis_queue.RedisQueue(self._redis, name, settings, namespace=policy.redis.namespace)
+            queue = redis_queue.RedisQueue(
+                self._redis,
+                name,
+                settings,
+                namespace=policy.redis.namespace,
+                layout=layout_of(first.inputs, first.outputs),
+            )
         return ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
 
     def _source(self, policy: Policy, name: str, handle: Handle | None) -> Source | None:

@@ -10,13 +10,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
+from optimizers.artifact import Manifest
 from router import cluster, state
 from router import policy as policies
 from router.manifests import read_manifests
@@ -109,7 +110,8 @@ def running(
     reading = policies.load(policy_path)
     policy = reading.policy
     # Before Ray is started: a missing variant should be said in a tenth of a second, not after ten.
-    ready_s = ready_within_s(policy, read_manifests(policy, str(policy_path)))
+    manifests = read_manifests(policy, str(policy_path))
+    ready_s = ready_within_s(policy, manifests)
     if not insecure and not local_only:
         _check_keys(policy, policy_path, host)
     with ExitStack() as stack:
@@ -117,8 +119,9 @@ def running(
         if policy.queued_models and redis_url is None:
             data = data or policy.redis.data or state.queue_data(say)
             redis_url = stack.enter_context(_bundled_queue(data, policy.redis.fsync, say))
-        elif redis_url is not None:
-            _check_redis(redis_url, policy_path)
+        if redis_url is not None:
+            for warning in _check_queues(redis_url, policy, manifests, policy_path):
+                say(f"warning: {warning}")
         started = stack.enter_context(cluster.running(host, port, address, grpc_port, policy.limits.body))
         deploy(policy_path, redis_url, reading, local_only=local_only, routers=routers)
         stack.callback(cluster.within_bounds, _undeploy)
@@ -170,24 +173,25 @@ def _bundled_queue(
         yield server.url_file  # Ray shows and logs the arguments of deployments: no password in them
 
 
-def _check_redis(url: str, path: str | Path) -> None:
+def _check_queues(
+    url: str, policy: Policy, manifests: Mapping[str, Mapping[str, Manifest]], path: str | Path
+) -> list[str]:
+    """What to warn of. Raises `PolicyError` where the server cannot hold the policy's queues."""
     import asyncio
 
-    from workers import redis_client
+    from workers.queue import QueueError
+    from workers.server_check import check_layouts, check_server, layout_of
 
-    async def ping() -> None:
-        client = redis_client.connect(url)
-        try:
-            async with asyncio.timeout(5):
-                await client.ping()
-        finally:
-            await client.aclose()
+    firsts = {model: next(iter(manifests[model].values())) for model in policy.queued_models}
+    layouts = {model: layout_of(first.inputs, first.outputs) for model, first in firsts.items()}
+
+    async def check() -> list[str]:
+        return [*await check_server(url), *await check_layouts(url, policy.redis.namespace, layouts)]
 
     try:
-        asyncio.run(ping())
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise PolicyError([f"{path}: redis.url: the server cannot be reached: {reason}"]) from None
+        return [f"{path}: redis: {text}" for text in asyncio.run(check())]
+    except QueueError as error:
+        raise PolicyError([f"{path}: redis.url: {error}"]) from None
 
 
 def deploy(

@@ -25,9 +25,10 @@ from workers.drain import Drain
 from workers.drain_settings import DrainSettings, Meter
 from workers.loaded import LoadedVariant
 from workers.model_thread import Model, UnknownVariant
-from workers.queue import DeadlineQueue, QueueSettings, QueueUnavailable, settings_from
+from workers.queue import DeadlineQueue, QueueIncompatible, QueueSettings, QueueUnavailable, settings_from
 from workers.queue_poll import OrphanLog
 from workers.redis_queue import RedisQueue
+from workers.server_check import check_server
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 _PUBLISH_S = 1.0
+_CHECK_S = 60.0
 #: How often the interpreter lets the event loop in while the model's thread holds it.
 _SWITCH_INTERVAL_S = 0.001
 
@@ -77,7 +79,7 @@ class BatchWorker:
 
     ``queue_url``: see :func:`workers.redis_client.connect`; prefer ``file:`` where it has a password.
     ``queue_settings``: fields of :class:`workers.queue.QueueSettings`, ``retry`` as a mapping too; they
-    must be the same for everybody who uses the queue.
+    must be the same for everybody who uses the queue. ``layout``: see `workers.redis_queue.RedisQueue`.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class BatchWorker:
         queue_url: str,
         *,
         namespace: str = "hr",
+        layout: str | None = None,
         max_batch: int | None = None,
         lease_ms: int = 10_000,
         threads: int = 1,
@@ -98,7 +101,9 @@ class BatchWorker:
         if sched_idle:
             # The model's thread is idle class; claiming and settling still yield to the online path.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        self._queue = self.open_queue(queue_url, model, settings_from(queue_settings or {}), namespace)
+        self._queue = self.open_queue(
+            queue_url, model, settings_from(queue_settings or {}), namespace, layout
+        )
         worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._drain = Drain(
             self._queue,
@@ -111,13 +116,18 @@ class BatchWorker:
         self._metrics = _Metrics(model)
         self._orphans = OrphanLog(model)
         self._loop = asyncio.get_running_loop().create_task(self._drain.run(), name=f"{model} batch worker")
-        self._publisher = asyncio.get_running_loop().create_task(self._publish())
+        self._helpers = [
+            asyncio.get_running_loop().create_task(body)
+            for body in (self._publish(), self._check_server(queue_url))
+        ]
         logger.info("batch worker %s drains %s with variant %s", worker, model, variant)
 
     @staticmethod
-    def open_queue(url: str, model: str, settings: QueueSettings, namespace: str) -> DeadlineQueue:
+    def open_queue(
+        url: str, model: str, settings: QueueSettings, namespace: str, layout: str | None
+    ) -> DeadlineQueue:
         """What the loop drains."""
-        return RedisQueue.open(url, model, settings, namespace=namespace)
+        return RedisQueue.open(url, model, settings, namespace=namespace, layout=layout)
 
     @staticmethod
     def make_model(artifacts: str, threads: int) -> Model:
@@ -139,13 +149,26 @@ class BatchWorker:
         await self._drain.stop()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await self._loop
-        self._publisher.cancel()
-        await asyncio.gather(self._publisher, return_exceptions=True)
+        for helper in self._helpers:
+            helper.cancel()
+        await asyncio.gather(*self._helpers, return_exceptions=True)
         await self._queue.close()
         if self._drain.hangs:
             # Libraries join their threads when a process ends, and one that hangs would keep it for ever.
             logging.shutdown()
             os._exit(1)
+
+    async def _check_server(self, url: str) -> None:
+        """Log what is wrong with the queue's server: its settings may change while this runs."""
+        while True:
+            with contextlib.suppress(QueueUnavailable):
+                try:
+                    problems = await check_server(url)
+                except QueueIncompatible as error:
+                    problems = [str(error)]
+                for problem in problems:
+                    logger.error("the queue's server can lose jobs or results: %s", problem)
+            await asyncio.sleep(_CHECK_S)
 
     async def _publish(self) -> None:
         while True:

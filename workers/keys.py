@@ -15,6 +15,7 @@ base:delayed           zset    jobs in backoff, id by not-before: the deadline i
 base:leased            zset    leased jobs, id by the end of the lease
 base:dead              zset    dead letters, id by when they died
 base:claim:<token>     string  ids that a claim took, so that a repeated claim gives the same
+base:layout            string  the tensors that the jobs are for, see workers/server_check.py
 base:counts            hash    live counts, bytes, totals, rates, sequence, virtual time
 base:tenant_jobs       hash    live jobs by tenant
 base:tenant_bytes      hash    live payload bytes by tenant

@@ -19,6 +19,7 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
@@ -223,6 +224,18 @@ class Caller:
 
 def _translate(what: str, error: BaseException) -> Exception:
     text = _brief(error)
+    if isinstance(error, AskError):  # MOVED is one too
+        return QueueIncompatible(
+            f"{what}: the queue's server is a member of a Redis Cluster, and a queue needs one that does not "
+            f"run in cluster mode; the server says: {text}"
+        )
+    kind, _, rest = str(error).partition(" ")
+    if kind == "OTHERLAYOUT":
+        unfinished, _, noted = rest.partition(" ")
+        return QueueIncompatible(
+            f"{what}: the queue holds {unfinished} unfinished jobs for other tensors ({noted}) than this "
+            "deployment's model has; give it a redis.namespace of its own, or wait until they have ended"
+        )
     if "shebang" in text or "Unknown Redis command" in text:
         return QueueIncompatible(f"{what}: the queue needs Redis 7 or Valkey; the server says: {text}")
     return QueueUnavailable(f"{what}: the queue's server refused it: {text}")

@@ -31,7 +31,7 @@ _MAX_ERROR_CHARS = 2000
 T = TypeVar("T")
 
 
-def encode_settings(settings: QueueSettings) -> bytes:
+def encode_settings(settings: QueueSettings, layout: str | None = None) -> bytes:
     return orjson.dumps(
         {
             "max_jobs": settings.max_jobs,
@@ -41,6 +41,7 @@ def encode_settings(settings: QueueSettings) -> bytes:
             **({"tenant_bytes": settings.tenant_bytes} if settings.tenant_bytes is not None else {}),
             # [jobs, bytes], 0 where a tenant has no bound of its own.
             "bounds": {name: [jobs or 0, size or 0] for name, (jobs, size) in settings.bounds.items()},
+            **({"layout": layout} if layout is not None else {}),
             "weights": dict(settings.weights),
             "keep": settings.keep_ms,
             "keep_dead": settings.keep_dead_ms,

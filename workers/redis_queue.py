@@ -54,7 +54,9 @@ class RedisQueue:
 
     ``patience_s`` is how long a call outlasts a server that restarts or refuses. ``replicas`` is how
     many replicas must have a submit or a result before it counts as written. ``poll_s`` is the net
-    behind the notifications. ``scripts`` and ``rng`` are there for tests.
+    behind the notifications. ``layout`` says what tensors the jobs are for (see
+    :mod:`workers.server_check`): where unfinished jobs are for others, submit, claim and promote raise
+    :class:`workers.queue.QueueIncompatible`. ``scripts`` and ``rng`` are there for tests.
     """
 
     def __init__(
@@ -67,12 +69,14 @@ class RedisQueue:
         replicas: int = 0,
         poll_s: float = 5.0,
         namespace: str = "hr",
+        layout: str | None = None,
         scripts: Mapping[str, Script] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._model = model
         self.settings = settings or QueueSettings()
         self._keys = Keys.of(model, namespace)
+        self._layout = layout
         self._client = client
         self._owns_client = False
         self._poll_s = poll_s
@@ -80,7 +84,7 @@ class RedisQueue:
         self._call = Caller(
             client,
             self._keys.base,
-            encode_settings(self.settings),
+            encode_settings(self.settings, layout),
             scripts or load_scripts(),
             patience_s=patience_s,
             replicas=replicas,
@@ -100,7 +104,13 @@ class RedisQueue:
         return self._model
 
     def configure(self, settings: QueueSettings) -> None:
-        self.settings, self._call.settings = settings, encode_settings(settings)
+        self.settings, self._call.settings = settings, encode_settings(settings, self._layout)
+
+    async def layout(self) -> tuple[str, int]:
+        """The layout that was noted last, "" where none was, and how many jobs are unfinished."""
+        self._check_open()
+        noted, unfinished = await self._call("layout")
+        return noted.decode(), unfinished
 
     async def submit(self, jobs: Sequence[NewJob], *, within_ms: int | None = None) -> list[Submitted]:
         self._check_open()

@@ -12,7 +12,7 @@ from importlib import resources
 
 VERBS = (
     *("submit", "claim", "promote", "extend", "settle", "cancel", "state", "watch", "peek", "stats"),
-    *("sleep", "reap", "dead", "show_dead", "retry_dead", "drop_dead"),
+    *("sleep", "reap", "dead", "show_dead", "retry_dead", "drop_dead", "layout"),
 )
 
 

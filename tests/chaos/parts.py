@@ -127,7 +127,9 @@ class ChaosReplica(BatchWorker):
         return drain_settings()
 
     @staticmethod
-    def open_queue(url: str, model: str, settings: QueueSettings, namespace: str) -> DeadlineQueue:
+    def open_queue(
+        url: str, model: str, settings: QueueSettings, namespace: str, layout: str | None
+    ) -> DeadlineQueue:
         folder = Path(url.removeprefix("file://")).parent.parent
         return open_logged(url, settings, folder, namespace)
 

@@ -5,6 +5,8 @@
 local n, lease_ms, token, max_rows = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[5], tonumber(ARGV[6])
 local before = call('GET', B .. ':claim:' .. token)
 if before then return leased_again(before, token) end
+local other = other_layout()
+if other then return other end
 
 sweep(256)
 local tenants, taken, lost, skipped, rows, full = {}, {}, {}, 0, 0, false

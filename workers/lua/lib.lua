@@ -24,6 +24,13 @@ local function in_slices(list, command, ...)
   end
 end
 
+-- The answer to who would put in or take out jobs of a model with other tensors; nil: go on.
+local function other_layout()
+  local noted = S.layout and call('GET', B .. ':layout')
+  if not noted or noted == S.layout then return nil end
+  return redis.error_reply('OTHERLAYOUT ' .. (call('HGET', COUNTS, 'jobs') or '0') .. ' ' .. noted)
+end
+
 -- What is enough to end a leased job as done; load() has the rest.
 local function load_leased(id)
   local f = call('HMGET', job_key(id), 'st', 'ro', 'by', 'tk', 'te', 'ky', 'at', 'w')

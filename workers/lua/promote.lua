@@ -4,6 +4,8 @@
 local taken, token = {}, ARGV[4]
 local before = call('GET', B .. ':claim:' .. token)
 if before then return leased_again(before, token) end
+local other = other_layout()
+if other then return other end
 local ids = {}
 for i = 5, #ARGV do
   local j = load(ARGV[i])

@@ -5,6 +5,9 @@
 local live = call('HMGET', COUNTS, 'jobs', 'bytes', 'seq', 'rt', 'r0', 'rj', 'rb')
 local jobs, bytes, seq = tonumber(live[1] or 0), tonumber(live[2] or 0), tonumber(live[3] or 0)
 local mine_jobs, mine_bytes, lines = {}, {}, {}
+local other = other_layout()
+if other and jobs > 0 then return other end
+if other or S.layout and call('EXISTS', B .. ':layout') == 0 then call('SET', B .. ':layout', S.layout) end
 
 -- When there is predicted to be room: what is over, by the recent rate; without one, the earliest deadline.
 local function room_ms(over, kept)
