@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from optimizers.examples.digits import test_split as real_images
 from router import Client
 from tests.acceptance.conftest import POLICY, Served, start, stop
 from tests.acceptance.test_dashboard import token
+from workers.embedded import url_file
+from workers.redis_client import connect
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +24,8 @@ def sleeping(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("sleeping")
     text = POLICY.format(artifacts=artifacts)
     text = text.replace("workers: 1", "workers: {min: 0, max: 1, idle: 1s}").replace('"<= 2s"', '"<= 500ms"')
-    (folder / "policy.yaml").write_text(text)
-    served = start(folder / "policy.yaml", folder, "--data", "queue")
+    (folder / "policy.yaml").write_text(text + "\nredis: {namespace: sleeping}\n")
+    served = start(folder / "policy.yaml", folder, "--data", str(folder / "queue"))
     assert "ready in" in served.said, served.said
     yield served
     stop(served)
@@ -62,3 +65,20 @@ def test_a_job_wakes_a_worker_which_is_gone_again_when_idle(sleeping: Served) ->
         result = client.submit("digits", images[:3], budget="60s").result()
     assert (result.path, result.variant, result.deadline_met) == ("batch", "int8", True)
     assert until_none(sleeping) == 0
+
+
+def test_router_workers_and_scaling_keep_to_the_policys_namespace(sleeping: Served) -> None:
+    images, _ = real_images()
+    with Client(sleeping.url) as client:
+        client.submit("digits", images[:1], budget="60s").result()
+
+    folder = sleeping.told("queue").removeprefix("bundled server, data in ").partition(",")[0]
+
+    async def keys() -> set[bytes]:
+        redis = connect(url_file(folder))
+        try:
+            return {name.partition(b":")[0] for name in await redis.keys("*")}
+        finally:
+            await redis.aclose()
+
+    assert asyncio.run(keys()) == {b"sleeping"}
