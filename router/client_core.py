@@ -258,8 +258,8 @@ class ClientCore:
         """One final reply, after as many tries as the limit allows.
 
         Tried again: a server that cannot be reached or hangs up, a proxy's bare error page, 503, and 429
-        where it says when. Never past the budget, and never for longer than ``retry_for_s`` without
-        sign of life.
+        where it says when; to a poll, 429 says only that the caller asks too often. Never past the
+        budget, and never for longer than ``retry_for_s`` without sign of life.
         """
         failing_s: float | None = None
         reply: Reply | Lost | None = None
@@ -278,12 +278,15 @@ class ClientCore:
             reply = yield Send(
                 ask.method, ask.path, headers, ask.content, min(limit.give_up_s - now_s, try_s)
             )
-            if isinstance(reply, Reply) and not is_transient(reply):
+            throttled = ask.polls and isinstance(reply, Reply) and reply.status == 429
+            if isinstance(reply, Reply) and not (throttled or is_transient(reply)):
                 return reply
             assert reply is not None
             tries += 1
             now_s = self.clock()
             asked_to_wait_s = retry_after_s(reply)
+            if throttled and asked_to_wait_s is None:
+                asked_to_wait_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (tries - 1))
             if asked_to_wait_s is None:
                 failing_s = now_s if failing_s is None else failing_s
                 pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (tries - 1)) * (1 - self._jitter() / 2)
@@ -302,7 +305,7 @@ class ClientCore:
         if isinstance(reply, Reply):
             error = error_of(reply, job_id=id_)
             if isinstance(error, Rejected):
-                return error
+                return _not_told(error, id_, limit) if ask.polls and now_s < limit.give_up_s else error
             return ServerUnavailable(
                 f"{self.server}: {error} ({spent})", status=reply.status, problem=error.problem, id=id_
             )
@@ -332,6 +335,17 @@ def _unanswered(job_id: str | None, poll: Limit) -> HybridRouterError:
     waited = format_ms((poll.give_up_s - poll.started_s) * 1e3)
     return ResultPending(
         f"request {job_id} has not ended {waited} after it was sent; it goes on: ask again by its id",
+        id=job_id,
+    )
+
+
+def _not_told(refusal: Rejected, job_id: str | None, poll: Limit) -> HybridRouterError:
+    """The server has the request, and answers no question about it before the limit."""
+    return ResultPending(
+        f"request {job_id} goes on, but the server tells nothing of it now ({refusal}); "
+        f"ask again by its id{'' if refusal.retry_after_s is None else f' in {refusal.retry_after_s:.3g} s'}",
+        status=refusal.status,
+        problem=refusal.problem,
         id=job_id,
     )
 

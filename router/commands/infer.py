@@ -99,7 +99,8 @@ def result(
         if as_json:
             show.say_json(show.as_json_of(id, state, told))
         if isinstance(told, ResultPending):
-            fail(f"request {id} is {state}; --wait waits for its end", PENDING)
+            why = f"request {id} is {state}; --wait waits for its end"
+            fail(str(told) if told.status == 429 else why, PENDING)
         if isinstance(told, Exception):
             fail(str(told), code_of(told))
     if not as_json:
@@ -119,6 +120,7 @@ def _ended(job: Job, wait: str | None) -> tuple[str, _Told]:
             return state, ResultPending(f"request {job.id} is {state}", id=job.id)
         return "done", job.result(wait)
     except ResultPending as error:
-        return job.state(), error
+        # Who is told that he asks too often does not ask for the state either.
+        return "pending" if error.status == 429 else job.state(), error
     except (JobFailed, JobCancelled, DeadlineExceeded) as error:
         return str(error.problem.get("state") or _ENDS[type(error)]), error

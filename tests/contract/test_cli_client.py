@@ -173,6 +173,21 @@ def test_a_request_that_has_not_ended_ends_with_7_and_says_its_state(cli: Callab
     assert cli(FakeServer(pending("r1"), pending("r1")))("result", "r1", "--wait", "0s").exit_code == 7
 
 
+def test_result_waits_out_a_quota_on_questions_or_says_that_the_request_goes_on(
+    cli: Callable[[Server], Cli],
+) -> None:
+    server = FakeServer(queue=True)
+    invoke = cli(server)
+    invoke("infer", "digits", "[[3, 3], [3, 3]]", "--budget", "10min")
+    server.script.append(problem(429, "over quota", headers={"retry-after": "1", "retry-after-ms": "5"}))
+    assert invoke("result", "r0", "--wait", "20s").exit_code == 0
+    server.script.append(problem(429, "over quota", headers={"retry-after": "60"}))
+    done = invoke("result", "r0", "--wait", "5s", "--json")
+    assert (done.exit_code, orjson.loads(done.stdout)["state"]) == (7, "pending")
+    assert "over quota" in done.stderr
+    assert "ask again by its id in 60 s" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("reply", "code"),
     [

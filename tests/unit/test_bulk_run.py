@@ -167,6 +167,24 @@ async def test_what_is_wrong_with_all_rows_ends_the_run_and_fails_none(
     assert (await submit(server, order)).rows == 100  # nothing was lost: it can be run again
 
 
+async def test_polls_that_are_over_quota_are_waited_out(tmp_path: Path) -> None:
+    server, refused = BulkServer(), set[str]()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path.startswith("/v2/requests/") and path not in refused:
+            refused.add(path)
+            return problem(429, "over quota", headers={"retry-after": "2"})
+        return server(request)
+
+    order = order_of(saved(tmp_path, 40), tmp_path / "out.jsonl")
+    client = client_of(server)
+    client._transport = httpx.MockTransport(handle)
+    tally = await run(client, INFO, order, report=lambda tally: None)
+    assert (tally.rows, tally.failed, len(refused)) == (40, 0, 5)
+    assert set(server.taken.values()) == {1}
+
+
 async def test_a_file_of_which_no_row_fits_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('{"pixels": [1, 2]}\n' * 20)

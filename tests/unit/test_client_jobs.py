@@ -85,6 +85,37 @@ def test_a_server_that_does_not_hold_polls_is_not_asked_in_a_tight_loop() -> Non
     assert bench.clock.now - 1_000.0 == pytest.approx(11.0, abs=0.1)
 
 
+def test_a_poll_that_is_refused_for_the_tenants_quota_is_asked_again_when_the_server_says() -> None:
+    refusal = problem(429, "over quota", headers={"retry-after": "3"})
+    bench = Bench(refusal, refusal)
+    bench.server._held["r1"] = _held()
+    ticket = Ticket(bench.core.limit("1min"), "r1")
+    assert bench.drive(bench.core.result(ticket, None)).outputs["scores"].shape == (1, 2)
+    assert bench.clock.slept == [3.0, 3.0]
+
+
+def test_a_poll_that_is_refused_without_a_time_is_asked_again_ever_more_rarely() -> None:
+    bench = Bench(*[problem(429, "over quota") for _ in range(30)])
+    bench.server._held["r1"] = _held()
+    ticket = Ticket(bench.core.limit("2min"), "r1")
+    assert bench.drive(bench.core.result(ticket, None)).id == "r1"
+    assert bench.clock.slept[:3] == pytest.approx([0.05, 0.1, 0.2])
+    assert bench.clock.slept[-1] == 2.0
+    assert len(bench.server.polls) == 31
+
+
+@pytest.mark.parametrize(("budget", "timeout_s"), [("5s", None), (None, 5.0)])
+def test_a_result_that_may_not_be_asked_for_in_time_is_pending_and_not_rejected(
+    budget: str | None, timeout_s: float | None
+) -> None:
+    bench = Bench(problem(429, "over quota", headers={"retry-after": "60"}))
+    ticket = Ticket(bench.core.limit(budget), "r1")
+    with pytest.raises(ResultPending, match=r"r1 goes on.*over quota.*again by its id in 60 s") as caught:
+        bench.drive(bench.core.result(ticket, timeout_s))
+    assert (caught.value.id, caught.value.status) == ("r1", 429)
+    assert bench.clock.slept == []
+
+
 def test_a_lost_poll_is_asked_again() -> None:
     bench = Bench(pending(), httpx.ReadError("reset"), bare(503))
     bench.server._held["r1"] = _held()

@@ -152,6 +152,21 @@ def test_a_failing_source_ends_the_map_with_its_own_error(mapped: Any) -> None:
         mapped(FakeServer(), source())
 
 
+def test_polls_that_are_over_quota_are_waited_out(mapped: Any) -> None:
+    server = FakeServer(queue=True)
+    refused: set[str] = set()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path.startswith("/v2/requests/") and request.url.path not in refused:
+            refused.add(request.url.path)
+            return problem(429, "over quota", headers={"retry-after": "2"})
+        return server(request)
+
+    results = mapped(handle, images(6), rows_per_request=2)
+    assert [int(r.output.argmax()) for r in results] == list(range(6))
+    assert len(refused) == 3
+
+
 def test_progress_is_told_how_many_of_how_many(mapped: Any) -> None:
     told: list[tuple[int, int | None]] = []
     mapped(FakeServer(), list(images(3)), progress=lambda done, total: told.append((done, total)))
