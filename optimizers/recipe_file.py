@@ -23,6 +23,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from optimizers.artifact import check_name
 from optimizers.recipe import SPECS, Goal, Latency, PassSpec, Recipe, RecipeError, Search, Variant
+from optimizers.text import TextError, read_text
 
 T = TypeVar("T")
 
@@ -30,11 +31,11 @@ T = TypeVar("T")
 def read(path: Path) -> Recipe:
     """The recipe in a YAML file. Raises :class:`RecipeError`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: a recipe is UTF-8 text ({error})") from None
+    except TextError as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
     try:
         return parse(text)
     except RecipeError as error:

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from optimizers.tensors import DTYPES, Array, Buffer, TensorError, TensorSpec, from_bytes, to_bytes
+from router.client_values import array_of
 from router.errors import InvalidRequest, ProtocolError
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -107,8 +108,8 @@ def arrange(inputs: object, model: ModelInfo, *, sample: bool = False) -> list[T
     """``inputs`` as the tensors that ``model`` takes.
 
     A mapping gives each input by name; anything else is the only input of a model with one. Arrays,
-    nested lists, torch tensors, strings and numbers are taken; values are cast to the model's dtype
-    where that keeps them (floats may be rounded, never overflow). Without a batch axis they get one.
+    nested lists, torch tensors, strings and numbers are taken, in the model's dtype where that keeps them
+    (:mod:`router.client_values`). Without a batch axis they get one.
     ``sample`` says that they have none. Raises InvalidRequest, naming input, expected and got.
     """
     specs = model.inputs
@@ -136,52 +137,7 @@ def _describe(specs: Sequence[TensorSpec]) -> str:
 
 
 def _tensor(value: object, spec: TensorSpec, sample: bool) -> Tensor:
-    array = _cast(_as_array(value, spec), spec)
-    return Tensor(spec.name, spec.datatype, _with_rows(array, spec, sample))
-
-
-def _as_array(value: object, spec: TensorSpec) -> Array:
-    if isinstance(value, np.ndarray):
-        return value
-    if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, known without importing torch
-        tensor: Any = value.detach().cpu()
-        # numpy has no bfloat16: float32 holds each of its values exactly.
-        return np.asarray(tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor)
-    try:
-        # Fixed-width numpy strings would drop trailing NULs, so text stays Python objects.
-        return np.array(value, dtype=object if spec.datatype == "BYTES" else None)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidRequest(f"input {spec.name!r} is not an array: {error}") from None
-
-
-# A cast may widen the kind (bool < integer < float), never narrow it.
-_KINDS = {"b": 0, "u": 1, "i": 1, "f": 2}
-
-
-def _cast(array: Array, spec: TensorSpec) -> Array:
-    want = spec.dtype
-    if spec.datatype == "BYTES":
-        kind = array.dtype.kind
-        if kind not in "SUO" or (kind == "O" and not all(isinstance(v, str | bytes) for v in array.flat)):
-            raise InvalidRequest(f"input {spec.name!r}: the model takes text or bytes, got {_got(array)}")
-        return array
-    if array.dtype == want:
-        return array
-    if _KINDS.get(array.dtype.kind, 9) > _KINDS[want.kind]:
-        raise InvalidRequest(f"input {spec.name!r}: the model takes {spec.datatype}, got {_got(array)}")
-    with np.errstate(over="ignore"):
-        cast = array.astype(want)
-    if not np.can_cast(array.dtype, want, "safe"):
-        kept = np.isfinite(cast) | ~np.isfinite(array) if array.dtype.kind == "f" else cast == array
-        if not kept.all():
-            raise InvalidRequest(
-                f"input {spec.name!r}: {array[~kept].flat[0]} cannot be kept in the model's {spec.datatype}"
-            )
-    return cast
-
-
-def _got(array: Array) -> str:
-    return "mixed or missing values" if array.dtype.kind == "O" else f"dtype {array.dtype}"
+    return Tensor(spec.name, spec.datatype, _with_rows(array_of(value, spec), spec, sample))
 
 
 def _with_rows(array: Array, spec: TensorSpec, sample: bool) -> Array:

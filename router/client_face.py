@@ -89,7 +89,8 @@ def _headers(key: str | None, tenant: str | None, headers: Mapping[str, str] | N
     merged = {"User-Agent": "hybrid-router", **(headers or {})}
     if key is None and not any(name.lower() in ("authorization", "x-api-key") for name in merged):
         key = os.environ.get(KEY_VARIABLE)
-    if key and (key := key.strip()):  # what was read from a file ends with a line break
+    # What was read from a file ends with a line break, and may begin with a byte order mark.
+    if key and (key := key.strip().lstrip("\ufeff").strip()):
         merged["Authorization"] = f"Bearer {key}"
     if tenant is not None:
         merged["Tenant"] = tenant

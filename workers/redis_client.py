@@ -36,6 +36,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from optimizers.text import TextError, read_text
 from workers.queue import QueueIncompatible, QueueUnavailable
 from workers.scripts import Script
 
@@ -76,10 +77,11 @@ def resolve_url(url: str) -> str:
         return url
     path = Path(unquote(urlsplit(url).path))
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
+        return read_text(path).strip()
+    except (OSError, TextError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise QueueUnavailable(
-            f"the file {path} that should hold the queue's URL cannot be read: {error.strerror}"
+            f"the file {path} that should hold the queue's URL cannot be read: {why}"
         ) from error
 
 

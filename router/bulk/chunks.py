@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from optimizers.tensors import Array, TensorSpec
 from router import client_codec as codec
 from router.client_codec import ModelInfo, Tensor
@@ -145,10 +143,3 @@ def feature_shape(spec: TensorSpec, features: int) -> tuple[int, ...] | None:
 def is_scalar(spec: TensorSpec) -> bool:
     """Whether one row of ``spec`` is a single value."""
     return all(d == 1 for d in spec.shape[1:])
-
-
-def text_column(values: Sequence[object]) -> Array:
-    """Values of any length as an object array; numpy's own strings would drop trailing NULs."""
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column

@@ -15,7 +15,10 @@ _SAMPLE_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One bulk run. ``budget`` is for all of FILE together; the last two do not change what is computed."""
+    """One bulk run. ``budget`` is for all of FILE together; ``header`` says whether a .csv begins with names.
+
+    Neither the budget nor ``concurrency`` changes what is computed.
+    """
 
     model: str
     source: Path
@@ -25,6 +28,7 @@ class Order:
     outputs: tuple[str, ...] = ()
     rows_per_request: int = 64
     concurrency: int = 16
+    header: bool | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must stay the same for a run to be continued, by names that mean something to a person."""
@@ -34,6 +38,7 @@ class Order:
             "--variant": self.variant,
             "--output": list(self.outputs),
             "--rows-per-request": self.rows_per_request,
+            "--header": self.header,
         }
 
 

@@ -70,7 +70,7 @@ async def run(
     goes on from there. Cancelling it leaves what the server has taken with the server.
     """
     check(order, model)
-    source = open_source(order.source, model)
+    source = open_source(order.source, model, order.header)
     wanted = [spec for spec in model.outputs if not order.outputs or spec.name in order.outputs]
     store = Store(
         Paths(order.results), order.identity(), wanted, disk=disk or Disk(), restart=restart, clock=clock

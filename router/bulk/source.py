@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-import orjson
 
 from optimizers.tensors import Array
+from optimizers.text import MARK, TextError, check_beginning
 from router.bulk.chunks import RawChunk, Unreadable, feature_shape
 from router.bulk.errors import InputError
 from router.client_codec import ModelInfo
+from router.client_values import read_json
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet", ".npy")
 
@@ -32,15 +33,20 @@ class Source(Protocol):
         """The rows from ``start`` on, ``size`` at a time. Raises InputError for a file that is none."""
 
 
-def open_source(path: Path, model: ModelInfo) -> Source:
-    """The rows of ``path``. Raises InputError for what cannot be read or does not fit the model."""
+def open_source(path: Path, model: ModelInfo, header: bool | None = None) -> Source:
+    """The rows of ``path``; ``header`` says whether a .csv begins with names, where it does not tell itself.
+
+    Raises InputError for what cannot be read or does not fit the model.
+    """
     if not model.inputs:
         raise InputError(f"the server does not say what model {model.name!r} takes")
     suffix = path.suffix.lower()
+    if header is not None and suffix != ".csv":
+        raise InputError(f"{path}: --header is for .csv; no other format needs to be told of one")
     if suffix == ".csv":
         from router.bulk.source_csv import CsvSource
 
-        return CsvSource(path, model)
+        return CsvSource(path, model, header)
     if suffix == ".parquet":
         from router.bulk.source_parquet import ParquetSource
 
@@ -66,6 +72,11 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        with path.open("rb") as file:
+            try:
+                check_beginning(file.read(64))
+            except TextError as error:
+                raise InputError(f"{path}: {error}") from None
 
     def chunks(self, start: int, size: int) -> Iterator[RawChunk]:
         length = self._path.stat().st_size
@@ -80,6 +91,8 @@ class JsonLines:
 
 
 def _counted(file: BinaryIO) -> Iterator[bytes]:
+    if file.read(len(MARK)) != MARK:
+        file.seek(0)
     # Not `for line in file`: the position is asked for between lines.
     while line := file.readline():
         if not line.isspace():
@@ -88,10 +101,16 @@ def _counted(file: BinaryIO) -> Iterator[bytes]:
 
 def _parse(line: bytes) -> object:
     try:
-        value: object = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        return read_json(line)
+    except ValueError as error:
         return Unreadable(f"the line is not JSON: {error}")
-    return value
+
+
+def npy_problem(error: Exception) -> str:
+    """Why numpy refuses a .npy file, in words that help whoever has it."""
+    if "pickle" in str(error) or "Python objects" in str(error):
+        return "it holds Python objects, which are never run here: save it with a dtype of numbers or text"
+    return str(error)
 
 
 class NpySource:
@@ -107,7 +126,7 @@ class NpySource:
         try:
             array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise InputError(f"{path}: not a .npy file that can be read: {error}") from None
+            raise InputError(f"{path}: not a .npy file that can be read: {npy_problem(error)}") from None
         if array.ndim == 0:
             raise InputError(f"{path}: the array is a single value; rows are expected on its first axis")
         self._array, self._shape = array, self._row_shape(path, array, model)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from optimizers.tensors import Array
 from router.bulk.binding import ByName, Features, bind
-from router.bulk.chunks import RawChunk, text_column
+from router.bulk.chunks import RawChunk
 from router.bulk.errors import InputError
 from router.bulk.source import share
 from router.client_codec import ModelInfo
+from router.client_values import array_of, objects
+from router.errors import InvalidRequest
 
 _READ_ROWS = 8192
 
@@ -39,11 +40,10 @@ class ParquetSource:
             raise InputError(f"{path}: not a Parquet file that can be read: {error}") from None
         names = self._file.schema_arrow.names
         self._binding = bind(names, model)
-        chosen = isinstance(self._binding, ByName)
-        self._names = (
-            [spec.name for spec in self._binding.specs] if isinstance(self._binding, ByName) else names
-        )
-        if not chosen and len(set(names)) != len(names):
+        self._names = names
+        if isinstance(self._binding, ByName):
+            self._names = [names[at] for at in self._binding.columns]
+        if not set(self._names) <= {name for name in names if names.count(name) == 1}:
             raise InputError(f"{path}: two of its columns have the same name")
 
     @property
@@ -81,43 +81,28 @@ class ParquetSource:
         if held is not None and held.num_rows:
             yield held
 
-    def _rows(self, table: Any) -> dict[str, Array] | list[object]:
-        columns = {name: self._column(table.column(name)) for name in self._names}
+    def _rows(self, table: Any) -> dict[str, Any] | list[object]:
+        columns = [self._column(table.column(name)) for name in self._names]
         if isinstance(self._binding, ByName):
-            return columns
-        return self._features(self._binding, list(columns.values()))
+            return {spec.name: column for spec, column in zip(self._binding.specs, columns, strict=True)}
+        return self._features(self._binding, columns)
 
     @staticmethod
-    def _features(binding: Features, columns: list[Array]) -> dict[str, Array] | list[object]:
+    def _features(binding: Features, columns: list[Any]) -> dict[str, Any] | list[object]:
         name = binding.spec.name
-        if len(columns) > 1 and any(column.dtype == object for column in columns):
+        try:
+            # Each by itself: numpy would make floats of columns of several kinds.
+            block = np.stack([array_of(column, binding.spec) for column in columns], axis=1)
+            return {name: block.reshape((len(block), *binding.shape))}
+        except (InvalidRequest, ValueError):
             # A missing value somewhere: only its own row is at fault.
-            return [{name: np.array(row).reshape(binding.shape)} for row in zip(*columns, strict=True)]
-        block = np.stack(columns, axis=1)
-        return {name: block.reshape((len(block), *binding.shape))}
+            rows = zip(*(list(column) for column in columns), strict=True)
+            return [{name: objects(row).reshape(binding.shape)} for row in rows]
 
-    def _column(self, column: Any) -> Array:
+    def _column(self, column: Any) -> Any:
+        """A numpy array of numbers where no row lacks one, else a list with Python's value for each row."""
         types = self._arrow.types
-        if column.null_count == 0:
-            if (
-                types.is_integer(column.type)
-                or types.is_floating(column.type)
-                or types.is_boolean(column.type)
-            ):
-                array: Array = column.to_numpy()
-                return array
-            if types.is_list(column.type) or types.is_fixed_size_list(column.type):
-                try:
-                    return np.array(column.to_pylist())
-                except ValueError:
-                    pass  # rows of different lengths
-        return _objects(column.to_pylist())
-
-
-def _objects(values: list[Any]) -> Array:
-    if not any(isinstance(value, list) for value in values):
-        return text_column(values)
-    column = np.empty(len(values), dtype=object)
-    for index, value in enumerate(values):
-        column[index] = value
-    return column
+        plain = (types.is_integer, types.is_floating, types.is_boolean)
+        if column.null_count == 0 and any(is_kind(column.type) for is_kind in plain):
+            return column.to_numpy()
+        return column.to_pylist()

@@ -69,6 +69,20 @@ def connection(command: F) -> F:
     return command
 
 
+def header(command: F) -> F:
+    """The option that says whether a CSV file begins with the names of its columns, as true or false."""
+
+    def chosen(ctx: click.Context, parameter: click.Parameter, value: str | None) -> bool | None:
+        return None if value is None else value == "yes"
+
+    return click.option(
+        "--header",
+        type=click.Choice(["yes", "no"]),
+        callback=chosen,
+        help="Whether the first line of a .csv names its columns (default: as it looks).",
+    )(command)
+
+
 def budget(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """A latency budget, checked before anything else is done."""
     return _checked(units.budget_ms, value, ctx, parameter)

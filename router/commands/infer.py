@@ -17,6 +17,7 @@ from router.commands.common import (
     duration,
     exit_codes,
     fail,
+    header,
 )
 from router.errors import DeadlineExceeded, JobCancelled, JobFailed, ResultPending
 from router.units import budget_ms
@@ -37,6 +38,7 @@ from router.units import budget_ms
     shell_complete=completion.outputs,
     help="Only this output (repeatable).",
 )
+@header
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @connection
 def infer(
@@ -45,6 +47,7 @@ def infer(
     budget: str | None,
     variant: str | None,
     outputs: tuple[str, ...],
+    header: bool | None,
     as_json: bool,
     url: str,
     key: str | None,
@@ -66,7 +69,7 @@ def infer(
     # Whoever sits at a terminal would rather know soon that nobody is there.
     retry_s = min(30.0, budget_ms(budget) / 1e3) if budget else 2.0
     with exit_codes(), connect(url, key, retry_for=retry_s) as client:
-        inputs = read.inputs(given, client.model(model))
+        inputs = read.inputs(given, client.model(model), header)
         result = client.infer(model, inputs, budget, variant=variant, outputs=outputs or None)
     if as_json:
         show.say_json(show.as_json(result))

@@ -56,6 +56,7 @@ def hash_given() -> None:
     """
     typed = sys.stdin.isatty()
     given = str(click.prompt("Key", hide_input=True, err=True) if typed else sys.stdin.read(1 << 16)).strip()
+    given = given.lstrip("\ufeff").lstrip()  # some editors put a byte order mark first
     if not re.fullmatch(r"[!-~]+", given) or len(given) > MAX_KEY_CHARS:
         raise click.UsageError(f"a key is one word of at most {MAX_KEY_CHARS} printable ASCII characters")
     click.echo(hash_key(given))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 import numpy as np
-import orjson
 
 from optimizers.tensors import Array
 from router.bulk import chunks
-from router.bulk.source import open_source
+from router.bulk.source import npy_problem, open_source
 from router.client_codec import ModelInfo
+from router.client_values import read_json
 
 #: Files of rows; any other is JSON or text.
 TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -49,19 +49,24 @@ def _content(data: bytes, where: str) -> Array | str:
     except UnicodeDecodeError:
         raise click.UsageError(f"{where} cannot be read: neither text in UTF-8 nor a .npy array") from None
     except (ValueError, EOFError) as error:
-        raise click.UsageError(f"{where} cannot be read: {error}") from None
+        raise click.UsageError(f"{where} cannot be read: {npy_problem(error)}") from None
 
 
-def inputs(value: Array | Path | str, model: ModelInfo) -> object:
-    """What the SDK takes for ``model``. Raises click's UsageError, or an InputError for a file of rows."""
+def inputs(value: Array | Path | str, model: ModelInfo, header: bool | None = None) -> object:
+    """What the SDK takes for ``model``; ``header`` is for a .csv.
+
+    Raises click's UsageError, or an InputError for a file of rows.
+    """
     if isinstance(value, Path):
-        return _rows(value, model)
+        return _rows(value, model, header)
+    if header is not None:
+        raise click.UsageError("--header is for @FILE.csv")
     return _parsed(value, model) if isinstance(value, str) else value
 
 
-def _rows(path: Path, model: ModelInfo) -> object:
+def _rows(path: Path, model: ModelInfo, header: bool | None) -> object:
     """All rows of a file as the one batch of a request."""
-    source = open_source(path, model).chunks(0, MAX_ROWS)
+    source = open_source(path, model, header).chunks(0, MAX_ROWS)
     chunk = next(source, None)
     if chunk is None:
         raise click.UsageError(f"{path} has no rows")
@@ -82,8 +87,8 @@ def _parsed(text: str, model: ModelInfo) -> object:
     """JSON where it is JSON that the model may take; else, for a model that takes text, the text itself."""
     takes_text = len(model.inputs) == 1 and model.inputs[0].datatype == "BYTES"
     try:
-        value: object = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        value = read_json(text)
+    except ValueError as error:
         if takes_text:
             return text.rstrip("\r\n")
         hint = f"; the file of that name is @{text}" if _is_file(text) else ""

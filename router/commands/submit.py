@@ -29,6 +29,7 @@ from router.commands.common import (
     connection,
     exit_codes,
     fail,
+    header,
     usage_errors,
 )
 from router.errors import HybridRouterError
@@ -51,6 +52,7 @@ _RETRY_FOR = "5min"
     shell_complete=completion.outputs,
     help="Only this output (repeatable).",
 )
+@header
 @click.option("--rows-per-request", default=64, show_default=True, type=click.IntRange(1, 1_000_000))
 @click.option(
     "--concurrency", default=16, show_default=True, type=click.IntRange(1, 256), help="Requests in flight."
@@ -66,6 +68,7 @@ def submit(
     out: Path,
     variant: str | None,
     outputs: tuple[str, ...],
+    header: bool | None,
     rows_per_request: int,
     concurrency: int,
     restart: bool,
@@ -85,7 +88,7 @@ def submit(
     FILE, by its suffix:
       .jsonl     a line per row: an object of inputs by name, or the bare value of the only input
       .csv       a header naming the inputs; or, for a model with one input, its elements in order
-                 (a first line of numbers alone is a row, not a header)
+                 (--header says if the first line is names, where it does not show)
       .parquet   columns likewise; needs pip install 'hybrid-router[parquet]'
       .npy       one array with the rows on its first axis
 
@@ -97,14 +100,14 @@ def submit(
       .npy       one output (--output), one row for each row of FILE; a failed row holds NaN or, in
                  whole numbers, the least (of unsigned ones the largest)
 
-    Rows that fail are written to RESULTS.failed.jsonl with their reasons, and only they: a request that
-    fails is sent again by halves until the rows at fault are alone.
+    Rows that fail or cannot be read are written to RESULTS.failed.jsonl with their reasons, and only
+    they: a request that fails is sent again by halves until the rows at fault are alone.
 
     Interrupt it, kill it, and run the same command again: it goes on where it was. What the server has
     taken goes on in the meantime; nothing is sent twice. RESULTS.ledger holds what that takes, and is
     removed at the end.
     """
-    order = Order(model, file, out, budget, variant, outputs, rows_per_request, concurrency)
+    order = Order(model, file, out, budget, variant, outputs, rows_per_request, concurrency, header)
     begun_s = time.monotonic()
     with exit_codes():
         with connect(url, key, retry_for="2s") as client:

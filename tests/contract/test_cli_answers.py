@@ -51,6 +51,36 @@ def test_a_file_of_rows_is_one_request(cli: Callable[[Server], Cli], tmp_path: P
         assert len(server.posts) == 1
 
 
+def test_a_first_line_that_may_be_names_is_asked_about_and_header_says_what_it_is(
+    cli: Callable[[Server], Cli], tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("0,1,2,3\n7,7,7,7\n")
+    invoke, given = cli(FakeServer()), ("infer", "digits", f"@{tmp_path / 'in.csv'}", "--json")
+    done = invoke(*given)
+    assert (done.exit_code, "say which with --header yes or --header no" in done.stderr) == (2, True)
+    for header, rows in (("yes", 1), ("no", 2)):
+        said = invoke(*given, "--header", header)
+        assert len(orjson.loads(said.stdout)["outputs"]["scores"]) == rows
+    assert "--header is for @FILE.csv" in invoke("infer", "digits", IMAGE, "--header", "no").stderr
+
+
+def test_a_number_is_exact_or_refused_with_its_place(cli: Callable[[Server], Cli], tmp_path: Path) -> None:
+    scores = {"name": "scores", "datatype": "FP32", "shape": [1], "data": [0.5]}
+    answer = httpx.Response(200, json={"outputs": [scores]})
+    server = FakeServer(answer, inputs=(TensorSpec("image", "UINT64", (-1, 2, 2)),))
+    big = 2**64 - 1
+    done = cli(server)("infer", "digits", f"[[{big}, 1], [{big}, 1]]", "--json")
+    assert done.exit_code == 0, done.output
+    length = int(server.posts[0].headers[protocol.HEADER_LENGTH])
+    assert protocol.decode(server.posts[0].content, length).inputs["image"].tolist() == [[[big, 1]] * 2]
+    (tmp_path / "in.csv").write_text(f"a,b,c,d\n1,2,3,4\n1,2,{big + 1},4\n")
+    for given in (f"[[1, 2], [{big + 1}, 4]]", f"@{tmp_path / 'in.csv'}"):
+        done = cli(server)("infer", "digits", given)
+        assert done.exit_code == 2
+        assert f"input 'image': {big + 1} cannot be kept in the model's UINT64 (0 to {big})" in done.stderr
+    assert "row 1 (of 0 to 1)" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

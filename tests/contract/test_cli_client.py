@@ -259,6 +259,29 @@ def test_submit_ends_with_3_where_rows_failed_and_names_their_file(
     )
 
 
+def test_submit_sets_rows_of_a_csv_that_cannot_be_read_apart_with_their_numbers(
+    cli: Callable[[Server], Cli], tmp_path: Path
+) -> None:
+    lines = [b"%d,%d.5" % (n, n) for n in range(100)]
+    lines[30], lines[31], lines[77] = b'30,"30.5', b"31,\xff", b"77"
+    (tmp_path / "in.csv").write_bytes(b"\n".join(lines))
+    invoke = cli(BulkServer())
+    words = ("submit", "m", tmp_path / "in.csv", "--budget", "2h", "--out", tmp_path / "out.jsonl", "--json")
+    asked = invoke(*words)  # 0, 0.5: a row, as no name is a number
+    assert asked.exit_code == 3, asked.output
+    failed = [orjson.loads(line) for line in (tmp_path / "out.jsonl.failed.jsonl").read_bytes().splitlines()]
+    assert [(row["row"], row["reason"][:24]) for row in failed] == [
+        (30, "the line is not CSV: unexp"[:24]),
+        (31, "cell 2 is not UTF-8 text"),
+        (77, "the row has 1 cells, the"),
+    ]
+    done = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [row["row"] for row in done] == [n for n in range(100) if n not in (30, 31, 77)]
+    assert all(row["outputs"]["double"] == [2 * row["row"], 2 * row["row"] + 1] for row in done)
+    again = invoke(*words, "--restart", "--header", "yes")
+    assert orjson.loads(again.stdout)["rows"] == 99
+
+
 def test_submit_that_stops_early_says_how_to_go_on_and_does(
     cli: Callable[[Server], Cli], tmp_path: Path
 ) -> None:

@@ -34,6 +34,11 @@ def test_a_new_key_opens_the_door_of_the_policy_that_its_line_goes_into() -> Non
     assert made not in line and done.stdout.count(made) == 1
 
 
+@pytest.mark.parametrize("file", ["hr_abc\n", "\ufeffhr_abc\r\n", " hr_abc"])
+def test_a_key_is_the_same_however_an_editor_saved_it(file: str) -> None:
+    assert key("hash", given=file).stdout == key("hash", given="hr_abc").stdout
+
+
 def test_two_keys_are_never_alike_and_the_hash_read_from_standard_input_is_the_same() -> None:
     first, second = (orjson.loads(key("new", "--json").stdout) for _ in range(2))
     assert first["key"] != second["key"]

@@ -79,6 +79,30 @@ async def test_a_process_killed_at_any_exchange_is_continued_to_the_same_bytes(t
         assert server.taken == calm.taken, point
 
 
+@pytest.mark.parametrize("name", ["in.csv", "in.jsonl"])
+async def test_rows_that_cannot_be_read_shift_nothing_for_who_goes_on(tmp_path: Path, name: str) -> None:
+    lines = [f"{n}, {n}.5" if name == "in.csv" else f"[{n}, {n}.5]" for n in range(ROWS)]
+    lines[2], lines[9], lines[18] = '2, "2.5', "9", "18, \udcff"
+    source = tmp_path / name
+    source.write_bytes(("a,b\n" * (name == "in.csv") + "\n\n".join(lines)).encode("utf-8", "surrogateescape"))
+    calm = BulkServer()
+    order = order_of(source, tmp_path / "calm.jsonl", rows_per_request=3)
+    await submit(calm, order)
+    expected, failures = order.results.read_bytes(), Paths(order.results).failed.read_bytes()
+    assert failures.count(b"\n") == 3
+    for point in range(1, calm.requests + 1):
+        server = BulkServer()
+        server.crash_at = point
+        order = order_of(source, tmp_path / f"at-{point}.jsonl", rows_per_request=3)
+        with pytest.raises(Crash):
+            await submit(server, order)
+        server.dead = False
+        await submit(server, order)
+        assert order.results.read_bytes() == expected, point
+        assert Paths(order.results).failed.read_bytes() == failures, point
+        assert server.taken == calm.taken, point
+
+
 async def test_a_process_killed_again_while_it_goes_on_is_continued_too(tmp_path: Path) -> None:
     name = "out.jsonl"
     expected, failures, operations, _, calm = await undisturbed(tmp_path, name)

@@ -104,7 +104,8 @@ ONE_TEXT = {
 @pytest.mark.parametrize("name", ONE_TEXT)
 def test_one_column_of_text_is_the_text_input_whatever_its_name(tmp_path: Path, name: str) -> None:
     info = model(TEXT)
-    inputs, failures = gather(open_source(write(tmp_path / name, ONE_TEXT[name]), info), info, size=3)
+    header = True if name.endswith(".csv") else None
+    inputs, failures = gather(open_source(write(tmp_path / name, ONE_TEXT[name]), info, header), info, size=3)
     assert (inputs["text"], failures) == (TEXTS, [])
 
 
@@ -138,12 +139,12 @@ def test_columns_named_like_the_inputs_may_be_of_every_kind_and_length(tmp_path:
         (
             "in.csv",
             "a,b\n1,2\n3,x\n5\n6,\n7,8\n",
-            {1: "could not convert", 2: "1 cells", 3: "could not convert"},
+            {1: "'x' is not a number", 2: "1 cells", 3: "a cell is empty"},
         ),
         (
             "in.jsonl",
             '[1, 2]\n[3, "x"]\n[5]\n[6, null]\n[7, 8]\n',
-            {1: "got dtype", 2: "shape [2]", 3: "missing"},
+            {1: "got 'x'", 2: "shape [2]", 3: "missing"},
         ),
         (
             "in.parquet",
@@ -202,12 +203,50 @@ def test_a_file_that_is_not_what_its_suffix_says_is_refused(tmp_path: Path, name
         open_source(path, model(IMAGE))
 
 
-def test_bytes_that_are_no_utf8_end_the_reading_of_a_csv(tmp_path: Path) -> None:
-    path = tmp_path / "in.csv"
-    path.write_bytes(b"text\ngood\n" + b"x" * 20_000 + b"\n\xff\n")
-    source = open_source(path, model(TEXT))
-    with pytest.raises(InputError, match="not CSV in UTF-8"):
-        list(source.chunks(0, 1))
+def test_a_json_line_that_is_none_stands_apart_and_the_rest_runs(tmp_path: Path) -> None:
+    path, info = tmp_path / "in.jsonl", model(TensorSpec("x", "FP32", (-1, 2)))
+    lines = [
+        b"[1, 2]",
+        b"[3, 4",
+        b"",
+        b"\xff",
+        b"[5, NaN]",
+        b"[" * 5_000,
+        b"   ",
+        b"[-Infinity, 6]",
+        b"[1e400, 1]",
+    ]
+    for mark, end in ((b"", b"\n"), (b"\xef\xbb\xbf", b"\r\n")):
+        path.write_bytes(mark + end.join(lines))
+        inputs, failures = gather(open_source(path, info), info, size=3)
+        assert [row for row, _ in failures] == [1, 2, 4, 6]
+        assert all("the line is not JSON" in reason for _, reason in failures)
+        np.testing.assert_array_equal(np.stack(inputs["x"]), [[1, 2], [5, np.nan], [-np.inf, 6]])
+
+
+def test_a_file_of_python_objects_is_refused_in_words_and_never_unpickled(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.npy", np.array([{}], dtype=object))
+    with pytest.raises(InputError, match="holds Python objects, which are never run here"):
+        open_source(path, model(IMAGE))
+
+
+def test_two_parquet_columns_of_a_name_that_is_read_are_refused(tmp_path: Path) -> None:
+    for names in (["image", "image"], ["a", "a"]):
+        columns = [pa.array([[1.0] * 3] * 2)] * 2 if names[0] == "image" else [pa.array([1.0])] * 2
+        pq.write_table(pa.Table.from_arrays(columns, names), tmp_path / "in.parquet")
+        with pytest.raises(InputError, match=r"both named 'image'|the same name"):
+            open_source(tmp_path / "in.parquet", model(TensorSpec("image", "FP32", (-1, -1))))
+
+
+def test_parquet_columns_of_several_kinds_fail_by_the_row_and_keep_whole_numbers(tmp_path: Path) -> None:
+    info = model(TensorSpec("x", "FP64", (-1, 2)))
+    big = 2**53 + 1
+    columns = {"a": [1, big, 2**53, None], "b": [0.5, 1.5, None, 2.5]}
+    inputs, failures = gather(open_source(write(tmp_path / "in.parquet", columns), info), info, size=10)
+    assert [v.tolist() for v in inputs["x"]] == [[1, 0.5]]
+    assert [row for row, _ in failures] == [1, 2, 3]
+    assert f"{big} cannot be kept" in failures[0][1]
+    assert all("a missing value" in reason for _, reason in failures[1:])
 
 
 def test_parquet_without_pyarrow_says_what_to_install(

@@ -164,6 +164,7 @@ def test_key_tenant_and_headers_go_with_every_request_and_never_into_a_repr(both
         ({}, "Bearer fr0m-env"),
         ({"key": "own"}, "Bearer own"),
         ({"key": "own\n"}, "Bearer own"),
+        ({"key": "\ufeffown\r\n"}, "Bearer own"),
         ({"key": ""}, None),
         ({"headers": {"authorization": "Basic abc"}}, "Basic abc"),
         ({"headers": {"X-Api-Key": "other"}}, None),

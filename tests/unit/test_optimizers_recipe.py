@@ -85,6 +85,16 @@ def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_recipe_and_another_encoding_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert read(path) == parse(GOOD)
+    for encoding, says in (("utf-16", "UTF-16"), ("latin-1", "line 3 is not UTF-8")):
+        path.write_text(GOOD.replace("digits:task", "d\xfcgits:task"), encoding=encoding)
+        with pytest.raises(RecipeError, match=rf"r\.yaml: cannot be read: .*{says}.*save it as UTF-8"):
+            read(path)
+
+
 def test_every_recipe_of_the_repository_is_valid() -> None:
     folder = Path(__file__).parents[2] / "configs" / "recipes"
     paths = sorted(folder.glob("*.yaml"))

@@ -293,6 +293,12 @@ def test_a_file_that_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
         assert caught.value.problems == (f"{path}: cannot read the policy file: {reason}",)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_policy(tmp_path: Path) -> None:
+    file = Path(__file__).parents[2] / "configs" / "digits.yaml"
+    (tmp_path / "p.yaml").write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read(tmp_path / "p.yaml") == read(file)
+
+
 def test_the_file_that_the_repository_brings_is_valid() -> None:
     policy = read(Path(__file__).parents[2] / "configs" / "digits.yaml")
     assert [route.name for route in policy.routes] == ["interactive", "bulk", "flexible"]
