@@ -7,7 +7,6 @@ the rows are depends on nothing but the file: they have the same numbers wheneve
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from router.bulk.errors import InputError
 
 #: Of one row, over all its lines.
 _MAX_CHARS = 1 << 24
+_QUOTES = "a quote in it is not closed, or one within a cell is not doubled"
 
 #: Whether cells of which some hold line breaks may be a row.
 Fits = Callable[[list[str]], bool]
@@ -31,7 +31,6 @@ def records(
 
     ``position`` is kept at the byte that reading has come to. Raises InputError for a file that is no UTF-8.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_CHARS))
     with path.open("rb") as raw:
         try:
             check_beginning(raw.read(64))
@@ -68,24 +67,58 @@ class _Lines:
 def _quoted(line: str, lines: _Lines, fits: Fits) -> list[str] | Unreadable:
     """The row that begins with ``line``, of as many lines as its quotes say; else why this line is none."""
     taken = [line]
-
-    def feed() -> Iterator[str]:
-        size = len(line)
-        yield line
-        while size <= _MAX_CHARS and (more := lines.next()):
-            taken.append(more)
-            size += len(more)
-            yield more
-
     try:
-        cells = next(csv.reader(feed(), strict=True))
-    except csv.Error as error:
+        cells = _cells(taken, lines)
+        if len(taken) > 1 and not fits(cells):
+            raise _Broken(_QUOTES)
+    except _Broken as error:
         lines.put_back(taken[1:])
-        return Unreadable(f"the line is not CSV: {error}; a quote in it is not closed, or not doubled")
-    if len(taken) > 1 and not fits(cells):
-        lines.put_back(taken[1:])
-        return Unreadable("the line is not CSV: a quote in it is not closed")
+        return Unreadable(f"the line is not CSV: {error}")
     return cells
+
+
+class _Broken(Exception):
+    """The quotes of a row are not what RFC 4180 says."""
+
+
+def _cells(taken: list[str], lines: _Lines) -> list[str]:
+    """The cells of the row that begins with the line in ``taken``, which gets the lines that it runs over.
+
+    By hand, as Python's reader bounds a cell to 128 KiB for the whole process.
+    """
+    cells: list[str] = []
+    line, at, size = taken[0], 0, 0
+    while True:
+        if line[at : at + 1] != '"':
+            comma = line.find(",", at)
+            if comma < 0:
+                return [*cells, line[at:].rstrip("\r\n")]
+            cells.append(line[at:comma])
+            at = comma + 1
+            continue
+        parts, at = [], at + 1
+        while True:
+            quote = line.find('"', at)
+            if quote < 0:
+                parts.append(line[at:])
+                size += len(line)
+                line, at = lines.next() if size <= _MAX_CHARS else "", 0
+                if not line:
+                    raise _Broken(_QUOTES)
+                taken.append(line)
+            elif line[quote + 1 : quote + 2] == '"':
+                parts.append(line[at : quote + 1])
+                at = quote + 2
+            else:
+                parts.append(line[at:quote])
+                at = quote + 1
+                break
+        cells.append("".join(parts))
+        if line[at : at + 1] != ",":
+            if line[at:].strip("\r\n"):
+                raise _Broken(_QUOTES)
+            return cells
+        at += 1
 
 
 def _checked(cells: list[str]) -> list[str] | Unreadable:

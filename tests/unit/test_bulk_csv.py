@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from optimizers.tensors import TensorSpec
 from router.bulk.binding import has_header
 from router.bulk.chunks import arrange
+from router.bulk.csv_records import records
 from router.bulk.errors import InputError
 from router.bulk.source import open_source
 from router.client_codec import ModelInfo
@@ -196,3 +200,22 @@ def test_a_file_in_another_encoding_is_refused_by_one_sentence(
 def test_a_first_line_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="its first line tells the columns, and the line is not CSV"):
         rows(tmp_path / "in.csv", 'a,"b\n1,2\n', TWO)
+
+
+def test_whatever_pythons_own_reader_takes_is_read_alike(tmp_path: Path) -> None:
+    rng, path, tried = random.Random(7), tmp_path / "in.csv", 0
+    while tried < 2_000:
+        text = "".join(rng.choice('ab,"""\n ') for _ in range(rng.randrange(1, 24)))
+        try:
+            wanted = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        except csv.Error:
+            continue
+        tried += 1
+        path.write_text(text)
+        assert list(records(path)) == wanted, text
+
+
+def test_no_setting_of_pythons_reader_is_changed(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    assert rows(tmp_path / "in.csv", f'text\n"{"x" * 200_000}"\n', TEXT)[0][0] == "x" * 200_000
+    assert csv.field_size_limit() == before
