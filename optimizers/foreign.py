@@ -97,7 +97,7 @@ def _weights_are_no_inputs(model: Any) -> None:
 
 
 def strip_zipmap(model: Any) -> tuple[str, ...]:
-    """Outputs that ZipMap makes mappings of become the tensors that it reads; gives the classes' names.
+    """Outputs that ZipMap makes mappings of become ``probabilities`` FP32; gives the classes' names.
 
     skl2onnx ends a classifier with ZipMap unless told not to: one mapping per row from class to
     probability, which no tensor protocol carries.
@@ -115,9 +115,11 @@ def strip_zipmap(model: Any) -> tuple[str, ...]:
             iter(a.strings or a.ints for a in node.attribute if a.name.startswith("classlabels_")), ()
         )
         names = tuple(c.decode() if isinstance(c, bytes) else str(c) for c in classes)
-        shape = ["rows", len(names) or None]
-        value.CopyFrom(helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, shape))
+        tensor, shape = node.input[0], ["rows", len(names) or None]
+        value.CopyFrom(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape))
         graph.node.remove(node)
+        if tensor in graphs.made(graph) and "probabilities" not in {out.name for out in graph.output}:
+            graphs.rename(graph, {tensor: "probabilities"})
     return names
 
 

@@ -33,7 +33,12 @@ def defined(graph: Any) -> set[str]:
     """The names that ``graph`` itself gives to something: inputs, weights, results of its nodes."""
     found = {value.name for value in graph.input} | {init.name for init in graph.initializer}
     found |= {sparse.values.name for sparse in graph.sparse_initializer}
-    return (found | {name for node in graph.node for name in node.output}) - {""}
+    return (found | made(graph)) - {""}
+
+
+def made(graph: Any) -> set[str]:
+    """The names of what the nodes of ``graph`` itself give."""
+    return {name for node in graph.node for name in node.output}
 
 
 def used(graph: Any) -> set[str]:

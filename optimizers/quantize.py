@@ -88,6 +88,7 @@ def static(model: Model, spec: QuantizeStatic, context: Context) -> Model:
     quantized = (
         _nncf(model, spec, context) if spec.engine == "openvino" else _onnx_static(model, spec, context)
     )
+    _has_integers(quantized)
     if not scan:
         return quantized
     ranking = [{"layer": cost.layer, "quality_cost": cost.quality_cost} for cost in scan]
@@ -172,7 +173,9 @@ def dynamic(model: Model, spec: QuantizeDynamic, context: Context) -> Model:
             ],  # of a Gemm that was split
             extra_options={"MatMulConstBOnly": True, "EnableSubgraph": True},
         )
-        return model.becomes(onnx.load(str(target)))
+        quantized = model.becomes(onnx.load(str(target)))
+    _has_integers(quantized)
+    return quantized
 
 
 def weights_only(model: Model, spec: QuantizeWeights, context: Context) -> Model:
@@ -186,6 +189,19 @@ def weights_only(model: Model, spec: QuantizeWeights, context: Context) -> Model
     packed = weight_only.eight_bit(graph, spec.per_channel, spec.symmetric, excluded)
     # ONNX Runtime would otherwise unpack the weights anew in every run.
     return replace(model.becomes(packed), settings={**model.settings, "fold_weights": True})
+
+
+def _has_integers(model: Model) -> None:
+    """Raise :class:`PassError` where the quantizer left everything float, so that nothing changed."""
+    if model.form == "openvino":
+        kinds = {op.get_type_name() for op in model.value.get_ops()}
+    else:
+        kinds = {node.op_type for node in graphs.nodes(model.value.graph)}
+    if not any("Quantize" in kind or kind.endswith("Integer") for kind in kinds):
+        raise PassError(
+            "nothing was quantized: no operator that it takes has a constant weight and is not excluded. "
+            "Where they stand in the bodies of If, Loop or Scan, use quantize_dynamic or quantize_weights"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import pytest
 
 from optimizers import graphs, pipeline, runner
 from optimizers.convert import rename_inputs, rename_outputs
+from optimizers.passes import PassError
 from optimizers.predict import predictor
 from optimizers.quantize import weights_only
 from optimizers.recipe import (
@@ -38,7 +39,6 @@ PASSES: dict[str, tuple[tuple[PassSpec, ...], float]] = {
     "weights4": ((QuantizeWeights(bits=4, block=16),), 0.2),
     "clustered": ((Cluster(clusters=256, least=64, epochs=0),), 1e-5),
     "dynamic": ((QuantizeDynamic(),), 0.05),
-    "static": ((QuantizeStatic(rows=64),), 0.05),
 }
 
 
@@ -111,3 +111,13 @@ def test_a_layer_in_a_body_can_be_left_out() -> None:
     done = weights_only(task.model, spec, Context(task, predictor(task.model, task))).value.graph
     kinds = {i.name: i.data_type for each in graphs.walk(done) for i in each.initializer}
     assert kinds["A"] == onnx.TensorProto.FLOAT and kinds["B_quantized"] == onnx.TensorProto.INT8
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_quantizer_that_does_not_reach_into_bodies_says_so(name: str, engine: str, tmp_path: Path) -> None:
+    task = onnx_bodies.task(name)
+    variants = (Variant("a"), Variant("b", (QuantizeStatic(rows=64, engine=engine),), runtime=engine))
+    recipe = Recipe("m", "none:none", variants, latency=Latency((1,), 0.01))
+    with pytest.raises(PassError, match=r"^variants.b: quantize_static: "):
+        pipeline.run(recipe, tmp_path, task=task, report=False)

@@ -15,7 +15,12 @@ from skl2onnx import to_onnx
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
-from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingClassifier,
+)
 from sklearn.linear_model import (
     LinearRegression,
     LogisticRegression,
@@ -24,6 +29,8 @@ from sklearn.linear_model import (
     SGDClassifier,
 )
 from sklearn.multioutput import MultiOutputClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
@@ -83,6 +90,17 @@ def test_a_classifier_as_skl2onnx_writes_it_by_default_is_taken(targets: Any, tm
     assert label.tolist() == fitted.predict(ROWS).tolist()
     np.testing.assert_allclose(scores, fitted.predict_proba(ROWS), atol=1e-5)
     assert made.manifest.notes["class_names"] == [str(c) for c in fitted.classes_]
+
+
+@pytest.mark.parametrize("estimator", [MLPClassifier(max_iter=5), StackingClassifier([("a", GaussianNB())])])
+def test_probabilities_are_called_so_whatever_the_converter_called_them(
+    estimator: Any, tmp_path: Path
+) -> None:
+    written = to_onnx(estimator.fit(ROWS, NUMBERS), ROWS[:1], target_opset={"": 17, "ai.onnx.ml": 3})
+    model = from_onnx(_save(written, tmp_path))
+    assert [spec.name for spec in model.outputs] == ["output_label", "probabilities"]
+    found = predictor(model, None)({"X": ROWS})["probabilities"]  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, estimator.predict_proba(ROWS), atol=1e-5)
 
 
 @pytest.mark.parametrize(
