@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from optimizers.profile import LatencyProfile, ProfilePoint
-from router.estimate import Variant
+from router.estimate import LEAST_QUEUE_MS, Variant
 from router.policy import Policy
 from router.policy import command as policy_command
 from router.policy.check import Finding, check
@@ -165,6 +165,13 @@ def test_explain_says_where_a_request_goes(
         ("batch", "quick"),
     ]
     assert told["reason"] in say("explain", file, *args)[1]
+
+
+def test_explain_promises_no_answer_through_an_empty_queue_sooner_than_one_was_measured(file: str) -> None:
+    _, text = say("explain", file, "--budget", "1h", "--json")
+    told = orjson.loads(text)
+    assert told["goes"] == "batch"
+    assert told["predicted_ms"] == told["options"][-1]["predicted_ms"] >= LEAST_QUEUE_MS
 
 
 @pytest.mark.parametrize(
