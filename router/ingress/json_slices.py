@@ -193,8 +193,8 @@ def _cut(body: bytes, start: int) -> Steps[tuple[Cut, int] | None]:
         # With the comma after it, which parts it from the next.
         classes = body[at : stop + 1 if stop < end else end].translate(_CLASSES, _WHITE)
         joined = last + classes
-        if b"0[" in joined or b"]0" in joined:
-            return None
+        if b"0[" in joined or b"]0" in joined or b"[]" in joined:
+            return None  # no JSON, or a list without elements
         last = classes[-1:]
         skeleton.append(classes.translate(None, b"0"))
         at = stop + 1 if stop < end else end

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Any
 
 import numpy as np
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from optimizers.tensors import DTYPES, Array, TensorSpec, to_bytes
+from router.ingress import json_slices
 from router.ingress.protocol import ProtocolError, decode, encode
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
@@ -134,3 +138,59 @@ def test_a_mutated_request_raises_nothing_but_a_protocol_error(data: st.DataObje
         raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     length = len(head) + data.draw(st.integers(-2, 2))
     assert survives(bytes(raw), length) in (True, False)
+
+
+FULL = arrays.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4)
+LISTS = st.recursive(
+    st.lists(st.integers(-5, 300) | st.sampled_from([0.5, 1e39, True, None, "a", 'b"', "],[", '"data":[1]']))
+    | arrays.arrays(np.int16, FULL).map(np.ndarray.tolist)
+    | arrays.arrays("<U3", FULL, elements=st.sampled_from(["", "a", '"', "\\", "[", ",", "é"])).map(
+        np.ndarray.tolist
+    ),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+
+
+PUT = [b"", b"[", b"]", b",", b'"', b"1", b" ", b"\\", b"{", b"}", b"-", b"\x0b", b"NaN", b"null"]
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    """Requests with lists as data, right and wrong, some with a byte exchanged, left out or put in."""
+    data, size = draw(LISTS), draw(st.integers(0, 9))
+    datatypes = ["FP32", "INT16", "BYTES", "BOOL"]
+    with contextlib.suppress(ValueError):
+        array = np.array(data)
+        if draw(st.integers(0, 4)):  # mostly what belongs together
+            size, datatypes = array.size, ["BYTES"] if array.dtype.kind == "U" else ["FP32", "INT16"]
+    entry = {"datatype": draw(st.sampled_from(datatypes)), "name": "x"}
+    members: list[tuple[str, Any]] = [*entry.items(), ("data", data), ("shape", [size])]
+    indent = draw(st.sampled_from([None, 1]))
+    text = json.dumps({"inputs": [dict(draw(st.permutations(members)))], "id": "i"}, indent=indent).encode()
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
+        at = draw(st.integers(0, len(text) - 1))
+        put = draw(st.sampled_from(PUT))
+        text = text[:at] + put + text[at + draw(st.integers(0, 1)) :]
+    return text
+
+
+def outcome(text: bytes) -> Any:
+    try:
+        inputs = decode(text, None).inputs
+    except ProtocolError:
+        return None
+    return {name: (array.dtype.str, array.shape, repr(array.tolist())) for name, array in inputs.items()}
+
+
+@settings(deadline=None, max_examples=500)
+@given(bodies())
+def test_a_body_read_in_pieces_is_what_it_is_read_at_once(text: bytes) -> None:
+    """With steps of a few bytes, as if the body were large: the same arrays, and nothing more is taken."""
+    at_once = outcome(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_slices, "WHOLE_BYTES", 0)
+        patch.setattr(json_slices, "_MIN_CUT_BYTES", 0)
+        patch.setattr(json_slices, "STEP_BYTES", 40)
+        in_pieces = outcome(text)
+    assert in_pieces == at_once
