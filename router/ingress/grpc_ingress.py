@@ -36,6 +36,8 @@ _log = logging.getLogger("ray.serve")
 Headers = Mapping[bytes, bytes]
 Metadata = list[tuple[str, str]]
 EXTENSIONS = ("latency_budget",)
+#: Nobody needs a key to watch the health, and each watcher holds a stream open.
+_MAX_WATCHERS = 100
 
 
 class Context(Protocol):
@@ -83,7 +85,7 @@ class GrpcIngress:
             "ModelInfer": self._model_infer,
             "Check": self._check,
         }
-        self._turns = Turns()
+        self._turns, self._watchers = Turns(), 0
 
     async def call(self, method: str, request: Wire, context: Context) -> Wire:
         """One call. What goes wrong is told by the context's code, with an empty message beside it."""
@@ -129,15 +131,23 @@ class GrpcIngress:
     async def watch(self, request: Wire, context: Context, every_s: float = 1.0) -> AsyncIterator[Wire]:
         """Health as it is now and whenever it changes, until the caller leaves."""
         last = None
-        while True:
-            status = grpc_health.status(request.data, self._ready.server())
+        try:
             if not self._admits(context.peer()):
-                _end(context, grpc_status(Forbidden("this server takes calls from its own machine only")))
-                return
-            if status is not last:
-                yield Wire(grpc_health.answer(status))
-            last = status
-            await asyncio.sleep(every_s)
+                raise Forbidden("this server takes calls from its own machine only")
+            if self._watchers >= _MAX_WATCHERS:
+                raise HttpError(429, f"{_MAX_WATCHERS} callers watch the health already; use Check")
+            self._watchers += 1
+            try:
+                while True:
+                    status = grpc_health.status(request.data, self._ready.server())
+                    if status is not last:
+                        yield Wire(grpc_health.answer(status))
+                    last = status
+                    await asyncio.sleep(every_s)
+            finally:
+                self._watchers -= 1
+        except (HttpError, ServiceError, ProtocolError) as error:
+            _end(context, grpc_status(error))
 
     async def _model_ready(self, data: bytes, headers: Headers) -> bytes:
         tenant = self.identify(headers)

@@ -230,6 +230,26 @@ async def test_a_watcher_is_told_the_health_at_once_and_when_it_changes() -> Non
         assert context.code is StatusCode.PERMISSION_DENIED
 
 
+@in_virtual_time
+async def test_watchers_are_bounded_and_free_their_place_when_they_leave() -> None:
+    async with serving() as served:
+        opened = door(served)
+        streams = [opened.watch(Wire(), Context()) for _ in range(100)]
+        for stream in streams:
+            await anext(stream)
+        context = Context()
+        assert [answer async for answer in opened.watch(Wire(), context)] == []
+        assert context.code is StatusCode.RESOURCE_EXHAUSTED
+        await streams[0].aclose()
+        again = opened.watch(Wire(), Context())
+        assert (await anext(again)).data == grpc_health.answer(Status.SERVING)
+        for stream in (*streams, again):
+            await stream.aclose()
+        context = Context()
+        assert [answer async for answer in opened.watch(Wire(b"\xff"), context)] == []
+        assert context.code is StatusCode.INVALID_ARGUMENT
+
+
 def test_the_health_service_is_grpcs_own() -> None:
     (service,) = grpc_health.file_descriptor().service
     assert (

@@ -133,7 +133,7 @@ BAD: list[tuple[str, str, str, str]] = [
     ("text as numbers", orjson.dumps(TEXTS).decode(), "FP32", "it holds \"text 0 with"),
     ("17 levels", "[" * 16 + MANY + "]" * 16, "FP32", "nested deeper than the 16 axes"),
     ("cut off", MANY[:-9], "FP32", "is not JSON"),
-    ("empty lists", "[" + "[]," * 99_999 + "[]]", "FP32", "within the"),
+    ("empty lists", "[" + "[]," * 99_999 + "[]]", "FP32", "does not hold 0 elements"),
 ]  # fmt: skip
 
 
