@@ -153,6 +153,7 @@ def _batch_deployment(
         queue_settings=settings,
         max_batch=section.max_batch,
         lease_ms=int(section.lease),
+        hung_after_ms=section.hung_after,
         threads=section.threads,
         sched_idle=section.sched_idle,
     )

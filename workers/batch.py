@@ -15,6 +15,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optimizers import artifact
@@ -29,6 +30,7 @@ from workers.queue import DeadlineQueue, QueueIncompatible, QueueSettings, Queue
 from workers.queue_poll import OrphanLog
 from workers.redis_queue import RedisQueue
 from workers.server_check import check_server
+from workers.work_limits import WorkLimit
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingConfig
@@ -80,6 +82,7 @@ class BatchWorker:
     ``queue_url``: see :func:`workers.redis_client.connect`; prefer ``file:`` where it has a password.
     ``queue_settings``: fields of :class:`workers.queue.QueueSettings`, ``retry`` as a mapping too; they
     must be the same for everybody who uses the queue. ``layout``: see `workers.redis_queue.RedisQueue`.
+    ``hung_after_ms``: how long one batch may compute, or be blocked (default: by the variant's profile).
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class BatchWorker:
         layout: str | None = None,
         max_batch: int | None = None,
         lease_ms: int = 10_000,
+        hung_after_ms: float | None = None,
         threads: int = 1,
         sched_idle: bool = True,
         queue_settings: Mapping[str, Any] | None = None,
@@ -110,7 +114,7 @@ class BatchWorker:
             self.make_model(artifacts, threads),
             variant,
             worker,
-            self.make_settings(lease_ms, max_batch),
+            self.make_settings(lease_ms, max_batch, hung_after_ms),
             sched_idle=sched_idle,
         )
         self._metrics = _Metrics(model)
@@ -135,9 +139,13 @@ class BatchWorker:
         return ArtifactModel(artifacts, threads)
 
     @staticmethod
-    def make_settings(lease_ms: int, max_batch: int | None) -> DrainSettings:
+    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> DrainSettings:
         """How the loop works."""
-        return DrainSettings(lease_ms=lease_ms, max_rows=max_batch)
+        settings = DrainSettings(lease_ms=lease_ms, max_rows=max_batch)
+        if hung_after_ms is None:
+            return settings
+        limit = WorkLimit(hung_after_ms, hung_after_ms)
+        return replace(settings, limit=lambda predicted_ms: limit)
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""

@@ -139,7 +139,12 @@ class WorkerRange(Section):
 
 
 class Batch(Section):
-    """Batch workers that drain the model's queue: a number of them, or a range to scale in."""
+    """Batch workers that drain the model's queue: a number of them, or a range to scale in.
+
+    ``hung_after`` is how long one batch may compute, or be blocked, before its worker is replaced; waiting
+    for a processor does not count. By default it follows from the variant's latency profile, and is 30 s at
+    least.
+    """
 
     variant: Name
     workers: Annotated[
@@ -150,6 +155,7 @@ class Batch(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     lease: Milliseconds = 30_000.0
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    hung_after: Annotated[Milliseconds, Field(gt=0)] | None = None
     sched_idle: bool = True
 
     @property

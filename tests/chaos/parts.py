@@ -123,7 +123,7 @@ class ChaosReplica(BatchWorker):
         return PoisonModel()
 
     @staticmethod
-    def make_settings(lease_ms: int, max_batch: int | None) -> DrainSettings:
+    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> DrainSettings:
         return drain_settings()
 
     @staticmethod

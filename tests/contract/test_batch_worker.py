@@ -155,7 +155,7 @@ class HangingWorker(batch.BatchWorker):
         return Hanging(artifacts, threads)
 
     @staticmethod
-    def make_settings(lease_ms: int, max_batch: int | None) -> DrainSettings:
+    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> DrainSettings:
         limit = WorkLimit(on_cpu_ms=10_000.0, blocked_ms=1_000.0)
         return DrainSettings(lease_ms, max_batch, watch_s=0.1, limit=lambda predicted_ms: limit)
 

@@ -18,6 +18,8 @@ from router.ingress.grpc_server import add_to_server
 from router.policy import PolicyError
 from router.policy.reload import digest_of
 from tests.support import every_datatype
+from workers.batch import BatchWorker
+from workers.work_limits import WorkLimit, limit_for
 
 
 @pytest.fixture
@@ -54,19 +56,31 @@ def test_the_file_opens_the_grpc_door(config: ServeDeploySchema) -> None:
     assert (module, name) == (add_to_server.__module__, add_to_server.__name__)
 
 
+def batch_deployment(policy: str, section: str, written: str = "") -> Any:
+    """What becomes of a model's ``batch`` section."""
+    text = Path(policy).read_text().replace("online: {variants: [plain]}", f"batch: {section}")
+    Path(policy).write_text(text.replace("to: online", "to: batch") + written)
+    arguments = build({"policy": policy, "redis_url": "redis://127.0.0.1:1"})._bound_deployment.init_args
+    (workers,) = [a for a in arguments if isinstance(a, dict) and "every" in a]
+    return workers["every"]._bound_deployment
+
+
+@pytest.mark.parametrize(("written", "hung_after_ms"), [("", None), (", hung_after: 2min", 120_000.0)])
+def test_a_policy_says_when_a_batch_counts_as_hung(
+    policy: str, written: str, hung_after_ms: float | None
+) -> None:
+    deployment = batch_deployment(policy, f"{{variant: plain{written}}}")
+    assert deployment.init_kwargs["hung_after_ms"] == hung_after_ms
+    limit = BatchWorker.make_settings(1000, None, hung_after_ms).limit
+    expected = limit_for(3_000.0) if hung_after_ms is None else WorkLimit(120_000.0, 120_000.0)
+    assert limit(3_000.0) == expected
+
+
 @pytest.mark.parametrize(("written", "namespace"), [("", "hr"), ("redis: {namespace: staging}\n", "staging")])
 def test_workers_and_their_scaling_use_the_policys_namespace(
     policy: str, written: str, namespace: str
 ) -> None:
-    text = (
-        Path(policy)
-        .read_text()
-        .replace("online: {variants: [plain]}", "batch: {variant: plain, workers: {min: 0, max: 2}}")
-    )
-    Path(policy).write_text(text.replace("to: online", "to: batch") + written)
-    arguments = build({"policy": policy, "redis_url": "redis://127.0.0.1:1"})._bound_deployment.init_args
-    (workers,) = [a for a in arguments if isinstance(a, dict) and "every" in a]
-    deployment = workers["every"]._bound_deployment
+    deployment = batch_deployment(policy, "{variant: plain, workers: {min: 0, max: 2}}", written)
     scaling: Any = deployment._deployment_config.autoscaling_config
     assert deployment.init_kwargs["namespace"] == namespace
     assert scaling.policy.policy_kwargs["namespace"] == namespace
