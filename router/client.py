@@ -194,7 +194,8 @@ class Client(Face):
         An item is one sample without batch axis, or a dict of them; so are the results' outputs.
         ``rows_per_request`` items go in one request, ``concurrency`` requests are in flight: no more is
         held in memory, so ``items`` may be a generator without end. A request that fails raises at its
-        first item, or with ``on_error="return"`` gives its error in place of each item's result.
+        first item, or with ``on_error="return"`` gives its error in place of each item's result; one that is
+        refused for an item in it is sent again by halves until that item is alone.
         Leaving the loop cancels what is in flight. ``progress`` draws a bar, or is told (done, total).
 
         >>> [int(r.outputs["label"]) for r in client.map("digits", [image, image], budget="1h")]

@@ -279,7 +279,7 @@ class AsyncClient(Face):
         import asyncio
 
         source, total, done = _each(items), length_of(items), 0
-        tasks: set[asyncio.Task[Result]] = set()
+        tasks: set[asyncio.Task[Any]] = set()
         steps, answer = plan.run(), None
         try:
             with reporter(progress, title) as report:

@@ -18,13 +18,19 @@ from router.client_codec import ModelInfo, Result, Tensor
 from router.client_core import RESPOND_ASYNC, ClientCore
 from router.client_fork import generation
 from router.client_steps import Flow, Options, Send, Ticket, Wait
-from router.errors import HybridRouterError, InvalidRequest, JobCancelled
+from router.errors import HybridRouterError, InvalidRequest, JobCancelled, JobFailed
 
 #: Told the items answered so far and how many there are, None where that is not known.
 Progress = Callable[[int, int | None], None]
 
 #: How long an early stop may take to tell the server.
 ABANDON_S = 2.0
+
+#: What an item is answered with.
+Answer = Result | HybridRouterError
+
+#: With these the server refuses a request for what is in it, or how much.
+_AT_FAULT = (413, 422)
 
 #: What a face answers to :class:`Pull` when the items are over.
 END = object()
@@ -39,12 +45,12 @@ class Pull:
 class Start:
     """Run this flow beside the others and give a handle to it."""
 
-    flow: Flow[Result]
+    flow: Flow[list[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Wait for the flow behind the handle and give its result, or the HybridRouterError it raised."""
+    """Wait for the flow behind the handle and give its answers, or the HybridRouterError it raised."""
 
     handle: Any
 
@@ -53,7 +59,7 @@ class Finish:
 class Emit:
     """Hand this to the caller."""
 
-    value: Result | HybridRouterError
+    value: Answer
 
 
 Step = Pull | Start | Finish | Emit | Send | Wait
@@ -156,23 +162,34 @@ class MapPlan:
             slots.append(None)
         return rows, slots, True
 
-    def _request(self, ticket: Ticket, rows: Sequence[Sequence[Tensor]]) -> Flow[Result]:
+    def _request(self, ticket: Ticket, rows: Sequence[Sequence[Tensor]]) -> Flow[list[Answer]]:
+        """An answer for each row. Where errors are given in place, a row that is refused costs no other."""
         tensors = codec.stack(rows)
-        yield from self._core.post(ticket, self._model, tensors, self._options, RESPOND_ASYNC)
-        return ticket.result or (yield from self._core.follow(ticket, self._limit))
+        try:
+            yield from self._core.post(ticket, self._model, tensors, self._options, RESPOND_ASYNC)
+            result = ticket.result or (yield from self._core.follow(ticket, self._limit))
+            return [*codec.split_rows(result, len(rows))]
+        except (JobFailed, InvalidRequest) as error:
+            if len(rows) == 1 or not self._return_errors or error.status not in _AT_FAULT:
+                raise
+        answers: list[Answer] = []
+        middle = len(rows) // 2
+        for half in (rows[:middle], rows[middle:]):
+            ticket.id = ticket.result = None
+            try:
+                answers += yield from self._request(ticket, half)
+            except JobCancelled:
+                raise
+            except HybridRouterError as error:
+                answers += [error] * len(half)
+        return answers
 
     def _hand_out(self, flight: _Flight) -> Plan:
-        outcome: Result | HybridRouterError | None = None
+        outcome: list[Answer] | HybridRouterError = []
         if flight.handle is not None:
             outcome = yield Finish(flight.handle)
             flight.handle = None
-        split: list[Result] = []
-        if isinstance(outcome, Result):
-            try:
-                split = codec.split_rows(outcome, flight.slots.count(None))
-            except HybridRouterError as error:
-                outcome = error
-        answers = iter(split)
+        answers = iter([] if isinstance(outcome, HybridRouterError) else outcome)
         for slot in flight.slots:
             value = slot or (outcome if isinstance(outcome, HybridRouterError) else next(answers))
             if isinstance(value, HybridRouterError) and not self._return_errors:

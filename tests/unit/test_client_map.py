@@ -115,6 +115,36 @@ def test_errors_come_in_place_where_asked_for(mapped: Any) -> None:
     assert int(results[5].output.argmax()) == 5
 
 
+@pytest.mark.parametrize("queue", [True, False], ids=["queued", "at once"])
+def test_an_item_that_the_server_refuses_costs_no_other_its_answer(mapped: Any, queue: bool) -> None:
+    server = FakeServer(queue=queue)
+    refused: set[str] = set()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path in refused:
+            return problem(422, "the model choked", state="failed")
+        reply = server(request)
+        if request.method == "POST":
+            length = int(request.headers[protocol.HEADER_LENGTH])
+            if (protocol.decode(request.content, length).inputs["image"] == 7).any():
+                if not queue:
+                    return problem(422, "the model choked")
+                refused.add(f"/v2/requests/{reply.json()['id']}")
+        return reply
+
+    results = mapped(handle, images(16), rows_per_request=8, on_error="return")
+    assert [type(r) for r in results] == [
+        *[Result] * 7,
+        JobFailed if queue else InvalidRequest,
+        *[Result] * 8,
+    ]
+    assert [int(r.output.argmax()) for n, r in enumerate(results) if n != 7] == [
+        n % 10 for n in range(16) if n != 7
+    ]
+    with pytest.raises((JobFailed, InvalidRequest), match="choked"):
+        mapped(handle, images(16), rows_per_request=8)
+
+
 def test_an_item_that_is_no_input_raises_in_its_place(mapped: Any) -> None:
     seen: list[int] = []
     with pytest.raises(InvalidRequest, match="each item takes shape"):
