@@ -70,7 +70,11 @@ class Queued:
             max_attempts=batch.max_attempts if batch else 1,
         )
         begun = self._clock()
-        submitted = await self._submit(served, served.queue, job, decision.patience_ms)
+        try:
+            submitted = await self._submit(served, served.queue, job, decision.patience_ms)
+        except asyncio.CancelledError:
+            self._recorder.request(served.name, decision.route, "batch", "", "left", call.tenant)
+            raise
         outcome = "conflict" if isinstance(submitted, KeyConflict) else "refused"
         if isinstance(submitted, Accepted):
             outcome = "accepted"

@@ -181,6 +181,7 @@ async def test_a_caller_who_leaves_during_the_submit_leaves_no_job_behind() -> N
         task.cancel()
         await asyncio.sleep(0.6)
         assert (await served.queue.stats()).jobs == 0
+        assert served.recorder.requests == {("m", "either", "batch", "", "left"): 1}
 
 
 @in_virtual_time
