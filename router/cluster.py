@@ -115,12 +115,17 @@ def _own_addresses() -> list[str]:
     return found
 
 
+def has_proxy() -> bool:
+    """Whether the environment names a proxy."""
+    return any(os.environ.get(name) for name in (*_PROXIES, *map(str.upper, _PROXIES)))
+
+
 def ask_this_machine_directly() -> None:
     """Add this machine to the hosts that are asked without the environment's proxy.
 
     For what runs in this process and in those that it starts: Ray's, Serve's, and the code of models.
     """
-    if not any(os.environ.get(name) for name in (*_PROXIES, *map(str.upper, _PROXIES))):
+    if not has_proxy():
         return
     given = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for host in ",".join(given).split(",") if host.strip()]

@@ -18,6 +18,8 @@ from workers.embedded import EmbeddedServer, EmbeddedServerError
 STEADY_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _LINES_SHOWN = 5
+#: At the end it may still be telling somebody who does not listen.
+_TOLD_WITHIN_S = 5.0
 
 
 def pause_s(failures: int) -> float:
@@ -34,7 +36,7 @@ def supervised(server: EmbeddedServer, say: Callable[[str], None]) -> Iterator[N
         yield
     finally:
         server.stop()
-        watcher.join()
+        watcher.join(_TOLD_WITHIN_S)
 
 
 def _watch(server: EmbeddedServer, say: Callable[[str], None]) -> None:

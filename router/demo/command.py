@@ -304,7 +304,7 @@ def _report(run: Run, figures: dict[str, Any], out: Path, console: cli.Console) 
 
 def _leave_running(url: str, known: reference.Reference, out: Path, console: cli.Console) -> None:
     """Print three lines to paste, and wait for Ctrl-C."""
-    from router import Client
+    from router import Client, cluster
 
     body = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8]}]}
     body["inputs"][0]["data"] = known.images[0].ravel().tolist()
@@ -314,9 +314,10 @@ def _leave_running(url: str, known: reference.Reference, out: Path, console: cli
         job = client.submit(MODEL, known.images[:3], budget="10min")
     infer = f"{url}/v2/models/{MODEL}/infer"
     console.say("still running; try, from this folder:")
-    console.say(f"  curl -s -H 'Latency-Budget-Ms: 50' -d @{path} {infer}")
-    console.say(f"  curl -si -H 'Latency-Budget-Ms: 600000' -H 'Prefer: respond-async' -d @{path} {infer}")
-    console.say(f"  curl -s '{url}/v2/requests/{job.id}?wait=20'")
+    curl = "curl --noproxy '*'" if cluster.has_proxy() else "curl"
+    console.say(f"  {curl} -s -H 'Latency-Budget-Ms: 50' -d @{path} {infer}")
+    console.say(f"  {curl} -si -H 'Latency-Budget-Ms: 600000' -H 'Prefer: respond-async' -d @{path} {infer}")
+    console.say(f"  {curl} -s '{url}/v2/requests/{job.id}?wait=20'")
     console.say("Ctrl-C stops it")
     with suppress(KeyboardInterrupt):
         threading.Event().wait()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from workers.ports import free_port
 
@@ -37,7 +38,13 @@ def test_it_checks_every_answer_and_saves_picture_and_figures(policy: Path, tmp_
     assert (tmp_path / "build/demo/run.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_keep_leaves_it_running_with_lines_that_work_when_pasted(policy: Path, tmp_path: Path) -> None:
+def test_keep_leaves_it_running_with_lines_that_work_when_pasted(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Also where a proxy is set, which must not be asked for this machine: nothing listens there.
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     kept = subprocess.Popen(
         command(policy, "--keep"),
         cwd=tmp_path,
@@ -63,7 +70,7 @@ def test_keep_leaves_it_running_with_lines_that_work_when_pasted(policy: Path, t
     assert "202 Accepted" in answers[1]
     assert len(json.loads(answers[2])["outputs"][0]["data"]) == 3
     endpoint = next(line.split()[-1] for line in said if line.startswith("endpoint"))
-    assert httpx.get(f"{endpoint}/v2/health/ready").status_code == 200
+    assert httpx.get(f"{endpoint}/v2/health/ready", trust_env=False).status_code == 200
     started = psutil.Process(kept.pid).children(recursive=True)
     kept.send_signal(signal.SIGINT)
     assert kept.wait(60) == 0

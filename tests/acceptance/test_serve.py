@@ -17,6 +17,7 @@ import pytest
 
 from router import Client
 from tests.acceptance.conftest import POLICY, Served, start, stop
+from workers.embedded import EmbeddedServer
 
 
 def test_it_says_in_plain_lines_what_runs_where(served: Served) -> None:
@@ -65,6 +66,14 @@ def test_a_port_in_use_is_refused_in_one_message(policy: Path, tmp_path: Path) -
         assert served.process.wait(60) == 1
     assert f"cannot listen on 127.0.0.1:{port}" in served.said
     assert "Traceback" not in served.said
+
+
+def test_a_data_folder_in_use_is_refused_in_one_message(policy: Path, tmp_path: Path) -> None:
+    with EmbeddedServer.start(tmp_path / "queue"):
+        refused = start(policy, tmp_path, "--data", "queue")
+        assert refused.process.wait(60) == 1
+    assert refused.said.startswith(f"hybrid-router: data folder {tmp_path / 'queue'} is in use")
+    assert len(refused.said.splitlines()) == 1
 
 
 def test_the_log_of_a_run_that_failed_survives_the_next(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The queue's data of an earlier version, among what is built: taken over, and never by two servers."""
+"""Where the queue's data is. What an earlier version kept elsewhere is taken over, never by two servers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from router import state
+from router.cli import main
 from tests.queue_harness import job
 from workers import embedded
 from workers.embedded import DataFolderInUse, EmbeddedServer
@@ -53,6 +55,13 @@ def test_accepted_jobs_move_along_and_their_new_place_is_said() -> None:
     assert not FORMER.exists()
     assert held(NOW) == ["a"]
     assert state.queue_data(said.append) == NOW and len(said) == 1
+
+
+def test_commands_beside_the_server_find_its_data_without_being_told_where(here: Path) -> None:
+    (here / "policy.yaml").write_text("models: {m: {artifacts: a, batch: {variant: v}}}")
+    with EmbeddedServer.start(state.queue_data(print)):
+        said = CliRunner().invoke(main, ["dead", "list", "policy.yaml", "m"])
+    assert (said.exit_code, said.output) == (0, "model 'm' has no dead letters\n")
 
 
 def test_data_that_a_server_runs_on_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
