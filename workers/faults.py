@@ -2,13 +2,12 @@
 
 :func:`find_faults` says what to run next and is told how that went, so its caller may let other work run
 in between. Every request is told apart from the others, however many runs that takes: none fails for
-another's rows. The rows at fault within a request are looked for within :class:`Bounds` only.
+another's rows. The rows at fault within a request are looked for within :class:`Bounds` only. Pure.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from optimizers import tensors
@@ -51,20 +50,6 @@ Steps = Generator[Tensors | None, Ran, list[Tensors | Exception]]
 def describe(error: BaseException) -> str:
     """An error as one line of text for a job's record."""
     return f"{type(error).__name__}: {error}"[:1000]
-
-
-def attempt(run: Callable[[Tensors], Tensors], probe: Callable[[], None], step: Tensors | None) -> Ran:
-    """Run one of the :data:`Steps`, in the model's thread."""
-    started = time.perf_counter()
-    answer: Tensors | Exception = {}
-    try:
-        if step is None:
-            probe()
-        else:
-            answer = run(step)
-    except Exception as error:  # each runtime raises its own
-        answer = error
-    return Ran(answer, (time.perf_counter() - started) * 1e3)
 
 
 def find_faults(

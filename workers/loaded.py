@@ -28,6 +28,7 @@ class LoadedVariant:
         try:
             takes_it = try_out(self._runner, example)
         except RunnerError as error:
+            self._runner.close()
             raise type(error)(f"{artifact_path}: {error}") from error
         #: A row that has run here. While there is none, a failure says nothing of the model.
         self._known_row: Tensors | None = example.row if takes_it else None

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from optimizers.profile import LatencyProfile
 from optimizers.tensors import Tensors
-from workers.faults import ModelFault, RowsAtFault, attempt, describe, run_all
+from workers.faults import ModelFault, Ran, RowsAtFault, describe, run_all
 from workers.work_watch import WorkWatch
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "RowsAtFault",
     "Runs",
     "UnknownVariant",
+    "attempt",
     "describe",
     "run_jobs",
 ]
@@ -131,3 +133,17 @@ def run_jobs(model: Runs, variant: str, max_rows: int, jobs: list[Tensors]) -> l
     except StopIteration as done:
         answers: list[Tensors | Exception] = done.value
         return answers
+
+
+def attempt(run: Callable[[Tensors], Tensors], probe: Callable[[], None], step: Tensors | None) -> Ran:
+    """Run one of :data:`workers.faults.Steps`, in the model's thread."""
+    started = time.perf_counter()
+    answer: Tensors | Exception = {}
+    try:
+        if step is None:
+            probe()
+        else:
+            answer = run(step)
+    except Exception as error:  # each runtime raises its own
+        answer = error
+    return Ran(answer, (time.perf_counter() - started) * 1e3)

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from optimizers.tensors import Tensors, pack, rows_of, split, unpack
-from workers.faults import Bounds, Ran, attempt, describe, find_faults
+from workers.faults import Bounds, Ran, describe, find_faults
 from workers.loaded import LoadedVariant
-from workers.model_thread import ModelThread
+from workers.model_thread import ModelThread, attempt
 from workers.work_limits import WorkLimit, limit_for
 
 #: A batch shorter than this may run on the event loop, which Serve's health checks share.
