@@ -34,6 +34,8 @@ def refuse(parameters: Mapping[str, Any], names: Mapping[str, str], what: str) -
 
     0, false, null and the empty string ask for nothing: they are the protocol's defaults, which clients send.
     """
+    if not parameters:
+        return
     for name, reason in names.items():
         if parameters.get(name):
             raise ProtocolError(f"{what}: {reason} (parameter {name!r})")

@@ -20,24 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-import orjson
+from typing import Any, NamedTuple
 
 from optimizers.tensors import (
     DTYPES,
     MAX_DIMENSION,
     MAX_RANK,
     Array,
-    Buffer,
     TensorError,
     Tensors,
     TensorSpec,
     check_declared,
     element_count,
-    from_bytes,
-    to_bytes,
 )
 from router.ingress import json_slices, tensor_steps
 from router.ingress.json_data import ProtocolError as ProtocolError
@@ -45,7 +39,9 @@ from router.ingress.json_data import array_of
 from router.ingress.json_data import shown as shown
 from router.ingress.json_slices import Parts
 from router.ingress.not_offered import REQUEST, TENSOR, refuse
-from router.ingress.steps import STEP_ITEMS, Steps, finish
+from router.ingress.result_bodies import encode as encode
+from router.ingress.result_bodies import encode_steps as encode_steps
+from router.ingress.steps import Steps, finish
 from router.service_errors import TooManyRows
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -113,7 +109,8 @@ def decode_steps(
     outputs = message.get("outputs")
     wanted = None if not outputs else _outputs(outputs, binary)
     declared = _declared(message["inputs"], max_rows, specs)
-    raw, inputs = _Raw(body, len(head)), Tensors()
+    raw = _Raw(body, len(head))
+    inputs: Tensors = {}
     for one in declared:
         inputs[one.name] = yield from _data(one, raw, parts)
     if raw.left:
@@ -202,14 +199,13 @@ def _named(entry: Any, what: str) -> str:
     raise ProtocolError(f"{what} {shown(name)} has {len(name)} characters in its name, {limit}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Declared:
+class _Declared(NamedTuple):
     """What a request says of one input, before its data are read."""
 
     name: str
     datatype: str
     shape: list[int]
-    count: int
+    elements: int
     entry: Mapping[str, Any]
     binary_bytes: int | None
 
@@ -264,9 +260,9 @@ def _data(one: _Declared, raw: _Raw, parts: Parts) -> Steps[Array]:
     data = one.entry["data"]
     cut = parts.cut_at(data)
     if cut is not None:
-        if cut.count != one.count:
+        if cut.count != one.elements:
             raise _other_count(one, cut.count)
-        array = yield from parts.array(cut, one.datatype, one.count, one.name)
+        array = yield from parts.array(cut, one.datatype, one.elements, one.name)
         return array.reshape(one.shape)
     if not isinstance(data, list):
         raise ProtocolError(f"input {one.name!r}: 'data' must be a list")
@@ -275,7 +271,7 @@ def _data(one: _Declared, raw: _Raw, parts: Parts) -> Steps[Array]:
             f"input {one.name!r}: 'data' is nested deeper than the {MAX_RANK} axes that are allowed"
         )
     array = array_of(data, one.datatype, one.name, truths=raw.may_hold_truths())
-    if array.size != one.count:
+    if array.size != one.elements:
         raise _other_count(one, array.size)
     return array.reshape(one.shape)
 
@@ -305,82 +301,3 @@ def _outputs(entries: Any, binary: bool) -> dict[str, bool]:
         refuse(parameters, TENSOR, f"output {name!r}")
         wanted[name] = _truth(parameters, "binary_data", f"output {name!r}: binary_data", binary)
     return wanted
-
-
-def encode(
-    outputs: Mapping[str, Array],
-    specs: Sequence[TensorSpec],
-    *,
-    wanted: Mapping[str, bool] | None,
-    binary: bool,
-    envelope: dict[str, Any],
-) -> tuple[bytes, int | None]:
-    """A response body in one go: the result of `encode_steps`."""
-    return finish(encode_steps(outputs, specs, wanted=wanted, binary=binary, envelope=envelope))
-
-
-def encode_steps(
-    outputs: Mapping[str, Array],
-    specs: Sequence[TensorSpec],
-    *,
-    wanted: Mapping[str, bool] | None,
-    binary: bool,
-    envelope: dict[str, Any],
-) -> Steps[tuple[bytes, int | None]]:
-    """A response body and, where binary data follows, the length of its JSON part.
-
-    ``envelope`` holds the other members (model_name, model_version, id, parameters). ``wanted`` picks
-    outputs and says which are binary; without it all go, binary or not by ``binary``. Raises `ProtocolError`
-    for an output that JSON cannot carry: NaN, infinity, bytes that are not UTF-8.
-    """
-    entries, blobs = list[bytes](), list[Buffer]()
-    for spec in specs:
-        if wanted is not None and spec.name not in wanted:
-            continue
-        array = outputs[spec.name]
-        entry: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
-        if wanted[spec.name] if wanted is not None else binary:
-            blob = yield from tensor_steps.write(array, spec.datatype)
-            entry["parameters"] = {"binary_data_size": len(blob)}
-            blobs.append(blob)
-            entries.append(orjson.dumps(entry))
-        else:
-            data = yield from _json_list(array, spec)
-            entries.append(b"".join((orjson.dumps(entry)[:-1], b',"data":', data, b"}")))
-    others = orjson.dumps(envelope)[1:-1]
-    head = b"".join((b"{", others, b"," if others else b"", b'"outputs":[', b",".join(entries), b"]}"))
-    if not blobs:
-        return head, None
-    return b"".join((head, *blobs)), len(head)
-
-
-def _json_list(array: Array, spec: TensorSpec) -> Steps[bytes]:
-    flat = array.ravel()
-    if flat.size <= STEP_ITEMS:
-        return _json_items(flat, spec)
-    parts = list[bytes]()
-    for start in range(0, flat.size, STEP_ITEMS):
-        yield
-        parts.append(_json_items(flat[start : start + STEP_ITEMS], spec)[1:-1])
-    return b"".join((b"[", b",".join(parts), b"]"))
-
-
-def _json_items(array: Array, spec: TensorSpec) -> bytes:
-    """A flat array as a JSON list."""
-    if spec.datatype == "BYTES":
-        try:
-            texts = [item if isinstance(item, str) else bytes(item).decode() for item in array]
-        except UnicodeDecodeError:
-            raise ProtocolError(
-                f"output {spec.name!r} is not UTF-8 text; ask for it as binary data"
-            ) from None
-        return orjson.dumps(texts)
-    if spec.datatype == "FP16":
-        array = array.astype(np.float32)
-    elif spec.datatype == "BF16":  # the same values as in binary
-        array = from_bytes(to_bytes(array, "BF16"), "BF16", array.shape, spec.name)
-    written: bytes = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"null" in written:
-        reason = "NaN or infinity, which JSON has no word for"
-        raise ProtocolError(f"output {spec.name!r} holds {reason}; ask for it as binary data")
-    return written
