@@ -11,6 +11,7 @@ from router.decide import Decision, Enqueue
 from router.estimate import ModelLoad
 from router.ingress.http import hold_s
 from router.policy import Policy
+from router.policy.sections import QueueLimits
 from router.quota import Over, Quotas
 from router.simulate.asked import Asked
 from router.simulate.columns import hint
@@ -97,7 +98,7 @@ def not_played(policy: Policy) -> list[str]:
     """What the policy says and a simulation leaves out, a sentence each."""
     queue, tenants = policy.limits.queue, (policy.limits.tenant, *policy.tenants.values())
     left_out = []
-    if "bytes" in queue.model_fields_set or any(one.queue.bytes for one in tenants):
+    if queue.bytes != QueueLimits().bytes or any(one.queue.bytes for one in tenants):
         left_out.append("bounds of a queue in bytes are not reached: a simulated request has no content")
     if policy.limits_tenants and policy.queued_models:
         left_out.append("callers do not ask for queued results, which would count for their tenants' limits")
