@@ -16,7 +16,7 @@ Outcome = Literal["answered", "refused", "expired", "failed"]
 class Asked:
     """An item of the lanes, or the owner of the `Part`s that are. ``arrived_ms``: when the router saw it;
     ``rows``: what it costs, in rows of usual size. ``router``: the number of the one that it came to.
-    ``counted_by``: where it counts as in flight, for ``hold_ms`` at most once it is queued."""
+    ``counted_by``: where it counts as in flight; once it is queued, for ``hold_ms`` at most."""
 
     __slots__ = (
         "arrived_ms",
@@ -26,12 +26,12 @@ class Asked:
         "drop",
         "droppable",
         "ended",
+        "held_until_ms",
         "hold_ms",
         "left",
         "online",
         "parts",
         "predicted_ms",
-        "queued_at_ms",
         "refused_for",
         "request",
         "route",
@@ -44,7 +44,7 @@ class Asked:
         self.request, self.arrived_ms, self.rows = request, arrived_ms, request.rows
         self.router, self.online, self.refused_for = router, False, "full"
         self.counted_by: Quotas | None = None
-        self.hold_ms = self.queued_at_ms = 0.0
+        self.hold_ms = self.held_until_ms = 0.0
         self.deadline_ms = arrived_ms + request.budget_ms
         self.route = self.variant = ""
         self.predicted_ms = self.drop = 0.0

@@ -188,7 +188,7 @@ class Simulation:
         def load() -> ModelLoad:
             return ModelLoad(
                 front.load(now_ms + request.budget_ms, request.weight or request.rows) if front else None,
-                sides.batch.load() if sides.batch else None,
+                sides.batch.load(router) if sides.batch else None,
             )
 
         asked = Asked(request, now_ms, router)

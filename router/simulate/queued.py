@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, TypeVar
 
@@ -93,7 +95,7 @@ class QueueSide:
         self._numbered = 0
         self._away_until_ms = self._stats_at_ms = 0.0
         self._stats: QueueStats = now(self._queue.stats())
-        self._least_ms = RecentLeast(LEAST_QUEUE_MS)
+        self._least_ms: dict[int, RecentLeast] = defaultdict(partial(RecentLeast, LEAST_QUEUE_MS))
         self.busy_ms = 0.0
         self.batches = 0
         self.batch_rows = 0
@@ -175,11 +177,11 @@ class QueueSide:
             asked.variant, asked.drop = variant, self._variants[variant].quality_drop
         self._close(outcome.id)
 
-    def load(self) -> BatchLoad | UnknownQueue:
+    def load(self, router: int) -> BatchLoad | UnknownQueue:
         """As a router knows it, which reads its statistics now and then while the queue can be reached."""
         if self._events.now_ms - self._stats_at_ms > STATS_VALID_MS:
             return UnknownQueue(self._variants[self._section.variant])
-        return replace(self.load_of(self._stats), least_ms=self._least_ms.value)
+        return replace(self.load_of(self._stats), least_ms=self._least_ms[router].value)
 
     def load_of(self, stats: QueueStats) -> BatchLoad:
         section = self._section
@@ -216,9 +218,9 @@ class QueueSide:
             return
         asked.variant = decision.variant or self._section.variant
         asked.drop = self._variants[asked.variant].quality_drop
-        self._open[job.id], asked.queued_at_ms = asked, self._events.now_ms
+        self._open[job.id], asked.held_until_ms = asked, self._events.now_ms + asked.hold_ms
         if asked.counted_by is not None:
-            self._events.at(self._events.now_ms + asked.hold_ms, asked.let_go)
+            self._events.at(asked.held_until_ms, asked.let_go)
         heappush(self._due, (float(submitted.deadline_ms), job.id))
         idle = next((w for w in self._workers if not w.busy and w.up_at_ms <= self._events.now_ms), None)
         if idle is not None:
@@ -261,9 +263,8 @@ class QueueSide:
         if status is not None and not status.state.terminal:
             return False
         asked, outcome = self._open.pop(id), _OUTCOMES.get(status.state, "failed") if status else "failed"
-        took_ms = self._events.now_ms - asked.queued_at_ms
-        if outcome == "answered" and took_ms <= asked.hold_ms:
-            self._least_ms.add(took_ms)
+        if outcome == "answered" and self._events.now_ms <= asked.held_until_ms:
+            self._least_ms[asked.router].add(self._events.now_ms - asked.arrived_ms)
         self._end(asked, outcome)
         return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
@@ -64,15 +64,31 @@ class Decided(NamedTuple):
 Variants = dict[str, dict[str, Variant]]
 
 
-def simulated(
-    policy: Policy, variants: Variants, requests: Sequence[Request], seed: int, *outages: Fault
-) -> list[Decided]:
+class Case(NamedTuple):
+    """What is played: by how many routers, and when a model's queue is out of reach."""
+
+    policy: Policy
+    variants: Variants
+    requests: Sequence[Request]
+    seed: int
+    routers: int = 1
+    outages: tuple[Fault, ...] = ()
+
+
+def simulated(case: Case) -> list[Decided]:
     """The simulator's decisions, where nothing takes another time than its median."""
-    costs = Costs(door_ms=0.0, wire_ms=0.0, hop_ms=HOP_MS, hop_sigma=0.0, claim_ms=CLAIM_MS)
-    played = _Noted(policy, variants, Settings(seed, costs, outages))
-    result = played.run(requests)
+    costs = Costs(
+        door_ms=0.0,
+        wire_ms=0.0,
+        hop_ms=HOP_MS,
+        hop_sigma=0.0,
+        claim_ms=CLAIM_MS,
+        routers=case.routers,
+    )
+    played = _Noted(case.policy, case.variants, Settings(case.seed, costs, case.outages))
+    result = played.run(case.requests)
     assert result.violations == []
-    return [played.ends[id(request)] for request in requests]
+    return [played.ends[id(request)] for request in case.requests]
 
 
 class _Noted(Simulation):
@@ -90,28 +106,21 @@ class _Noted(Simulation):
         self.ends[id(asked.request)] = found
 
 
-def served(
-    policy: Policy, variants: Variants, requests: Sequence[Request], seed: int, *outages: Fault
-) -> list[Decided]:
+def served(case: Case) -> list[Decided]:
     """The service's decisions."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_served(policy, variants, requests, seed, outages))
+        return runner.run(_served(case))
 
 
-async def _served(
-    policy: Policy, variants: Variants, requests: Sequence[Request], seed: int, outages: Sequence[Fault]
-) -> list[Decided]:
-    began_ms = now_ms()
-    decided: list[Decided] = []
-    async with _service(policy, variants, seed, outages) as client:
-        running = []
-        for request in requests:
+async def _served(case: Case) -> list[Decided]:
+    began_ms, running = now_ms(), []
+    async with _services(case) as clients:
+        for number, request in enumerate(case.requests):
             await asyncio.sleep((began_ms + request.at_ms - now_ms()) / 1_000.0)
-            batch = policy.models[request.model].batch
-            own = batch.variant if batch else ""
-            running.append(asyncio.create_task(_ask(client, request, own)))
-        decided = await asyncio.gather(*running)
-    return decided
+            batch = case.policy.models[request.model].batch
+            client = clients[number % case.routers]
+            running.append(asyncio.create_task(_ask(client, request, batch.variant if batch else "")))
+        return await asyncio.gather(*running)
 
 
 async def _ask(client: httpx.AsyncClient, request: Request, own: str) -> Decided:
@@ -147,57 +156,60 @@ class _Recorder(Recorder):
 
 
 @asynccontextmanager
-async def _service(
-    policy: Policy, variants: Variants, seed: int, outages: Sequence[Fault]
-) -> AsyncIterator[httpx.AsyncClient]:
-    models: dict[str, ServedModel] = {}
-    tasks: list[asyncio.Task[None]] = []
-    for name, model in policy.models.items():
-        known = {v: variants[name][v] for v in model.variants}
-        dispatcher = queue = None
-        if model.online:
-            best_first = sorted(model.online.variants, key=lambda v: known[v].quality_drop)
-            dispatcher = OnlineDispatcher(
-                {v: known[v] for v in best_first},
-                _Replica(known).send,
-                replicas=1,
-                max_batch=model.online.max_batch,
-                max_waiting=model.online.max_waiting,
+async def _services(case: Case) -> AsyncIterator[list[httpx.AsyncClient]]:
+    """A client of each router; replicas and queues are the same for all of them."""
+    began_ms, draws = now_ms(), routing_draws(case.seed)
+    replicas = {name: _Replica(case.variants[name]) for name in case.policy.models}
+    queues = {name: _Queue(name, case) for name, model in case.policy.models.items() if model.batch}
+    workers = [_Worker(queue, case) for queue in queues.values()]
+    tasks = [asyncio.create_task(worker.run()) for worker in workers]
+    dispatchers: list[OnlineDispatcher] = []
+    async with AsyncExitStack() as stack:
+        clients = []
+        for _ in range(case.routers):
+            models = {name: _model(case, name, replicas[name], queues.get(name)) for name in replicas}
+            dispatchers += [model.online for model in models.values() if model.online]
+            service = Service(
+                case.policy,
+                models,
+                _Recorder(),
                 clock=now_ms,
+                routers=case.routers,
+                epoch_s=lambda: wall_clock_s(now_ms() - began_ms),
+                draw=draws.random,
             )
-            dispatcher.become(["0.0"])
-            tasks.append(asyncio.create_task(_probe(dispatcher)))
-        if model.batch:
-            settings = settings_from(policy.queue_settings)
-            queue = _Queue(name, settings, now_ms=lambda: _START_MS + int(now_ms()))
-            queue.away = [
-                (now_ms() + fault.at_ms, now_ms() + fault.at_ms + fault.lasts_ms)
-                for fault in outages
-                if fault.model == name
-            ]
-            worker = _Worker(queue, known, model.batch.variant, model.batch.max_batch)
-            tasks.append(asyncio.create_task(worker.run()))
-        manifests = {v: _manifest(name, known[v]) for v in known}
-        models[name] = ServedModel(name, (_INPUT,), (_OUTPUT,), manifests, dispatcher, queue)
-    began_ms = now_ms()
-    service = Service(
-        policy,
-        models,
-        _Recorder(),
-        clock=now_ms,
-        epoch_s=lambda: wall_clock_s(now_ms() - began_ms),
-        draw=routing_draws(seed).random,
-    )
-    tasks.append(asyncio.create_task(service.queued.watch()))
-    app: Any = Ingress(service, lambda: True, "1.2.3")
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
-        yield client
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    for each in models.values():
-        if each.online:
-            await each.online.close()
+            tasks.append(asyncio.create_task(service.queued.watch()))
+            app: Any = Ingress(service, lambda: True, "1.2.3")
+            transport = httpx.ASGITransport(app=app)
+            client = httpx.AsyncClient(transport=transport, base_url="http://test")
+            clients.append(await stack.enter_async_context(client))
+        tasks.append(asyncio.create_task(_probe(dispatchers)))
+        yield clients
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for dispatcher in dispatchers:
+            await dispatcher.close()
+
+
+def _model(case: Case, name: str, replica: _Replica, queue: _Queue | None) -> ServedModel:
+    model = case.policy.models[name]
+    known = {v: case.variants[name][v] for v in model.variants}
+    dispatcher = None
+    if model.online:
+        best_first = sorted(model.online.variants, key=lambda v: known[v].quality_drop)
+        dispatcher = OnlineDispatcher(
+            {v: known[v] for v in best_first},
+            replica.send,
+            replicas=1,
+            max_batch=model.online.max_batch,
+            max_waiting=model.online.max_waiting,
+            in_time=model.online.in_time,
+            clock=now_ms,
+        )
+        dispatcher.become(["0.0"])
+    manifests = {v: _manifest(name, known[v]) for v in known}
+    return ServedModel(name, (_INPUT,), (_OUTPUT,), manifests, dispatcher, queue)
 
 
 def _manifest(model: str, variant: Variant) -> Manifest:
@@ -235,14 +247,15 @@ class _Replica:
         return pack({"y": inputs["x"]}, {"wait_ms": wait_ms, "run_ms": run_ms, "ran_ms": self.ran_ms})
 
 
-async def _probe(dispatcher: OnlineDispatcher) -> None:
+async def _probe(dispatchers: Sequence[OnlineDispatcher]) -> None:
     """Ten times a second, as in the simulator: whether or not the last probe has ended."""
     zeros, began_s = {"x": np.zeros((1, 1), np.float32)}, now_ms() / 1_000.0
     async with asyncio.TaskGroup() as group:
         for number in count(1):
-            variant = dispatcher.stale_variant()
-            if variant is not None:
-                group.create_task(_run(dispatcher, variant, zeros))
+            for dispatcher in dispatchers:
+                variant = dispatcher.stale_variant()
+                if variant is not None:
+                    group.create_task(_run(dispatcher, variant, zeros))
             await asyncio.sleep(began_s + number / 10.0 - now_ms() / 1_000.0)
 
 
@@ -253,7 +266,14 @@ async def _run(dispatcher: OnlineDispatcher, variant: str, inputs: Tensors) -> N
 class _Queue(MemoryQueue):
     """Its server is out of reach while it is ``away``: calls wait for it, as those of a Redis queue do."""
 
-    away: Sequence[tuple[float, float]] = ()
+    def __init__(self, name: str, case: Case) -> None:
+        settings = settings_from(case.policy.queue_settings)
+        super().__init__(name, settings, now_ms=lambda: _START_MS + int(now_ms()))
+        self.away = [
+            (now_ms() + fault.at_ms, now_ms() + fault.at_ms + fault.lasts_ms)
+            for fault in case.outages
+            if fault.model == name
+        ]
 
     async def _reach(self, within_ms: float) -> None:
         until_ms = now_ms() + within_ms
@@ -288,9 +308,12 @@ class _Queue(MemoryQueue):
 class _Worker:
     """The one batch worker: what `workers.drain` does, as long as `router.simulate` lets it take."""
 
-    def __init__(self, queue: MemoryQueue, variants: dict[str, Variant], own: str, max_batch: int) -> None:
-        self._queue, self._variants, self._own = queue, variants, own
-        self._tables = {v: BoundTable.of(known.profile, max_batch) for v, known in variants.items()}
+    def __init__(self, queue: MemoryQueue, case: Case) -> None:
+        self._queue, self._variants = queue, case.variants[queue.model]
+        section = case.policy.models[queue.model].batch
+        assert section is not None
+        self._own = section.variant
+        self._tables = {v: BoundTable.of(x.profile, section.max_batch) for v, x in self._variants.items()}
         self._waiting: list[Lease] = []
 
     async def run(self) -> None:
