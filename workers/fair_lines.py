@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 
+from workers import queue
 from workers.memory_record import Entry, Record
 from workers.queue import QueueSettings
 
@@ -127,12 +128,13 @@ class FairLines:
         turns = [(self._lines[t].virtual, place, t) for place, t in enumerate(self.next_tenants(n))]
         passed: dict[str, float] = {}
         taken: list[Record] = []
-        rows = 0
+        rows = size = 0
         while turns and len(taken) < n:
             virtual, place, tenant = turns[0]
             record = self._lines[tenant].head()
             suspect = record.lost >= settings.suspect_after
-            if taken and (suspect or (max_rows is not None and rows + record.job.rows > max_rows)):
+            too_much = max_rows is not None and rows + record.job.rows > max_rows
+            if taken and (suspect or too_much or size + len(record.job.payload) > queue.MAX_BYTES_PER_CLAIM):
                 break
             if record.deadline_ms <= now_ms:
                 heappop(turns)
@@ -141,6 +143,7 @@ class FairLines:
             self.remove(record)
             taken.append(record)
             rows += record.job.rows
+            size += len(record.job.payload)
             if tenant in self._lines:
                 passed[tenant] = virtual + record.job.rows / float(settings.weights.get(tenant, 1))
                 heapreplace(turns, (passed[tenant], place, tenant))

@@ -25,6 +25,8 @@ from workers.retry import RetryPolicy
 TOTALS = ("submitted", "done", "failed", "expired", "cancelled", "dead", "retried", "lost", "orphaned")
 #: One claim expires no more jobs than this, so that no call keeps the server from others for long.
 MAX_EXPIRED_PER_CLAIM = 1000
+#: One claim hands out no more payload than this, though always one job.
+MAX_BYTES_PER_CLAIM = 64 << 20
 
 
 class QueueError(Exception):
@@ -253,7 +255,8 @@ class DeadlineQueue(Protocol):
         """
 
     async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
-        """Lease up to ``n`` waiting jobs, ``max_rows`` rows in all (always at least one job).
+        """Lease up to ``n`` waiting jobs, ``max_rows`` rows and `MAX_BYTES_PER_CLAIM` bytes in all (always at
+        least one job).
 
         Tenants in turn by weight, within a tenant earliest deadline first, equal deadlines first come
         first served. Jobs whose deadline has passed are expired, never handed out.

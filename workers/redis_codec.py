@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from workers import queue
 from workers.job import JobDecodeError, JobStatus, NewJob, decode_status
 from workers.keys import FIELDS, STATES
 from workers.queue import (
@@ -48,6 +49,7 @@ def encode_settings(settings: QueueSettings, layout: str | None = None) -> bytes
             "max_dead": settings.max_dead_letters,
             "max_lost": settings.max_lost_leases,
             "max_expired": MAX_EXPIRED_PER_CLAIM,
+            "claim_bytes": queue.MAX_BYTES_PER_CLAIM,
             "suspect_after": settings.suspect_after,
             "retry_base": settings.retry.base_ms,
             "retry_cap": settings.retry.cap_ms,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.queue_harness import START_MS, Harness, job, memory, on_redis
+from workers import queue
 from workers.embedded import EmbeddedServer
 from workers.job import Held, JobState
 from workers.queue import (
@@ -736,3 +737,13 @@ async def test_leases_by_the_thousand_are_promoted_and_renewed(make: Make) -> No
     leases = await harness.queue.promote([*names, names[0]], 1000, "router")
     assert [x.id for x in leases] == names
     assert all(await harness.queue.extend([x.held for x in leases], 5000))
+
+
+async def test_a_claim_hands_out_a_bounded_number_of_bytes_but_at_least_one_job(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MAX_BYTES_PER_CLAIM", 1000)
+    harness = await make()
+    sizes = {"a": 600, "b": 400, "c": 1, "d": 5000, "e": 10}
+    await harness.queue.submit([job(name, payload=b"x" * size) for name, size in sizes.items()])
+    assert [await ids(harness) for _ in range(5)] == [["a", "b"], ["c"], ["d"], ["e"], []]

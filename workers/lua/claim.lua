@@ -9,7 +9,7 @@ local other = other_layout()
 if other then return other end
 
 sweep(256)
-local tenants, taken, lost, skipped, rows, full = {}, {}, {}, 0, 0, false
+local tenants, taken, lost, skipped, rows, bytes, full = {}, {}, {}, 0, 0, 0, false
 local virtual = tonumber(call('HGET', COUNTS, 'vt') or 0)
 local found, may_expire = nil, S.max_expired
 for _ = 1, 8 do -- a tenant with nothing but late jobs must not stand before one with work to do
@@ -47,7 +47,7 @@ while #taken < n and skipped < 1000 and not full do
   if not t then break end
   local member = head(t)
   local id = member and id_of(member)
-  local f = id and call('HMGET', job_key(id), 'ro', 'dl', 'at', 'va', 'su', 'lo', 'sq')
+  local f = id and call('HMGET', job_key(id), 'ro', 'dl', 'at', 'va', 'su', 'lo', 'sq', 'by')
   if not id then
     t.empty = true
   elseif not f[1] or f[7] .. ':' .. id ~= member then
@@ -63,14 +63,15 @@ while #taken < n and skipped < 1000 and not full do
     }
     -- A job that lost its workers before goes alone, so that it takes no other down with it.
     local suspect = j.lo >= S.suspect_after
-    if #taken > 0 and (suspect or rows + j.ro > max_rows) then
+    local too_much = rows + j.ro > max_rows or bytes + tonumber(f[8]) > S.claim_bytes
+    if #taken > 0 and (suspect or too_much) then
       full = true
     elseif j.dl <= T then
       t.empty = true -- more late ones than may expire in one call: the next one has them
     else
       virtual = math.max(virtual, t.pass)
       taken[#taken + 1] = j
-      rows = rows + j.ro
+      rows, bytes = rows + j.ro, bytes + tonumber(f[8])
       t.at = t.at + 1
       t.pass = t.pass + j.ro / t.weight
       full = suspect
