@@ -21,8 +21,8 @@ from workers.model_thread import ModelHangs, ModelThread
 from workers.queue import DeadlineQueue, QueueError, QueueSettings, QueueUnavailable
 from workers.work_limits import WorkLimit
 
-#: Blocked for 50 ms is too long.
-SOON = WorkLimit(on_cpu_ms=1e9, blocked_ms=50.0)
+#: Blocked for 200 ms is too long.
+SOON = WorkLimit(on_cpu_ms=1e9, blocked_ms=200.0)
 QUICK = DrainSettings(lease_ms=60_000, watch_s=0.01, limit=lambda predicted_ms: SOON, load_limit=SOON)
 
 
