@@ -220,11 +220,12 @@ def test_options_that_make_no_sense_are_refused_at_the_call(options: dict[str, A
 
 
 class PollsHang(FakeServer):
-    """Its requests stay pending; a poll of one is held until the request is cancelled."""
+    """Its requests stay pending but for the first of the map, r0; a poll of one is held until the request is
+    cancelled."""
 
     def __init__(self) -> None:
         super().__init__(queue=True)
-        self.first_done = threading.Event()
+        self.first_taken = threading.Event()
         self.ended = {f"r{i}": threading.Event() for i in range(1, 9)}
         self.polled = threading.Semaphore(0)
 
@@ -236,7 +237,15 @@ class PollsHang(FakeServer):
             return problem(410, "cancelled")
         if request.method == "DELETE" and id_ in self.ended:
             self.ended[id_].set()
-        return super().__call__(request)
+        if request.method != "POST":
+            return super().__call__(request)
+        # Each request has a thread of its own, and any of them may be the first to get here.
+        decoded = protocol.decode(request.content, int(request.headers[protocol.HEADER_LENGTH]))
+        if decoded.inputs["image"].min() > 0:
+            assert self.first_taken.wait(10)
+        reply = super().__call__(request)
+        self.first_taken.set()
+        return reply
 
 
 def test_leaving_the_loop_cancels_what_is_in_flight() -> None:
