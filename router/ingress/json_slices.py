@@ -41,9 +41,10 @@ _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _ONE_TEXT = re.compile(_TEXT, re.DOTALL)
 _BRACKETS = re.compile(rb"(?:\[[ \t\r\n]*+){1,17}+")
 #: A string that is followed by one more string of the same list.
-_LINK = _TEXT + rb'[ \t\r\n]*+(?:,[ \t\r\n]*+|(?:\][ \t\r\n]*+)++,[ \t\r\n]*+(?:\[[ \t\r\n]*+)++)(?=")'
-_LINKS = re.compile(rb"(?:" + _LINK + rb"){1,4000}+", re.DOTALL)
-_ONE_LINK = re.compile(_LINK, re.DOTALL)
+#: What parts a string from the next of the same list.
+_GAP = rb'[ \t\r\n]*+(?:,[ \t\r\n]*+|(?:\][ \t\r\n]*+)++,[ \t\r\n]*+(?:\[[ \t\r\n]*+)++)(?=")'
+_ONE_GAP = re.compile(_GAP)
+_LINKS = re.compile(rb"(?:" + _TEXT + _GAP + rb"){1,4000}+", re.DOTALL)
 _CLOSES = re.compile(rb"(?:[ \t\r\n]*+\])++")
 _WHITE = b" \t\r\n"
 #: Of the bytes of a list of numbers: brackets and commas as they are, all others as 0.
@@ -100,7 +101,12 @@ class Parts:
 
     def _values(self, cut: Cut, start: int, stop: int) -> list[Any]:
         text = self._body[start:stop]
-        text = b",".join(_ONE_TEXT.findall(text)) if cut.texts else text.translate(_NO_BRACKETS)
+        if not cut.texts:
+            text = text.translate(_NO_BRACKETS)
+        elif len(text) > STEP_BYTES:  # one long string, and what parts it from the next
+            text = text[: text.rfind(b'"') + 1]
+        else:
+            text = b",".join(_ONE_TEXT.findall(text))
         values: list[Any] = loads(b"[" + text + b"]")
         return values
 
@@ -218,22 +224,40 @@ def _end_of_numbers(body: bytes, start: int) -> int | None:
 
 
 def _cut_texts(body: bytes, start: int, first: int) -> Steps[tuple[Cut, int] | None]:
-    pieces, skeleton, at = list[tuple[int, int]](), [body[start:first]], first
+    pieces: list[tuple[int, int]] = []
+    skeleton, at = [body[start:first]], first
     while True:
         yield
-        found = _LINKS.match(body, at, at + STEP_BYTES) or _ONE_LINK.match(body, at)
-        if found is None:
+        found = _LINKS.match(body, at, at + STEP_BYTES)
+        if found is not None:
+            pieces.append(found.span())
+            skeleton.append(_ONE_TEXT.sub(b"", found[0]))
+            at = found.end()
+            continue
+        end = _end_of_text(body, at)
+        if end is None:
+            return None
+        gap = _ONE_GAP.match(body, end)
+        if gap is None:
             break
-        pieces.append(found.span())
-        skeleton.append(_ONE_TEXT.sub(b"", found[0]))
-        at = found.end()
-    last = _ONE_TEXT.match(body, at)
-    closes = _CLOSES.match(body, last.end()) if last is not None else None
-    if last is None or closes is None or closes.end() - start < _MIN_CUT_BYTES:
+        pieces.append((at, gap.end()))
+        skeleton.append(gap[0])
+        at = gap.end()
+    closes = _CLOSES.match(body, end)
+    if closes is None or closes.end() - start < _MIN_CUT_BYTES:
         return None
-    pieces.append(last.span())
+    pieces.append((at, end))
     skeleton.append(closes[0])
     return Cut(tuple(pieces), b"".join(skeleton).translate(None, _WHITE), True), closes.end()
+
+
+def _end_of_text(body: bytes, at: int) -> int | None:
+    """Where the string that begins at ``at`` ends; a long one, an image say, without a look at each byte."""
+    end = body.find(b'"', at + 1)
+    if end >= 0 and body.find(b"\\", at + 1, end) < 0:
+        return end + 1
+    found = _ONE_TEXT.match(body, at)
+    return None if found is None else found.end()
 
 
 def _check_even(cut: Cut, name: str) -> None:

@@ -93,6 +93,15 @@ def test_so_is_a_list_of_strings(data: Any, dumps: Any, parsed: list[int]) -> No
     assert steps > len(raw) // STEP_BYTES and max(parsed) <= STEP_BYTES + 2
 
 
+@pytest.mark.parametrize("written", ["y", 'y\\n"', "é"])
+def test_long_strings_such_as_images_are_read_one_by_one(written: str, parsed: list[int]) -> None:
+    texts = [written * 60_000, "short", written * 200_000, "", written * 200_000]
+    for data in (texts, [[text] for text in texts]):
+        request, steps = counted(protocol.decode_steps(body(entry(data, [5], "BYTES")), None))
+        assert request.inputs["x"].tolist() == [text.encode() for text in texts]
+        assert steps >= 5 and max(parsed) < len(body(entry([texts[-1]], [1], "BYTES")))
+
+
 @pytest.mark.parametrize(
     ("datatype", "values"),
     [
