@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -155,17 +156,28 @@ def test_the_environments_proxy_is_not_asked_for_this_machine(
         assert not [line for line in proxy.asked() for name in here if name in line]
 
 
+def await_line(served: Served, wanted: str) -> None:
+    """Until the process has said it."""
+    said = threading.Event()
+
+    def read() -> None:
+        for line in served.process.stdout or ():
+            if wanted in line:
+                said.set()
+                return
+
+    threading.Thread(target=read, daemon=True).start()
+    assert said.wait(30), f"not said: {wanted}"
+
+
 def test_a_killed_queue_server_is_back_at_once_and_everyone_is_told(served: Served, client: Client) -> None:
     (server,) = (p for p in served.processes() if p.name().startswith("valkey"))
     image = np.zeros((1, 1, 8, 8), np.float32)
     job = client.submit("digits", image, budget="10min")
     job.result()
     server.kill()
-    assert served.process.stdout
-    assert "the queue server was killed by SIGKILL" in served.process.stdout.readline()
-    for line in served.process.stdout:
-        if "runs again on port" in line:
-            break
+    await_line(served, "the queue server was killed by SIGKILL")
+    await_line(served, "runs again on port")
     assert job.result().outputs["label"].shape == (1,)  # accepted and answered before: nothing is lost
     assert client.submit("digits", image, budget="10min").result().variant == "int8"
     until = time.monotonic() + 20
