@@ -25,7 +25,7 @@ Predict = Callable[[Tensors], Tensors]
 class Model:
     """A model on its way through the passes: a value of some ``form``, and what it takes and gives.
 
-    ``form`` is one of :data:`optimizers.passes.FORMS`: ``torch`` (``nn.Module`` in eval mode),
+    ``form`` is one of :data:`optimizers.passes.registry.FORMS`: ``torch`` (``nn.Module`` in eval mode),
     ``onnx`` (``onnx.ModelProto``), ``sklearn`` (fitted estimator), ``openvino`` (``openvino.Model``),
     ``tree``, ``rules``.
     ``inputs`` and ``outputs`` are those of the network as it is deployed. A torch classifier gives

@@ -15,31 +15,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from router.client import AsyncClient as AsyncClient
-    from router.client import AsyncJob as AsyncJob
-    from router.client import Client as Client
-    from router.client import Job as Job
-    from router.client_codec import ModelInfo as ModelInfo
-    from router.client_codec import Result as Result
-    from router.errors import DeadlineExceeded as DeadlineExceeded
-    from router.errors import Forbidden as Forbidden
-    from router.errors import HybridRouterError as HybridRouterError
-    from router.errors import InvalidRequest as InvalidRequest
-    from router.errors import JobCancelled as JobCancelled
-    from router.errors import JobFailed as JobFailed
-    from router.errors import JobUnknown as JobUnknown
-    from router.errors import ModelNotFound as ModelNotFound
-    from router.errors import ProtocolError as ProtocolError
-    from router.errors import Rejected as Rejected
-    from router.errors import ResultPending as ResultPending
-    from router.errors import ServerUnavailable as ServerUnavailable
-    from router.errors import Unauthenticated as Unauthenticated
-    from router.errors import Unauthorized as Unauthorized
+    from router.sdk.client import AsyncClient as AsyncClient
+    from router.sdk.client import AsyncJob as AsyncJob
+    from router.sdk.client import Client as Client
+    from router.sdk.client import Job as Job
+    from router.sdk.codec import ModelInfo as ModelInfo
+    from router.sdk.codec import Result as Result
+    from router.sdk.errors import DeadlineExceeded as DeadlineExceeded
+    from router.sdk.errors import Forbidden as Forbidden
+    from router.sdk.errors import HybridRouterError as HybridRouterError
+    from router.sdk.errors import InvalidRequest as InvalidRequest
+    from router.sdk.errors import JobCancelled as JobCancelled
+    from router.sdk.errors import JobFailed as JobFailed
+    from router.sdk.errors import JobUnknown as JobUnknown
+    from router.sdk.errors import ModelNotFound as ModelNotFound
+    from router.sdk.errors import ProtocolError as ProtocolError
+    from router.sdk.errors import Rejected as Rejected
+    from router.sdk.errors import ResultPending as ResultPending
+    from router.sdk.errors import ServerUnavailable as ServerUnavailable
+    from router.sdk.errors import Unauthenticated as Unauthenticated
+    from router.sdk.errors import Unauthorized as Unauthorized
 
 _HOMES = {
-    "router.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
-    "router.client_codec": ("ModelInfo", "Result"),
-    "router.errors": (
+    "router.sdk.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
+    "router.sdk.codec": ("ModelInfo", "Result"),
+    "router.sdk.errors": (
         "DeadlineExceeded",
         "Forbidden",
         "HybridRouterError",

@@ -7,12 +7,12 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from workers.job import NewJob
-from workers.memory_queue import MemoryQueue
-from workers.queue import DeadlineQueue, QueueSettings
-from workers.redis_client import connect
-from workers.redis_queue import RedisQueue
-from workers.scripts import load_scripts
+from workers.queue.contract import DeadlineQueue, QueueSettings
+from workers.queue.job import NewJob
+from workers.queue.memory.queue import MemoryQueue
+from workers.queue.redis.client import connect
+from workers.queue.redis.queue import RedisQueue
+from workers.queue.redis.scripts import load_scripts
 
 START_MS = 1_800_000_000_000
 

@@ -18,7 +18,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
 #: Longer than allowed, and by how much at most: an entry may shrink, and goes when it is not needed.
 LONG_FILES: dict[str, int] = {}
 #: For users and for tests; the server itself has no use for them.
-PUBLIC = frozenset({"workers.memory_queue"})
+PUBLIC = frozenset({"workers.queue.memory.queue"})
 #: They run code from what they read.
 UNSAFE = frozenset({"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"})
 #: Tests of real processes poll what has no event to wait for; in the others time is virtual.

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from optimizers.tensors import Tensors, pack, rows_of, split, unpack
-from workers.faults import Bounds, Ran, describe, find_faults
-from workers.loaded import LoadedVariant
-from workers.model_thread import ModelThread, attempt
-from workers.work_limits import WorkLimit, limit_for
+from workers.execution.faults import Bounds, Ran, describe, find_faults
+from workers.execution.loaded import LoadedVariant
+from workers.execution.model_thread import ModelThread, attempt
+from workers.execution.work_limits import WorkLimit, limit_for
 
 #: A batch shorter than this may run on the event loop, which Serve's health checks share.
 _INLINE_MS = 1.0
@@ -75,7 +75,7 @@ class BatchRunner:
         ``bad``: pairs of a request's place in the batch and the reason. The answer's one tensor is then
         ``answers``: the message of each of the others, in their order.
 
-        Raises KeyError for a variant this replica does not hold, `workers.faults.ModelFault` where
+        Raises KeyError for a variant this replica does not hold, `workers.execution.faults.ModelFault` where
         no request is to blame.
         """
         if variant not in self._loaded:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from optimizers import provenance
 from optimizers.examples import configs
-from optimizers.recipe import RecipeError
+from optimizers.pipeline import provenance
+from optimizers.pipeline.recipe import RecipeError
 from optimizers.task import Dataset
 
 
@@ -46,7 +46,7 @@ def _raw(array: Any) -> Iterator[bytes]:
 def trained(workdir: Path, digest: str, build: Callable[[], Any], train: Callable[[Any], Any]) -> Any:
     """A trained torch module in eval mode: kept in ``workdir``, or trained now.
 
-    It is kept under ``digest`` and what training depends on (:mod:`optimizers.provenance`).
+    It is kept under ``digest`` and what training depends on (:mod:`optimizers.pipeline.provenance`).
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from optimizers import pipeline, recipe_file
 from optimizers.artifact import Artifact
 from optimizers.examples.common import digest_of, recipe_path, trained
+from optimizers.pipeline import pipeline, recipe_file
 from optimizers.task import Dataset, Metric, Model, Task, accuracy, label_agreement
 from optimizers.tensors import Array, TensorSpec
 
@@ -84,7 +84,7 @@ def task(workdir: Path, progress: Callable[[str], None] = lambda message: None) 
     digest = digest_of("digits", source, train, validation, test)
 
     def learn(module: Any) -> Any:
-        from optimizers.training import fit, torch_threads
+        from optimizers.passes.training import fit, torch_threads
 
         with torch_threads(1):
             return fit(
@@ -142,6 +142,6 @@ def build(
 
 
 if __name__ == "__main__":
-    from optimizers.commands import example
+    from optimizers.pipeline.cli import example
 
     example("digits")

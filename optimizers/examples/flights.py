@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from optimizers import pipeline, recipe_file
 from optimizers.artifact import Artifact
 from optimizers.examples.common import digest_of, recipe_path, trained
-from optimizers.passes import NotAvailable
+from optimizers.passes.registry import NotAvailable
+from optimizers.pipeline import pipeline, recipe_file
 from optimizers.task import Dataset, Metric, Model, Task, accuracy, label_agreement
 from optimizers.tensors import Array, TensorSpec
 
@@ -54,7 +54,7 @@ _NUMBERS = (
 _AIRPORTS = ("EWR", "JFK", "LGA")
 _AIRLINES = ("9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV")
 
-#: One name per column of the input, as :meth:`optimizers.surrogate.Feature.parse` reads them.
+#: One name per column of the input, as :meth:`optimizers.passes.decision_tree.Feature.parse` reads them.
 FEATURES = (
     *_NUMBERS,
     *(f"airport={code}" for code in _AIRPORTS),
@@ -187,7 +187,7 @@ def task(workdir: Path, progress: Callable[[str], None] = lambda message: None) 
     digest = digest_of("flights", source, train, validation, test)
 
     def learn(module: Any) -> Any:
-        from optimizers.training import fit
+        from optimizers.passes.training import fit
 
         return fit(
             module,
@@ -227,6 +227,6 @@ def build(
 
 
 if __name__ == "__main__":
-    from optimizers.commands import example
+    from optimizers.pipeline.cli import example
 
     example("flights")

@@ -26,8 +26,8 @@ import orjson
 
 from optimizers.artifact import digest
 from optimizers.examples.common import digest_of
-from optimizers.passes import NotAvailable
-from optimizers.recipe import RecipeError
+from optimizers.passes.registry import NotAvailable
+from optimizers.pipeline.recipe import RecipeError
 from optimizers.task import Dataset, Metric, Model, Predict, Preprocess, Task
 from optimizers.tensors import Array, Tensors, TensorSpec
 
@@ -168,6 +168,6 @@ def task(
 
 
 if __name__ == "__main__":
-    from optimizers.commands import example
+    from optimizers.pipeline.cli import example
 
     example("minilm")

@@ -1,7 +1,7 @@
 """torch, eager or compiled, on the CPU or CUDA: for what other runtimes cannot run, and for GPUs.
 
-Settings: ``weights`` (safetensors), ``program`` (see :mod:`optimizers.program`), ``compile`` (true
-to run it through ``torch.compile``; the first batches are then slow), ``threads``, ``device``.
+Settings: ``weights`` (safetensors), ``program`` (see :mod:`optimizers.formats.torch_program`), ``compile``
+(true to run it through ``torch.compile``; the first batches are then slow), ``threads``, ``device``.
 
 torch has one thread setting per process: the last variant loaded decides.
 """
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from optimizers.artifact import Artifact, ArtifactMalformed
-from optimizers.program import ProgramError, build
+from optimizers.formats.torch_program import ProgramError, build
 from optimizers.runner import DeviceMissing
 from optimizers.tensors import Tensors, TensorSpec
 

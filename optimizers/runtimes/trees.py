@@ -14,9 +14,9 @@ import numpy as np
 import orjson
 
 from optimizers.artifact import Artifact, ArtifactMalformed
-from optimizers.rules import RuleList
+from optimizers.passes.decision_tree import Feature, SurrogateError, Tree
+from optimizers.passes.rules import RuleList
 from optimizers.runner import DeviceMissing
-from optimizers.surrogate import Feature, SurrogateError, Tree
 from optimizers.tensors import Array, Tensors, TensorSpec
 
 _ARRAYS = ("feature", "threshold", "children", "scores")

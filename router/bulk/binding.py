@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from optimizers.tensors import TensorSpec
 from router.bulk.chunks import feature_shape, is_scalar
 from router.bulk.errors import InputError
-from router.client_codec import ModelInfo
+from router.sdk.codec import ModelInfo
 
 #: From so many columns on, 0, 1, 2, ... are names (as pandas writes them where it has none) and no row.
 _COUNTED_COLUMNS = 8

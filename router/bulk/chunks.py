@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimizers.tensors import Array, TensorSpec
-from router import client_codec as codec
-from router.client_codec import ModelInfo, Tensor
-from router.errors import InvalidRequest
+from router.sdk import codec
+from router.sdk.codec import ModelInfo, Tensor
+from router.sdk.errors import InvalidRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from optimizers.text import TextError, check_beginning
+from optimizers.files.text import TextError, check_beginning
 from router.bulk.chunks import Unreadable
 from router.bulk.errors import InputError
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.budget import Budget
 from router.bulk.errors import InputError
+from router.sdk.deadline import Budget
 
 _SAMPLE_BYTES = 64 << 10
 

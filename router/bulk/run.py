@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router.budget import Deadline
 from router.bulk.chunks import Settled
 from router.bulk.disk import Disk
 from router.bulk.errors import InputError
@@ -17,8 +16,9 @@ from router.bulk.plan import Order
 from router.bulk.send import Sender
 from router.bulk.source import Source, open_source
 from router.bulk.store import Paths, Store
-from router.client_async import AsyncClient
-from router.client_codec import ModelInfo
+from router.sdk.async_client import AsyncClient
+from router.sdk.codec import ModelInfo
+from router.sdk.deadline import Deadline
 
 #: Chunks in memory for each that is with the server, so that a slow one at the head holds up no other.
 _WINDOW = 2

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn
 
-from router.budget import Deadline
 from router.bulk.chunks import Batch, Part, RawChunk, Settled, arrange
 from router.bulk.errors import InputError
 from router.bulk.ledger import Held, Ledger
 from router.bulk.plan import Order
-from router.client_async import AsyncClient, AsyncJob
-from router.client_codec import ModelInfo, Result
-from router.errors import (
+from router.sdk.async_client import AsyncClient, AsyncJob
+from router.sdk.codec import ModelInfo, Result
+from router.sdk.deadline import Deadline
+from router.sdk.errors import (
     DeadlineExceeded,
     InvalidRequest,
     JobCancelled,

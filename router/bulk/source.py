@@ -13,12 +13,12 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from optimizers.files.text import MARK, TextError, check_beginning
 from optimizers.tensors import Array
-from optimizers.text import MARK, TextError, check_beginning
 from router.bulk.chunks import RawChunk, Unreadable, feature_shape
 from router.bulk.errors import InputError
-from router.client_codec import ModelInfo
-from router.client_values import read_json
+from router.sdk.codec import ModelInfo
+from router.sdk.values import read_json
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet", ".npy")
 

@@ -13,9 +13,9 @@ from router.bulk.chunks import RawChunk, Unreadable, is_scalar
 from router.bulk.csv_records import records
 from router.bulk.errors import InputError
 from router.bulk.source import share
-from router.client_codec import ModelInfo
-from router.client_values import array_of_cells, read_json
-from router.errors import InvalidRequest
+from router.sdk.codec import ModelInfo
+from router.sdk.errors import InvalidRequest
+from router.sdk.values import array_of_cells, read_json
 
 
 class CsvSource:

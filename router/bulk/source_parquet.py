@@ -12,9 +12,9 @@ from router.bulk.binding import ByName, Features, bind
 from router.bulk.chunks import RawChunk
 from router.bulk.errors import InputError
 from router.bulk.source import share
-from router.client_codec import ModelInfo
-from router.client_values import array_of, objects
-from router.errors import InvalidRequest
+from router.sdk.codec import ModelInfo
+from router.sdk.errors import InvalidRequest
+from router.sdk.values import array_of, objects
 
 _READ_ROWS = 8192
 

@@ -23,9 +23,9 @@ import orjson
 from optimizers.examples.digits import test_split
 from optimizers.tensors import Array
 from router import Client
-from router.client_codec import Result
 from router.demo import reference
-from router.errors import HybridRouterError
+from router.sdk.codec import Result
+from router.sdk.errors import HybridRouterError
 
 BUDGET = "10min"
 ROWS_PER_REQUEST = 360

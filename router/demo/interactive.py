@@ -11,7 +11,7 @@ import numpy as np
 
 from router import AsyncClient
 from router.demo.reference import Reference
-from router.errors import DeadlineExceeded, HybridRouterError, Rejected
+from router.sdk.errors import DeadlineExceeded, HybridRouterError, Rejected
 
 BUDGET_MS = 50.0
 

@@ -1,3 +1,4 @@
-"""The doors: HTTP and gRPC to the service and back. Nothing outside this package knows a status code."""
+"""The doors: HTTP and gRPC to the service and back. Nothing outside this package knows a status code.
 
-from router.ingress.application import Ingress as Ingress
+Start with ``http/application.py`` or ``grpc/methods.py``; both read and write tensors with ``codec``.
+"""

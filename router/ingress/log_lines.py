@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from router.call import Answer, Call, Pending
-from router.ingress.http import HttpError
-from router.ingress.protocol import InferRequest
+from router.ingress.codec.protocol import InferRequest
+from router.ingress.semantics import HttpError
 from router.ingress.statuses import http_error
-from router.trace_context import trace_id, trace_parent
+from router.service.requests import Answer, Call, Pending
+from router.service.trace_context import trace_id, trace_parent
 
 #: What the model or its runtime said of the content may quote it.
 _QUOTES_CONTENT = frozenset({422, 500})

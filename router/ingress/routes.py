@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from router.ingress.http import HttpError, allow
+from router.ingress.semantics import HttpError, allow
 
 #: Path template -> method -> operation, ``GET`` first. A part in braces stands for any one part of a path.
 #: ``HEAD`` goes with each ``GET``, and ``OPTIONS`` with every path.

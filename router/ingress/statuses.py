@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from optimizers.tensors import TensorError
-from router.ingress import http
-from router.ingress.http import HttpError
-from router.ingress.protocol import ProtocolError
-from router.service_errors import (
+from router.ingress import semantics
+from router.ingress.codec.protocol import ProtocolError
+from router.ingress.semantics import HttpError
+from router.service.errors import (
     Conflict,
     DeadlinePassed,
     Forbidden,
@@ -20,7 +20,7 @@ from router.service_errors import (
     UnknownRequest,
     UnknownVariant,
 )
-from workers.job import JobState
+from workers.queue.job import JobState
 
 
 def http_error(error: Exception) -> HttpError:
@@ -29,7 +29,7 @@ def http_error(error: Exception) -> HttpError:
     if isinstance(error, Refused):
         if error.kind == "unserved":
             return HttpError(422, detail, kind=error.kind)
-        return HttpError(429, detail, headers=http.retry_after(error.retry_after_s), kind=error.kind)
+        return HttpError(429, detail, headers=semantics.retry_after(error.retry_after_s), kind=error.kind)
     if isinstance(error, JobEnded):
         status = {JobState.EXPIRED: 504, JobState.CANCELLED: 410, JobState.FAILED: 422}
         state = error.status.state
@@ -37,7 +37,7 @@ def http_error(error: Exception) -> HttpError:
     if isinstance(error, Unauthenticated):
         return HttpError(401, detail, headers=[(b"www-authenticate", b'Bearer realm="hybrid-router"')])
     if isinstance(error, Unavailable):
-        return HttpError(503, detail, headers=http.retry_after(1.0))
+        return HttpError(503, detail, headers=semantics.retry_after(1.0))
     known: dict[type[Exception], int] = {
         ProtocolError: 400,
         TensorError: 422,

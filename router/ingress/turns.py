@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-from router.ingress.steps import Steps
+from router.ingress.codec.steps import Steps
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """The conditions of a route: what each says of a request, and whether it holds. Pure.
 
-Every condition is an object with ``holds(value)``, so that `router.policy.check` can ask it about values that
-no request has brought yet.
+Every condition is an object with ``holds(value)``, so that `router.scheduling.policy_check` can ask it about
+values that no request has brought yet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from router import units
-from router.ask import Ask
+from router.policy.facts import Ask
 from router.policy.values import Names, Section, one_or_more
 
 Sign = Literal["<", "<=", ">", ">="]

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from router.ask import Ask
 from router.policy.conditions import When
+from router.policy.facts import Ask
 from router.policy.names import Misnamed, misnamed
 from router.policy.secrets import URL_ELSEWHERE, holds_password
 from router.policy.tenants import Tenant, TenantLimits
@@ -275,7 +275,7 @@ class Policy(Section):
 
     @property
     def queue_settings(self) -> dict[str, Any]:
-        """Fields of `workers.queue.QueueSettings` on which all who use a queue must agree."""
+        """Fields of `workers.queue.contract.QueueSettings` on which all who use a queue must agree."""
         limits, each = self.limits.queue, self.limits.tenant.queue
         return {
             "max_jobs": limits.jobs,

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from router.ask import Ask
-from router.quota import Quotas
+from router.policy.facts import Ask
+from router.scheduling.rate_limits import Quotas
 from router.simulate.workload import Request
 
 Outcome = Literal["answered", "refused", "expired", "failed"]

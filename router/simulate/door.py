@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from router.admission import admit, ask_of
-from router.auth import Keyring
-from router.decide import Decision, Enqueue
-from router.estimate import ModelLoad
-from router.ingress.http import hold_s
+from router.ingress.semantics import hold_s
 from router.policy import Policy
 from router.policy.sections import QueueLimits
-from router.quota import Over, Quotas
+from router.scheduling.admission import Decision, Enqueue
+from router.scheduling.asking import admit, ask_of
+from router.scheduling.prediction import ModelLoad
+from router.scheduling.rate_limits import Over, Quotas
+from router.service.auth import Keyring
 from router.simulate.asked import Asked
 from router.simulate.columns import hint
 from router.simulate.workload import Request
@@ -24,7 +24,8 @@ class SimulationError(ValueError):
 
 class Door:
     """One of ``routers``: its quotas, and the way of a request to its decision, as `router.ingress` and
-    `router.service` have it. ``draw`` gives the random numbers, in [0, 1), that splits are drawn with."""
+    `router.service.service` have it. ``draw`` gives the random numbers, in [0, 1), that splits are drawn
+    with."""
 
     def __init__(self, policy: Policy, routers: int, draw: Callable[[], float]) -> None:
         self._policy, self._draw = policy, draw

@@ -1,4 +1,6 @@
-"""The simulation: arrivals in virtual time, through `router.decide`, into both sides of every model."""
+"""The simulation: arrivals in virtual time, through `router.scheduling.admission`, into both sides of every
+model.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from router.decide import Enqueue, Reject, RunOnline, decide
-from router.estimate import ModelLoad, Variant
 from router.policy import Online, Policy
+from router.policy.facts import MeasuredVariant
+from router.scheduling.admission import Enqueue, Reject, RunOnline, decide
+from router.scheduling.prediction import ModelLoad
 from router.simulate import door
 from router.simulate.asked import Asked, Outcome
 from router.simulate.door import Door
@@ -24,9 +27,9 @@ from router.simulate.result import Result, Sample
 from router.simulate.shadowed import Shadows
 from router.simulate.timing import Costs, Timing
 from router.simulate.workload import Request
-from workers.queue import settings_from
+from workers.queue.contract import settings_from
 
-Variants = Mapping[str, Mapping[str, Variant]]
+Variants = Mapping[str, Mapping[str, MeasuredVariant]]
 _SAMPLES = 400
 _PROBE_EVERY_MS = 100.0
 #: Results need not stay: nobody asks for them again.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from router.decide import RunOnline
-from router.estimate import OnlineLoad, Variant
-from router.lane import Start
-from router.lanes import TRIES, Lanes
 from router.policy import Online
+from router.policy.facts import MeasuredVariant
+from router.scheduling.admission import RunOnline
+from router.scheduling.prediction import OnlineLoad
+from router.scheduling.scheduler import TRIES, Lanes
+from router.scheduling.variant_queue import Start
 from router.simulate.asked import Asked, Extra, Item, Outcome, Part, Probe, Whole
 from router.simulate.events import Events
 from router.simulate.faults import Fault
@@ -26,7 +27,7 @@ class OnlineSide:
     def __init__(
         self,
         section: Online,
-        variants: Mapping[str, Variant],
+        variants: Mapping[str, MeasuredVariant],
         events: Events,
         timing: Timing,
         end: Callable[[Asked, Outcome], None],
@@ -79,12 +80,12 @@ class OnlineSide:
 
 
 class Front:
-    """One router's part: what `router.dispatch` does with futures and calls, in virtual time."""
+    """One router's part: what `router.online.dispatcher` does with futures and calls, in virtual time."""
 
     def __init__(
         self,
         section: Online,
-        variants: Mapping[str, Variant],
+        variants: Mapping[str, MeasuredVariant],
         pool: Pool,
         events: Events,
         end: Callable[[Asked, Outcome], None],
@@ -198,7 +199,7 @@ class Front:
 
 
 class _Away:
-    """One batch on its way, tried twice at most; see `router.dispatch`."""
+    """One batch on its way, tried twice at most; see `router.online.dispatcher`."""
 
     __slots__ = ("_front", "_open", "_settled", "_start", "_tries")
 

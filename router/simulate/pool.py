@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from router.estimate import Variant
-from router.lane import Start
+from router.policy.facts import MeasuredVariant
+from router.scheduling.variant_queue import Start
 from router.simulate.asked import Item
 from router.simulate.events import Events
 from router.simulate.faults import Fault
@@ -57,7 +57,7 @@ class Pool:
     def __init__(
         self,
         count: int,
-        variants: Mapping[str, Variant],
+        variants: Mapping[str, MeasuredVariant],
         events: Events,
         timing: Timing,
         tell: Callable[[list[str]], None],

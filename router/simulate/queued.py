@@ -11,32 +11,33 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import Any, TypeVar
 
-from router.decide import Enqueue
-from router.estimate import (
+from router.policy import Batch
+from router.policy.facts import MeasuredVariant
+from router.scheduling.admission import Enqueue
+from router.scheduling.prediction import (
     LEAST_QUEUE_MS,
     STATS_VALID_MS,
     BatchLoad,
     UnknownQueue,
-    Variant,
     batch_load,
     drain_rows_per_s,
 )
-from router.policy import Batch
-from router.recent_least import RecentLeast
+from router.scheduling.recent_least import RecentLeast
 from router.simulate.asked import Asked, Outcome
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.timing import Timing
-from workers.autoscale import workers_wanted
+from workers.batch.autoscale import workers_wanted
 from workers.batching import LEAST_SHARE, BoundTable, free_worker
-from workers.job import Held, JobState, Lease, NewJob
-from workers.memory_queue import MemoryQueue
-from workers.queue import Accepted, Done, Missed, QueueSettings, QueueStats, Release, Waiting
+from workers.queue.contract import Accepted, Done, Missed, QueueSettings, QueueStats, Release, Waiting
+from workers.queue.job import Held, JobState, Lease, NewJob
+from workers.queue.memory.queue import MemoryQueue
 
 T = TypeVar("T")
 
 _STATS_EVERY_MS = 500.0
-#: How long a submit tries to reach a queue at most, where nothing else bounds it. See `workers.redis_queue`.
+#: How long a submit tries to reach a queue at most, where nothing else bounds it. See
+#: `workers.queue.redis.queue`.
 _PATIENCE_MS = 10_000.0
 #: MemoryQueue counts from 1970, and a virtual run from 0: a moment that no clock reads as "never".
 _EPOCH_MS = 1_000_000
@@ -72,7 +73,7 @@ class QueueSide:
         self,
         model: str,
         section: Batch,
-        variants: Mapping[str, Variant],
+        variants: Mapping[str, MeasuredVariant],
         settings: QueueSettings,
         events: Events,
         timing: Timing,
@@ -127,7 +128,7 @@ class QueueSide:
                 self._events.at(worker.up_at_ms, self._work, worker)
 
     def _scale(self) -> None:
-        """What Serve does with the target of `workers.autoscale`: up at once, down after a while."""
+        """What Serve does with the target of `workers.batch.autoscale`: up at once, down after a while."""
         section, now_ms = self._section, self._events.now_ms
         if isinstance(section.workers, int):
             return
@@ -269,7 +270,7 @@ class QueueSide:
         return True
 
     def _work(self, worker: _Worker) -> None:
-        """The worker's loop until it runs a batch or has nothing to do; see `workers.drain`."""
+        """The worker's loop until it runs a batch or has nothing to do; see `workers.batch.loop`."""
         now_ms = self._events.now_ms
         if worker.busy or now_ms < worker.up_at_ms or now_ms < self._away_until_ms:
             return

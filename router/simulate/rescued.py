@@ -1,22 +1,23 @@
-"""Rescues in virtual time: what `router.rescue` chooses from the simulated queue runs on the online replicas.
+"""Rescues in virtual time: what `router.scheduling.rescue` chooses from the simulated queue runs on the
+online replicas.
 
-See `router.rescuer`, which does the same with a real queue: the choice, the quota and the lease are the
-very same code.
+See `router.service.rescuer`, which does the same with a real queue: the choice, the quota and the lease are
+the very same code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from router.estimate import BatchLoad
 from router.policy import Online
-from router.rescue import LOOK_MS, Promotion, Queued, Quota, choose, worth_a_look
+from router.scheduling.prediction import BatchLoad
+from router.scheduling.rescue import LOOK_MS, Promotion, Queued, Quota, choose, worth_a_look
 from router.simulate.asked import Extra, Outcome
 from router.simulate.events import Events
 from router.simulate.online import Front
 from router.simulate.queued import QueueSide
-from workers.job import Lease
-from workers.queue import Done, Release
+from workers.queue.contract import Done, Release
+from workers.queue.job import Lease
 
 _HEADS, _REMEMBERED = 64, 4096
 #: Beyond its deadline a lease is of use only until a late answer is settled.

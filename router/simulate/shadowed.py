@@ -1,4 +1,4 @@
-"""Shadow runs in virtual time: what they take of the replicas' time. See `router.shadow`."""
+"""Shadow runs in virtual time: what they take of the replicas' time. See `router.service.shadow`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from router.policy.sections import Shadow
-from router.shadow import MAX_RUNS, deadline_ms
+from router.service.shadow import MAX_RUNS, deadline_ms
 from router.simulate.asked import Asked, Extra, Outcome
 from router.simulate.online import Front
 

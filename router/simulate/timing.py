@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.estimate import Variant
+from router.policy.facts import MeasuredVariant
 
 #: The standard normal's 99th percentile: with it a drawn tail is the profile's tail.
 _Z99 = 2.326
@@ -53,15 +53,15 @@ class Timing:
     def __init__(self, costs: Costs, draw: random.Random) -> None:
         self.costs = costs
         self._gauss = draw.gauss
-        self._now: Mapping[int, Variant] = {}
+        self._now: Mapping[int, MeasuredVariant] = {}
         self._known: dict[tuple[int, int], tuple[float, float]] = {}
 
-    def become(self, costs: Costs, now: Mapping[int, Variant]) -> None:
+    def become(self, costs: Costs, now: Mapping[int, MeasuredVariant]) -> None:
         """From now on it takes what ``costs`` say, and variants (by their `id`) run as ``now`` has them."""
         self.costs, self._now = costs, now
         self._known.clear()
 
-    def run_ms(self, variant: Variant, rows: int) -> float:
+    def run_ms(self, variant: MeasuredVariant, rows: int) -> float:
         """How long a batch of ``rows`` takes on ``variant`` this time."""
         key = (id(variant), rows)
         known = self._known.get(key)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from router import trace, units
+from router import units
+from router.simulate import arrivals as trace
 from router.simulate import columns
 from router.simulate.columns import ColumnError, Said
 
@@ -40,9 +41,9 @@ class Share:
 class Request:
     """One simulated request; ``at_ms`` is virtual time from the start.
 
-    ``weight``: what it costs online, in rows of usual size (`router.weights`); 0 stands for ``rows``.
-    ``variant`` is the one that the caller pins. Header names are in lower case. ``epoch_s`` is the wall clock
-    when it arrives, None where nobody said.
+    ``weight``: what it costs online, in rows of usual size (`router.scheduling.row_cost`); 0 stands for
+    ``rows``. ``variant`` is the one that the caller pins. Header names are in lower case. ``epoch_s`` is the
+    wall clock when it arrives, None where nobody said.
     """
 
     at_ms: float

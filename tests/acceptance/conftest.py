@@ -75,7 +75,7 @@ def policy(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(policy: Path, folder: Path, *options: str, wait: bool = True) -> Served:
     """`hybrid-router serve` in ``folder``, read up to its word that it is ready (or its end)."""
     port, grpc_port = free_port(), free_port()
-    command = [sys.executable, "-m", "router.cli", "serve", str(policy), "--port", str(port)]
+    command = [sys.executable, "-m", "router.cli.main", "serve", str(policy), "--port", str(port)]
     command += ["--grpc-port", str(grpc_port), *options]
     process = subprocess.Popen(
         command,

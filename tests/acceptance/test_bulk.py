@@ -24,7 +24,7 @@ ROWS = TIMES * len(LABELS)
 
 def command(served: Served, source: Path, results: Path, *options: str) -> list[str]:
     words = ["submit", "digits", str(source), "--budget", "10min", "--out", str(results), *options]
-    return [sys.executable, "-m", "router.cli", *words, "--url", served.url]
+    return [sys.executable, "-m", "router.cli.main", *words, "--url", served.url]
 
 
 def submit(served: Served, source: Path, results: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -141,7 +141,7 @@ def test_rows_that_do_not_fit_are_set_apart_and_the_exit_code_says_so(served: Se
 
 def cli(served: Served, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "router.cli", *words, "--url", served.url],
+        [sys.executable, "-m", "router.cli.main", *words, "--url", served.url],
         capture_output=True,
         text=True,
         timeout=60,

@@ -13,7 +13,7 @@ import pytest
 
 from optimizers.examples.digits import test_split as real_images
 from router.ingress import encodings
-from router.ingress.protocol import HEADER_LENGTH
+from router.ingress.codec.protocol import HEADER_LENGTH
 from tests.acceptance.conftest import Served
 
 IMAGES, LABELS = real_images()

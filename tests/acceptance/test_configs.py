@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from optimizers.examples import digits, flights
 from optimizers.runtimes.trees import read_rules
 from optimizers.tensors import Array
-from router.cli import main
+from router.cli.main import main
 from tests.acceptance.conftest import start, stop
 from tests.support.in_process import InProcess, in_process
 

@@ -18,7 +18,7 @@ from workers.ports import free_port
 
 def command(policy: Path, *options: str) -> list[str]:
     port = str(free_port())
-    base = [sys.executable, "-m", "router.cli", "demo", "--policy", str(policy), "--port", port]
+    base = [sys.executable, "-m", "router.cli.main", "demo", "--policy", str(policy), "--port", port]
     return [*base, "--seconds", "4", "--rate", "20", *options]
 
 

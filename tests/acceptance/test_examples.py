@@ -12,13 +12,14 @@ import pytest
 
 import router
 from optimizers.examples.digits import test_split as real_images
-from router import AsyncClient, AsyncJob, Client, Job, client, client_async, errors
+from router import AsyncClient, AsyncJob, Client, Job
+from router.sdk import async_client, client, errors
 from tests.acceptance.conftest import Served
 from tests.support.examples import Described, check, described, public
 
 ADDRESS = "http://127.0.0.1:8000"
 CLASSES = [getattr(router, name) for name in router.__all__]
-MODULES = [described(module.__name__, module) for module in (router, client, client_async)]
+MODULES = [described(module.__name__, module) for module in (router, client, async_client)]
 ALL = [*MODULES, *(item for target in CLASSES for item in public(target))]
 README = Path(__file__).parents[2] / "README.md"
 

@@ -17,10 +17,10 @@ from grpc import StatusCode
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from router import Client
-from router.ingress.grpc_health import HEALTH_SERVICE, Status
-from router.ingress.grpc_health import message as health_message
-from router.ingress.grpc_messages import METHODS, SERVICE, message
-from router.ingress.grpc_protocol import set_values, values
+from router.ingress.grpc.health import HEALTH_SERVICE, Status
+from router.ingress.grpc.health import message as health_message
+from router.ingress.grpc.messages import METHODS, SERVICE, message
+from router.ingress.grpc.protocol import set_values, values
 from tests.acceptance.conftest import Served, start
 
 BODY = 1 << 20  # the policy's limits.body

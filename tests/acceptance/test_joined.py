@@ -16,7 +16,7 @@ from unittest import mock
 import psutil
 import pytest
 
-from router import cluster
+from router.serving import ray_start
 from tests.acceptance.conftest import start
 from workers.ports import free_port
 
@@ -42,7 +42,7 @@ class Head:
         words = [str(word) for option in options.items() for word in option]
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *words]
         with mock.patch.dict(os.environ, {"RAY_AUTH_MODE": "token"}):
-            cluster.prepare(Path(self.folder))
+            ray_start.prepare(Path(self.folder))
             subprocess.run(command, check=True, capture_output=True, timeout=120)
 
     def kill(self) -> None:

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
-from router.api_keys import hash_key, new_key
 from router.policy.tenants import Tenant
+from router.service.api_keys import hash_key, new_key
 from tests.acceptance.conftest import Served
 from tests.support.browser import Page, browsing
 from tests.support.live import live

@@ -11,7 +11,7 @@ import pytest
 
 from optimizers.examples.digits import test_split as real_images
 from router import Client
-from router.errors import JobCancelled
+from router.sdk.errors import JobCancelled
 from tests.acceptance.conftest import Served
 
 IMAGES, LABELS = real_images()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from router.cli import main
+from router.cli.main import main
 from tests.acceptance.conftest import Served
 
 MIX = "digits:500ms:9,digits:2min:1:16"

@@ -14,8 +14,8 @@ from optimizers.examples.digits import test_split as real_images
 from router import Client
 from tests.acceptance.conftest import POLICY, Served, start, stop
 from tests.acceptance.test_dashboard import token
-from workers.embedded import url_file
-from workers.redis_client import connect
+from workers.queue.embedded import url_file
+from workers.queue.redis.client import connect
 
 
 @pytest.fixture(scope="module")

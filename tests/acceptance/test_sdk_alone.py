@@ -142,5 +142,5 @@ def test_type_checkers_see_the_sdks_types(alone: Path, tmp_path: Path) -> None:
     python = ("--python-executable", alone / "python", "--config-file", os.devnull)
     said = run(sys.executable, "-m", "mypy", "--strict", *python, *cache, tmp_path / "use.py").stdout
     types = [line.partition('Revealed type is "')[2].rstrip('"') for line in said.splitlines()[:3]]
-    result = "router.client_codec.Result"
+    result = "router.sdk.codec.Result"
     assert types == [result, "str", f"typing.AsyncIterator[{result}]"], said

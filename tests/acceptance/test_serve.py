@@ -18,7 +18,7 @@ import pytest
 
 from router import Client
 from tests.acceptance.conftest import POLICY, Served, start, stop
-from workers.embedded import EmbeddedServer
+from workers.queue.embedded import EmbeddedServer
 
 
 def test_it_says_in_plain_lines_what_runs_where(served: Served) -> None:
@@ -146,7 +146,7 @@ def test_the_environments_proxy_is_not_asked_for_this_machine(
         monkeypatch.delenv("NO_PROXY", raising=False)
         running = start(policy, tmp_path)
         assert "ready in" in running.said, running.said
-        command = [sys.executable, "-m", "router.cli", "status", "--url", running.url]
+        command = [sys.executable, "-m", "router.cli.main", "status", "--url", running.url]
         assert "ready" in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
         stop(running)
         # Ray asks by itself whether it runs in a cloud: that is another machine.
@@ -185,7 +185,7 @@ def test_a_killed_queue_server_is_back_at_once_and_everyone_is_told(served: Serv
         assert time.monotonic() < until, client.stats("digits")
         time.sleep(0.1)
     said = subprocess.run(
-        [sys.executable, "-m", "router.cli", "status", "--url", served.url],
+        [sys.executable, "-m", "router.cli.main", "status", "--url", served.url],
         capture_output=True,
         text=True,
         timeout=60,

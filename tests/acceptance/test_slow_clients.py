@@ -8,7 +8,7 @@ import numpy as np
 
 from optimizers.examples.digits import test_split as real_images
 from router import AsyncClient
-from router.ingress.reading import BODY_WITHIN_S
+from router.ingress.http.reading import BODY_WITHIN_S
 from tests.acceptance.conftest import Served
 from tests.support.slow_clients import slow_clients
 

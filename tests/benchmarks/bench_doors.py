@@ -27,7 +27,7 @@ import httpx
 import numpy as np
 import orjson
 
-from router.replay.wire import Wire
+from router.bench.wire import Wire
 from tests.benchmarks import door_keys, mlp
 from tests.benchmarks.report import Figure, at_least, at_most, write
 from tests.support.mutants import try_out
@@ -95,14 +95,14 @@ def bodies(count: int) -> Sequence[Figure]:
 
 @contextmanager
 def _server(port: int) -> Iterator[str]:
-    from router import server
+    from router.serving import local
 
     folder = Path("build/bench/mlp").absolute()
     mlp.build(folder)
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         policy = Path(temporary) / "policy.yaml"
         policy.write_text(_POLICY.format(folder=folder))
-        with server.running(policy, port=port) as running:
+        with local.running(policy, port=port) as running:
             yield running.url
 
 

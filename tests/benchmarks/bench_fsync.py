@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from tests.benchmarks.report import Figure, write
-from workers.embedded import EmbeddedServer
-from workers.job import NewJob
-from workers.redis_queue import RedisQueue
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.job import NewJob
+from workers.queue.redis.queue import RedisQueue
 
 PAYLOAD = b"x" * 256
 MODES: tuple[Literal["always", "everysec"], ...] = ("everysec", "always")

@@ -78,7 +78,7 @@ def _attempt(name: str, part: Callable[[], Sequence[Figure]]) -> list[Figure]:
 
 def _served(chosen: argparse.Namespace, folder: Path, runs: dict[str, Any]) -> list[Figure]:
     """Everything that needs a server: one of them, with both models and the compositions beside it."""
-    from router import server
+    from router.serving import local
 
     minilm = chosen.artifacts.absolute()
     variants = online_load.choose_variants(minilm, chosen.variants)
@@ -93,7 +93,7 @@ def _served(chosen: argparse.Namespace, folder: Path, runs: dict[str, Any]) -> l
             + online_load.POLICY.format(folder=minilm, variants=", ".join(variants), max_batch=max_batch)
         )
         policy.write_text(models + _ROUTES)
-        with server.running(policy, port=chosen.port) as running:
+        with local.running(policy, port=chosen.port) as running:
             if "throughput" in chosen.parts:
                 rows += _attempt("throughput", lambda: _throughput(chosen, running.url, folder, temporary))
             data = live.sentences(chosen.data, Path(temporary) / "sentences.jsonl")

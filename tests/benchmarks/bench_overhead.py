@@ -28,12 +28,12 @@ def main() -> None:
     wrk.require()
     folder = Path("build/bench/mlp").absolute()
     mlp.build(folder)
-    from router import server
+    from router.serving import local
 
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         policy = Path(temporary) / "policy.yaml"
         policy.write_text("models:" + online_throughput.POLICY.format(folder=folder) + _ROUTES)
-        with server.running(policy, port=chosen.port) as running:
+        with local.running(policy, port=chosen.port) as running:
             online_throughput.deploy(folder)
             loads = online_throughput.measure(
                 running.url, folder, Path(temporary), chosen.seconds, chosen.rounds, with_peers=False

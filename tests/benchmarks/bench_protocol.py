@@ -29,8 +29,8 @@ import orjson
 from optimizers.examples import digits
 from optimizers.tensors import Array
 from router import Client
-from router import client_codec as codec
-from router.client_codec import HEADER_LENGTH, ModelInfo
+from router.sdk import codec
+from router.sdk.codec import HEADER_LENGTH, ModelInfo
 from tests.benchmarks import colour, mlp
 from tests.benchmarks.report import Figure, at_least, at_most, write
 
@@ -218,12 +218,12 @@ def main() -> None:
     folder = Path("build/bench").absolute()
     colour.build(folder / "colour")
     mlp.build(folder / "mlp")
-    from router import server
+    from router.serving import local
 
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         policy = Path(temporary) / "policy.yaml"
         policy.write_text(POLICY.format(colour=folder / "colour", mlp=folder / "mlp"))
-        with server.running(policy, port=chosen.port) as running:
+        with local.running(policy, port=chosen.port) as running:
             measure(running.url, chosen.seconds, chosen.rounds, chosen.requests, chosen.callers)
 
 

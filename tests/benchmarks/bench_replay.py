@@ -20,9 +20,9 @@ from typing import Any
 
 from optimizers import artifact
 from router import policy as policies
-from router.manifests import read_variants
-from router.replay import compare
-from router.replay.compare import Difference
+from router.bench import compare
+from router.bench.compare import Difference
+from router.policy.artifacts import read_variants
 from router.simulate import observed
 from router.simulate.engine import Settings, Simulation
 from router.simulate.result import Result, table
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def run(chosen: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
-    from router import server
+    from router.serving import local
 
     minilm = chosen.artifacts.absolute()
     max_batch = live.best_batch(artifact.read(minilm / VARIANT).manifest.profile)
@@ -71,7 +71,7 @@ def run(chosen: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
         model = online_load.POLICY.format(folder=minilm, variants=VARIANT, max_batch=max_batch)
         policy.write_text("models:" + model + _ROUTES)
         data = live.sentences(chosen.data, Path(temporary) / "sentences.jsonl")
-        with server.running(policy, port=chosen.port) as running:
+        with local.running(policy, port=chosen.port) as running:
             target = Target(running.url, MODEL, data)
             bench = Bench(target, Lengths.smoke() if chosen.smoke else Lengths(), max_batch, [VARIANT])
             rows += online_load.calibrate(bench)

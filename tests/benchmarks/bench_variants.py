@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from optimizers import measure, pipeline, recipe_file
 from optimizers.artifact import Artifact
-from optimizers.commands import show
 from optimizers.examples.common import recipe_path
-from optimizers.goals import figures as manifest_figures
-from optimizers.recipe import Latency, Recipe
+from optimizers.pipeline import measure, pipeline, recipe_file
+from optimizers.pipeline.cli import show
+from optimizers.pipeline.goals import figures as manifest_figures
+from optimizers.pipeline.recipe import Latency, Recipe
+from optimizers.pipeline.task_loading import load_task
 from optimizers.runner import Runner, load
 from optimizers.task import Task
-from optimizers.task_loading import load_task
 from optimizers.tensors import concat
 from tests.benchmarks.report import Figure, at_least, at_most, write
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from optimizers import pipeline, recipe_file
 from optimizers.artifact import Artifact
 from optimizers.examples.common import digest_of, trained
+from optimizers.pipeline import pipeline, recipe_file
 from optimizers.task import Dataset, Metric, Model, Task, accuracy, label_agreement
 from optimizers.tensors import Array, TensorSpec
 
@@ -45,7 +45,7 @@ def task(workdir: Path, progress: Callable[[str], None] = lambda message: None) 
     digest = digest_of("colour", Path(__file__).read_text(encoding="utf-8"))
 
     def learn(module: Any) -> Any:
-        from optimizers.training import fit
+        from optimizers.passes.training import fit
 
         return fit(module, train, epochs=100, learning_rate=0.1, seed=0)
 

@@ -14,8 +14,8 @@ from ray.serve.schema import LoggingConfig
 from optimizers import artifact
 from optimizers.runner import load
 from optimizers.tensors import Tensors, check, concat, pack, rows_of, split, unpack
-from router.ingress import protocol
-from router.ingress.protocol import HEADER_LENGTH
+from router.ingress.codec import protocol
+from router.ingress.codec.protocol import HEADER_LENGTH
 
 MAX_BATCH = 64
 #: Long enough to gather what 64 connections send, short beside a request's time; Serve's default is 10 ms.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import statistics
 import time
 
-from router.api_keys import hash_key, new_key
-from router.auth import Keyring
 from router.policy.tenants import Tenant
-from router.service_errors import Unauthenticated
+from router.service.api_keys import hash_key, new_key
+from router.service.auth import Keyring
+from router.service.errors import Unauthenticated
 from tests.benchmarks.report import Figure, at_most
 
 _TENANTS = 50

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks.drain_parts import Free
-from workers.batch import BatchWorker, deployment
-from workers.model_thread import Model
+from workers.batch.deployment import BatchWorker, deployment
+from workers.execution.model_thread import Model
 
 
 class IdleWorker(BatchWorker):

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from optimizers.profile import LatencyProfile, fit
 from optimizers.tensors import Tensors, rows_of
-from workers.batch import ArtifactModel
-from workers.drain import Drain
-from workers.drain_settings import DrainSettings
-from workers.model_thread import Model
-from workers.redis_queue import RedisQueue
+from workers.batch.deployment import ArtifactModel
+from workers.batch.loop import Drain
+from workers.batch.settings import DrainSettings
+from workers.execution.model_thread import Model
+from workers.queue.redis.queue import RedisQueue
 
 WIDTH = 64
 MLP = Path("build/bench/mlp")
@@ -93,7 +93,7 @@ def loop(model: OneMsRow, rows: int) -> float:
 
 
 async def worker(model: Model, url: str, variant: str = "v") -> None:
-    sys.setswitchinterval(0.001)  # as workers/batch.py does
+    sys.setswitchinterval(0.001)  # as workers/batch/deployment.py does
     queue = RedisQueue.open(url, "bench")
     drain = Drain(queue, model, variant, f"pid:{os.getpid()}", DrainSettings(max_rows=256))
     stop = asyncio.Event()

@@ -14,15 +14,15 @@ import orjson
 
 from optimizers.profile import LatencyProfile
 from router import Client
-from router.client_codec import ModelInfo
-from router.replay import bodies
-from router.replay.bodies import Bodies
-from router.replay.command import quality_drops
-from router.replay.run import Replayed, replay
-from router.replay.wire import Wire
+from router.bench import bodies
+from router.bench.bodies import Bodies
+from router.bench.run import Replayed, replay
+from router.bench.wire import Wire
+from router.cli.client.bench import quality_drops
+from router.sdk.codec import ModelInfo
 from router.simulate import workload
+from router.simulate.arrivals import read_arrivals
 from router.simulate.workload import Request, Share
-from router.trace import read_arrivals
 
 #: Long enough that a closed loop's requests are never refused.
 _NO_HURRY_MS = 60_000.0

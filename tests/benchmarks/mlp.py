@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimizers import pipeline, recipe_file
 from optimizers.artifact import Artifact
 from optimizers.examples import digits
 from optimizers.examples.common import digest_of, trained
+from optimizers.pipeline import pipeline, recipe_file
 from optimizers.task import Dataset, Metric, Model, Task, accuracy, label_agreement
 from optimizers.tensors import TensorSpec
 
@@ -33,7 +33,7 @@ def task(workdir: Path, progress: Callable[[str], None] = lambda message: None) 
     digest = digest_of("mlp", Path(__file__).read_text(encoding="utf-8"), train, validation, test)
 
     def learn(module: Any) -> Any:
-        from optimizers.training import fit
+        from optimizers.passes.training import fit
 
         return fit(module, train, epochs=10, learning_rate=3e-3, seed=0)
 

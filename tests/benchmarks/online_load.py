@@ -16,7 +16,7 @@ from typing import Any
 
 from optimizers import artifact
 from optimizers.profile import quantile
-from router.replay.run import Replayed
+from router.bench.run import Replayed
 from router.simulate.workload import Request
 from tests.benchmarks import live, trace_scale
 from tests.benchmarks.live import Target

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from optimizers.profile import LatencyProfile, ProfilePoint
-from router.decide import Ask, decide
-from router.estimate import ModelLoad, Variant
-from router.lanes import Lanes
 from router.policy import Policy
+from router.policy.facts import MeasuredVariant
+from router.scheduling.admission import Ask, decide
+from router.scheduling.prediction import ModelLoad
+from router.scheduling.scheduler import Lanes
 from router.simulate import workload
+from router.simulate.arrivals import bursty
 from router.simulate.engine import Settings, Simulation
 from router.simulate.timing import Costs
 from router.simulate.workload import Share
-from router.trace import bursty
 from tests.benchmarks.report import Figure, at_least, at_most
 
 _NOW_MS = 1_000.0
@@ -40,10 +41,10 @@ def profile(fixed_ms: float, row_ms: float) -> LatencyProfile:
     return LatencyProfile(tuple(ProfilePoint(n, ms, 1.2 * ms) for n, ms in times))
 
 
-VARIANTS: Mapping[str, Variant] = {
-    "best": Variant("best", profile(1.0, 0.2)),
-    "middle": Variant("middle", profile(0.5, 0.1), 0.005),
-    "quick": Variant("quick", profile(0.25, 0.05), 0.01),
+VARIANTS: Mapping[str, MeasuredVariant] = {
+    "best": MeasuredVariant("best", profile(1.0, 0.2)),
+    "middle": MeasuredVariant("middle", profile(0.5, 0.1), 0.005),
+    "quick": MeasuredVariant("quick", profile(0.25, 0.05), 0.01),
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from optimizers import machine
+from optimizers.pipeline import machine
 
 FOLDER = Path("build/bench")
 

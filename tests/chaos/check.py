@@ -12,7 +12,7 @@ import numpy as np
 
 from optimizers.tensors import unpack
 from tests.chaos.parts import HANG, POISON
-from workers.job import JobState, JobStatus
+from workers.queue.job import JobState, JobStatus
 
 #: Claims within this of each other have no order that a log could tell.
 CLOCK_GRAIN_MS = 3

@@ -69,7 +69,7 @@ class Endpoint:
         self._reference = reference.compute(artifacts, VARIANTS, *digits.test_split())
         policy, port = self.folder / "digits.yaml", free_port()
         policy.write_text(POLICY.format(artifacts=artifacts))
-        command = [sys.executable, "-m", "router.cli", "serve", str(policy), "--port", str(port)]
+        command = [sys.executable, "-m", "router.cli.main", "serve", str(policy), "--port", str(port)]
         self._server = subprocess.Popen(
             [*command, "--data", str(self.folder / "queue"), "--grpc-port", "0"],
             cwd=self.folder,

@@ -14,13 +14,13 @@ import numpy as np
 
 from optimizers.profile import LatencyProfile, fit
 from optimizers.tensors import Tensors, pack, rows_of
-from workers.batch import BatchWorker
-from workers.drain_settings import DrainSettings
-from workers.job import Lease, NewJob
-from workers.model_thread import Model
-from workers.queue import DeadlineQueue, Done, Outcome, QueueSettings
-from workers.redis_queue import RedisQueue
-from workers.work_limits import WorkLimit
+from workers.batch.deployment import BatchWorker
+from workers.batch.settings import DrainSettings
+from workers.execution.model_thread import Model
+from workers.execution.work_limits import WorkLimit
+from workers.queue.contract import DeadlineQueue, Done, Outcome, QueueSettings
+from workers.queue.job import Lease, NewJob
+from workers.queue.redis.queue import RedisQueue
 
 MODEL = "chaos"
 LEASE_MS = 2000

@@ -27,10 +27,10 @@ from typing import Any
 from tests.chaos.check import Verdict, judge
 from tests.chaos.endpoint import Endpoint
 from tests.chaos.parts import HANG, HUNG, LEASE_MS, MODEL, SETTINGS, ChaosReplica, Log, make_job, read_log
-from workers.embedded import EmbeddedServer
-from workers.job import JobStatus
-from workers.queue import Accepted, QueueUnavailable, settings_from
-from workers.redis_queue import RedisQueue
+from workers.queue.contract import Accepted, QueueUnavailable, settings_from
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.job import JobStatus
+from workers.queue.redis.queue import RedisQueue
 
 RECOVERY_LIMIT_S = 10.0
 SUBMITTERS = 4
@@ -265,7 +265,7 @@ def serve_replica(url: str, folder: Path) -> Iterator[None]:
     import ray
     from ray import serve
 
-    from workers.batch import deployment
+    from workers.batch.deployment import deployment
 
     root = str(Path(__file__).parents[2])
     ray.init(

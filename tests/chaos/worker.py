@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from tests.chaos.parts import HUNG, SETTINGS, PoisonModel, drain_settings, open_logged
-from workers.drain import Drain, ModelHangs
-from workers.queue import settings_from
+from workers.batch.loop import Drain, ModelHangs
+from workers.queue.contract import settings_from
 
 
 async def main(url: str, folder: Path) -> None:

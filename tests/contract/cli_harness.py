@@ -9,8 +9,8 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
-from router import client_wire
-from router.cli import main
+from router.cli.main import main
+from router.sdk import http
 
 URL = "http://router.test"
 Server = Callable[[httpx.Request], httpx.Response]
@@ -20,8 +20,8 @@ Cli = Callable[..., Result]
 def against(monkeypatch: pytest.MonkeyPatch, server: Server) -> Cli:
     """A function that runs the command line with ``server`` behind every client; ``env`` is added."""
     transport = httpx.MockTransport(server)
-    monkeypatch.setattr(client_wire, "Lanes", lambda tls: transport)
-    monkeypatch.setattr(client_wire, "AsyncLanes", lambda tls: transport)
+    monkeypatch.setattr(http, "Lanes", lambda tls: transport)
+    monkeypatch.setattr(http, "AsyncLanes", lambda tls: transport)
 
     def invoke(
         *arguments: str | Path,

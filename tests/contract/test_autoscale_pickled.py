@@ -7,12 +7,12 @@ import sys
 
 from ray import cloudpickle
 
-from workers import queue_poll
+from workers.batch import queue_poll
 
 DEPLOY = """
 import sys
 from ray.serve.config import AutoscalingPolicy
-policy = AutoscalingPolicy(policy_function="workers.autoscale:QueuePolicy", policy_kwargs={})
+policy = AutoscalingPolicy(policy_function="workers.batch.autoscale:QueuePolicy", policy_kwargs={})
 sys.stdout.buffer.write(policy.get_serialized_policy_def())
 """
 

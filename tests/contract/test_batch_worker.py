@@ -15,19 +15,21 @@ import pytest
 import ray
 from ray import serve
 
-from optimizers import artifact, pipeline, runner
-from optimizers.recipe import Latency, Recipe, Variant
-from optimizers.spec_shrink import DistillTree
+from optimizers import artifact, runner
+from optimizers.passes.spec_shrink import DistillTree
+from optimizers.pipeline import pipeline
+from optimizers.pipeline.recipe import Latency, Recipe, Variant
 from optimizers.tensors import TensorError, Tensors, pack, unpack
 from tests.support.small_task import small_task
-from workers import autoscale, batch
-from workers.drain_settings import DrainSettings
-from workers.embedded import EmbeddedServer
-from workers.job import JobState, JobStatus, NewJob
-from workers.model_thread import Model, UnknownVariant
-from workers.queue import settings_from
-from workers.redis_queue import RedisQueue
-from workers.work_limits import WorkLimit
+from workers.batch import autoscale
+from workers.batch import deployment as batch
+from workers.batch.settings import DrainSettings
+from workers.execution.model_thread import Model, UnknownVariant
+from workers.execution.work_limits import WorkLimit
+from workers.queue.contract import settings_from
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.job import JobState, JobStatus, NewJob
+from workers.queue.redis.queue import RedisQueue
 
 SETTINGS = {"keep_ms": 600_000}
 

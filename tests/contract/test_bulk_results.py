@@ -16,7 +16,7 @@ from router.bulk.chunks import Part, Settled
 from router.bulk.errors import InputError
 from router.bulk.results import result_format
 from router.bulk.store import Paths, Store
-from tests.unit.bulk_harness import BulkServer, FaultyDisk, order_of, submit, table
+from tests.unit.bulk.harness import BulkServer, FaultyDisk, order_of, submit, table
 
 SPECS = (
     TensorSpec("label", "INT64", (-1,)),

@@ -13,9 +13,9 @@ import orjson
 import pytest
 
 from optimizers.tensors import TensorSpec
-from router.ingress import protocol
+from router.ingress.codec import protocol
 from tests.contract.cli_harness import Cli, Server, against
-from tests.unit.client_harness import FakeServer, pending, problem
+from tests.unit.sdk.harness import FakeServer, pending, problem
 
 IMAGE = "[[3, 3], [3, 3]]"
 ANSWER = {

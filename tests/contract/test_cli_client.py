@@ -13,10 +13,10 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from router.cli import main
+from router.cli.main import main
 from tests.contract.cli_harness import URL, Cli, Server, against
-from tests.unit.bulk_harness import BulkServer, table
-from tests.unit.client_harness import FakeServer, pending, problem
+from tests.unit.bulk.harness import BulkServer, table
+from tests.unit.sdk.harness import FakeServer, pending, problem
 
 QUEUE = {
     "jobs": 1200, "rows": 76800, "waiting_jobs": 1190, "delayed_jobs": 1, "leased_jobs": 9,
@@ -88,7 +88,7 @@ def test_infer_gives_plain_text_to_a_model_that_takes_text(
     cli: Callable[[Server], Cli], value: str, taken: bytes
 ) -> None:
     from optimizers.tensors import TensorSpec
-    from router.ingress import protocol
+    from router.ingress.codec import protocol
 
     seen: list[bytes] = []
 
@@ -327,7 +327,7 @@ def test_the_clients_commands_need_none_of_the_servers_packages() -> None:
     program = (
         "import sys\n"
         f"for name in {absent!r}: sys.modules[name] = None\n"
-        "from router.cli import main\n"
+        "from router.cli.main import main\n"
         "for words in (['--help'], ['submit', '-h'], ['infer', '-h'], ['result', '-h'], ['status', '-h']):\n"
         "    main(words, standalone_mode=False)\n"
         "import click\n"

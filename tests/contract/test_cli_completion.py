@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.contract.cli_harness import Cli, Server, against
-from tests.unit.client_harness import FakeServer, problem
+from tests.unit.sdk.harness import FakeServer, problem
 
 Complete = Callable[[str], list[str]]
 
@@ -93,7 +93,7 @@ def test_the_script_of_each_shell_asks_this_program(monkeypatch: pytest.MonkeyPa
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
 def test_bash_completes_a_command_with_the_script(tmp_path: Path) -> None:
     program = tmp_path / "hybrid-router"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m router.cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m router.cli.main "$@"\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     script = (
         'eval "$(hybrid-router completion bash)"\n'

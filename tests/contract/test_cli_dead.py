@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from optimizers.tensors import pack
-from router.cli import main
-from workers.embedded import EmbeddedServer
-from workers.job import JobState, NewJob
-from workers.queue import Failed
-from workers.redis_queue import RedisQueue
+from router.cli.main import main
+from workers.queue.contract import Failed
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.job import JobState, NewJob
+from workers.queue.redis.queue import RedisQueue
 
 T = TypeVar("T")
 POLICY = """

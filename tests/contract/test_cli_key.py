@@ -10,9 +10,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from router.auth import Keyring
-from router.cli import main
+from router.cli.main import main
 from router.policy import parse
+from router.service.auth import Keyring
 
 MODEL = "models: {m: {artifacts: a, online: {variants: [v]}}}\n"
 
@@ -70,7 +70,7 @@ def test_keys_are_made_where_no_server_package_is() -> None:
     code = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(['ray', 'redis', 'yaml', 'pydantic', 'torch', 'onnxruntime']))\n"
-        "from router.cli import main\n"
+        "from router.cli.main import main\n"
         "main(['key', 'new', '--json'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

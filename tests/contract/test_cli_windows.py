@@ -15,8 +15,8 @@ import pytest
 from router.bulk.disk import AppendFile, Disk
 from router.bulk.store import Paths
 from tests.support.loopback import listening
-from tests.unit.bulk_harness import BulkServer, order_of, submit, table
-from tests.unit.client_harness import FakeServer
+from tests.unit.bulk.harness import BulkServer, order_of, submit, table
+from tests.unit.sdk.harness import FakeServer
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,12 +5,12 @@ import doctest
 import numpy as np
 import pytest
 
-from optimizers import distill_rules
-from optimizers.distill import fidelity
-from optimizers.distill_rules import fit_rules, to_rules
-from optimizers.rules import Condition, Rule, RuleList
+from optimizers.passes import distill_rules
+from optimizers.passes.decision_tree import Feature, SurrogateError, name_features
+from optimizers.passes.distill_rules import fit_rules, to_rules
+from optimizers.passes.distill_tree import fidelity
+from optimizers.passes.rules import Condition, Rule, RuleList
 from optimizers.runtimes.trees import read_rules, rules_bytes
-from optimizers.surrogate import Feature, SurrogateError, name_features
 from optimizers.tensors import Array
 
 CLASSES = ("on time", "late")

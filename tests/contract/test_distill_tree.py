@@ -6,10 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optimizers import distill, surrogate
-from optimizers.distill import fidelity, fit_tree, resample, to_tree
+from optimizers.passes import decision_tree, distill_tree
+from optimizers.passes.decision_tree import (
+    Feature,
+    SurrogateError,
+    Tree,
+    name_features,
+    simplest_between,
+    snap,
+)
+from optimizers.passes.distill_tree import fidelity, fit_tree, resample, to_tree
 from optimizers.runtimes.trees import SurrogateRunner, read_tree, tree_bytes
-from optimizers.surrogate import Feature, SurrogateError, Tree, name_features, simplest_between, snap
 from optimizers.tensors import Array, TensorSpec
 
 WORKED_ROWS, WORKED_ANSWERS = [[1, 2], [3, 4], [5, 6], [7, 8]], [0, 1, 0, 1]
@@ -168,8 +175,8 @@ def test_runner_flattens_and_gives_both_outputs() -> None:
 
 def test_examples_in_the_docstrings_are_true() -> None:
     for module in (
-        distill,
-        surrogate,
+        distill_tree,
+        decision_tree,
     ):
         result = doctest.testmod(module)
         assert result.attempted > 0 and result.failed == 0

@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from tests.queue_harness import job
-from workers import embedded
-from workers.embedded import DataFolderInUse, DataFolderUnusable, EmbeddedServer, ServerFailed
-from workers.job import JobState
-from workers.queue import Done, Failed, QueueUnavailable
-from workers.redis_client import resolve_url
-from workers.redis_queue import RedisQueue
+from workers.queue import embedded
+from workers.queue.contract import Done, Failed, QueueUnavailable
+from workers.queue.embedded import DataFolderInUse, DataFolderUnusable, EmbeddedServer, ServerFailed
+from workers.queue.job import JobState
+from workers.queue.redis.client import resolve_url
+from workers.queue.redis.queue import RedisQueue
 
 
 async def test_a_killed_server_restarted_on_its_folder_has_everything_acknowledged(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from onnx import TensorProto, helper
 
 from optimizers import artifact, runner
 from optimizers.artifact import ArtifactMalformed
-from optimizers.example_row import FILE, ExampleFails, RowsNotKept, encode, example_of
+from optimizers.runtimes.example_row import FILE, ExampleFails, RowsNotKept, encode, example_of
 from optimizers.tensors import Tensors, TensorSpec, pack, unpack
 from tests.support import tiny_onnx
-from workers.batch import ArtifactModel
-from workers.loaded import LoadedVariant
-from workers.model_thread import ModelFault, UnknownVariant, run_jobs
+from workers.batch.deployment import ArtifactModel
+from workers.execution.loaded import LoadedVariant
+from workers.execution.model_thread import ModelFault, UnknownVariant, run_jobs
 from workers.online import BatchRunner
 
 IMAGE = (TensorSpec("image", "FP32", (-1, 1, -1, -1)),)

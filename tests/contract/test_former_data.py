@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from router import state
-from router.cli import main
+from router.cli.main import main
+from router.serving import state
 from tests.queue_harness import job
-from workers import embedded
-from workers.embedded import DataFolderInUse, EmbeddedServer
-from workers.redis_queue import RedisQueue
+from workers.queue import embedded
+from workers.queue.embedded import DataFolderInUse, EmbeddedServer
+from workers.queue.redis.queue import RedisQueue
 
 FORMER, NOW = Path("build/queue"), state.HERE / "queue"
 

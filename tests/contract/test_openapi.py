@@ -12,13 +12,13 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from optimizers.tensors import TensorSpec
-from router.api_keys import hash_key
-from router.call import ServedModel
-from router.ingress import http, routes
-from router.ingress.http import HttpError
-from router.ingress.openapi import document
+from router.ingress import routes, semantics
+from router.ingress.openapi.document import document
+from router.ingress.semantics import HttpError
 from router.policy import parse
 from router.policy.tenants import Tenant
+from router.service.api_keys import hash_key
+from router.service.requests import ServedModel
 from tests.support.served import POLICY, manifest, serving
 from tests.support.virtual_time import in_virtual_time
 
@@ -94,8 +94,8 @@ def test_every_status_with_a_title_is_among_the_answers() -> None:
         int(code) for _, _, operation in operations(made(secured=True)) for code in operation["responses"]
     }
     # 405 is the answer to methods that the document does not have.
-    assert told >= set(http.TITLES) - {405}
-    assert told - set(http.TITLES) == {200, 202, 304, 308} & told
+    assert told >= set(semantics.TITLES) - {405}
+    assert told - set(semantics.TITLES) == {200, 202, 304, 308} & told
 
 
 def test_bounds_and_defaults_are_the_policys() -> None:

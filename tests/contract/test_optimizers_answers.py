@@ -14,11 +14,12 @@ import torch
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from optimizers import pipeline, runner
+from optimizers import runner
 from optimizers.artifact import ArtifactMalformed
-from optimizers.passes import FormError, PassError
-from optimizers.predict import predictor
-from optimizers.recipe import (
+from optimizers.formats.in_memory import predictor
+from optimizers.passes.registry import FormError, PassError
+from optimizers.pipeline import pipeline
+from optimizers.pipeline.recipe import (
     DistillNetwork,
     FineTune,
     Latency,

@@ -9,12 +9,15 @@ import numpy as np
 import onnx
 import pytest
 
-from optimizers import graphs, pipeline, runner
-from optimizers.convert import rename_inputs, rename_outputs
-from optimizers.passes import PassError
-from optimizers.predict import predictor
-from optimizers.quantize import weights_only
-from optimizers.recipe import (
+from optimizers import runner
+from optimizers.formats import graphs
+from optimizers.formats.convert import rename_inputs, rename_outputs
+from optimizers.formats.in_memory import predictor
+from optimizers.formats.onnx_slim import slim
+from optimizers.passes.quantize import weights_only
+from optimizers.passes.registry import PassError
+from optimizers.pipeline import pipeline
+from optimizers.pipeline.recipe import (
     Cast,
     Cluster,
     Latency,
@@ -25,7 +28,6 @@ from optimizers.recipe import (
     Recipe,
     Variant,
 )
-from optimizers.slim import slim
 from optimizers.task import Context, Model
 from tests.support import onnx_bodies
 from tests.support.onnx_bodies import INPUTS, MODELS, OTHER_ROWS, OUTPUTS, ROWS

@@ -3,10 +3,10 @@
 import pytest
 from onnx import numpy_helper
 
-from optimizers.cluster import cluster
-from optimizers.passes import PassError, convert
-from optimizers.prune_weights import weights
-from optimizers.spec_shrink import Cluster, Prune
+from optimizers.passes.cluster import cluster
+from optimizers.passes.prune_weights import weights
+from optimizers.passes.registry import PassError, convert
+from optimizers.passes.spec_shrink import Cluster, Prune
 from optimizers.task import Model, Task
 from tests.support.small_task import context, quality, small_task
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from optimizers import program, store, tensorrt
-from optimizers.cast import cast
-from optimizers.convert import ConversionError, deployed, torch_to_onnx, verify
-from optimizers.foreign import from_onnx, from_sklearn, import_onnx
-from optimizers.passes import FormError, NotAvailable, PassError, convert
-from optimizers.predict import predictor
-from optimizers.program import ProgramError, build, trace
-from optimizers.quantize_aware import train as quantize_aware
-from optimizers.recipe import Cast, ImportOnnx, QuantizeAware
+from optimizers.formats import serialization, tensorrt, torch_program
+from optimizers.formats.convert import ConversionError, deployed, torch_to_onnx, verify
+from optimizers.formats.in_memory import predictor
+from optimizers.formats.onnx import from_onnx, from_sklearn, import_onnx
+from optimizers.formats.torch_program import ProgramError, build, trace
+from optimizers.passes.cast import cast
+from optimizers.passes.quantize_aware import train as quantize_aware
+from optimizers.passes.registry import FormError, NotAvailable, PassError, convert
+from optimizers.pipeline.recipe import Cast, ImportOnnx, QuantizeAware
 from tests.support.small_task import Branches, context, quality, small_task
 
 
@@ -51,8 +51,8 @@ def test_there_is_no_way_back_from_onnx_to_torch() -> None:
 
 def test_weights_are_stored_and_read_back() -> None:
     task = small_task()
-    packed = store.pack_torch(task.model, task)
-    value = store.unpack_torch(packed, task.model, task)
+    packed = serialization.pack_torch(task.model, task)
+    value = serialization.unpack_torch(packed, task.model, task)
     for name, tensor in task.model.value.state_dict().items():
         torch.testing.assert_close(value.state_dict()[name], tensor)
 
@@ -60,8 +60,8 @@ def test_weights_are_stored_and_read_back() -> None:
 def test_weights_of_other_shapes_reshape_the_architecture() -> None:
     task = small_task()
     narrow = Branches(8).eval()
-    packed = store.pack_torch(replace(task.model, value=narrow), task)
-    value = store.unpack_torch(packed, task.model, task)
+    packed = serialization.pack_torch(replace(task.model, value=narrow), task)
+    value = serialization.unpack_torch(packed, task.model, task)
     x = torch.from_numpy(task.test.take(4).inputs["image"])
     torch.testing.assert_close(value(x), narrow(x))
     assert value.stem.out_channels == 8 and value.norm.num_features == 8
@@ -69,9 +69,9 @@ def test_weights_of_other_shapes_reshape_the_architecture() -> None:
 
 def test_an_architecture_that_the_task_lacks_is_refused() -> None:
     task = small_task()
-    packed = store.pack_torch(task.model, task)
+    packed = serialization.pack_torch(task.model, task)
     with pytest.raises(FormError, match=r"'huge'.*'original'"):
-        store.unpack_torch(packed, replace(task.model, architecture="huge"), task)
+        serialization.unpack_torch(packed, replace(task.model, architecture="huge"), task)
 
 
 def test_a_program_answers_as_its_module_at_any_batch() -> None:
@@ -115,7 +115,7 @@ def test_what_is_no_program_is_refused(text: Any) -> None:
 def test_only_a_torch_model_becomes_a_program() -> None:
     task = small_task()
     with pytest.raises(FormError, match="'onnx'"):
-        program.pack_program(torch_to_onnx(task.model, task), task, compiled=False)
+        torch_program.pack_program(torch_to_onnx(task.model, task), task, compiled=False)
 
 
 def test_bfloat16_halves_the_weights_and_still_gives_float32() -> None:
@@ -125,8 +125,8 @@ def test_bfloat16_halves_the_weights_and_still_gives_float32() -> None:
     assert task.model.value.stem.weight.dtype == torch.float32
     assert predictor(half, task)(task.test.inputs)["scores"].dtype == np.float32
     assert quality(half, task) > quality(task.model, task) - 0.05
-    packed = store.pack_torch(half, task)
-    assert store.unpack_torch(packed, half, task).stem.weight.dtype == torch.bfloat16
+    packed = serialization.pack_torch(half, task)
+    assert serialization.unpack_torch(packed, half, task).stem.weight.dtype == torch.bfloat16
 
 
 def test_bfloat16_is_not_for_onnx_runtime() -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from optimizers.artifact import ArtifactMalformed, Manifest, write
-from optimizers.distill_passes import pack_rules, pack_tree, rules, tree, unpack_rules, unpack_tree
-from optimizers.passes import Packed, PassError
+from optimizers.passes.distill import pack_rules, pack_tree, rules, tree, unpack_rules, unpack_tree
+from optimizers.passes.registry import Packed, PassError
+from optimizers.passes.spec_shrink import DistillRules, DistillTree
+from optimizers.pipeline.recipe import RecipeError
 from optimizers.profile import LatencyProfile, ProfilePoint
-from optimizers.recipe import RecipeError
 from optimizers.runner import DeviceMissing, load
-from optimizers.spec_shrink import DistillRules, DistillTree
 from optimizers.task import Task
 from optimizers.tensors import TensorSpec
 from tests.support.small_task import INPUTS, OUTPUTS, context, small_task

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from optimizers.distill_network import log_scores, network, soft_loss
-from optimizers.passes import PassError
-from optimizers.predict import predictor
-from optimizers.recipe import RecipeError
-from optimizers.spec_shrink import DistillNetwork
+from optimizers.formats.in_memory import predictor
+from optimizers.passes.distill_network import log_scores, network, soft_loss
+from optimizers.passes.registry import PassError
+from optimizers.passes.spec_shrink import DistillNetwork
+from optimizers.pipeline.recipe import RecipeError
 from optimizers.task import Task
 from tests.support.small_task import context, quality, small_task
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from optimizers import pipeline
 from optimizers.artifact import ArtifactError
-from optimizers.commands import optimize
-from optimizers.passes import Packed, PassError
-from optimizers.recipe import Cast, Latency, QuantizeStatic, Recipe, RecipeError, Variant
+from optimizers.passes.registry import Packed, PassError
+from optimizers.pipeline import pipeline
+from optimizers.pipeline.cli import optimize
+from optimizers.pipeline.recipe import Cast, Latency, QuantizeStatic, Recipe, RecipeError, Variant
 from optimizers.task import Dataset, Metric, Preprocess
 from optimizers.tensors import TensorSpec
 from tests.support.small_task import INPUTS, OUTPUTS, small_task
 
 RECIPE = "name: m\ntask: {task}\nvariants: {{float32: {{}}}}\nlatency: {{batches: [1], seconds: 0.01}}\n"
-FILES = "optimizers.foreign:task"
+FILES = "optimizers.formats.onnx:task"
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def _opened(
 
 
 def test_damaged_weights_raise_an_error_of_ours_whatever_was_damaged(tmp_path: Path) -> None:
-    from optimizers.recipe import DistillRules, DistillTree
+    from optimizers.pipeline.recipe import DistillRules, DistillTree
 
     variants = (
         Variant("float32"),
@@ -259,10 +259,12 @@ def test_errors_of_a_variant_begin_with_its_name(variant: Variant, says: str, tm
 def test_a_packed_model_that_its_runtime_refuses_names_the_variant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from optimizers import store
+    from optimizers.formats import serialization
 
     monkeypatch.setattr(
-        store, "pack_onnx", lambda *_: Packed("onnx", {"model.onnx": b"rubbish"}, {"weights": "model.onnx"})
+        serialization,
+        "pack_onnx",
+        lambda *_: Packed("onnx", {"model.onnx": b"rubbish"}, {"weights": "model.onnx"}),
     )
     with pytest.raises(PassError, match=r"^variants.float32: its runtime does not take it: .*cannot load it"):
         _run(tmp_path)

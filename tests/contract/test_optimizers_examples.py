@@ -10,12 +10,13 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from optimizers import artifact, pipeline, recipe_file, runner
-from optimizers.commands import optimize
-from optimizers.convert import torch_to_onnx
+from optimizers import artifact, runner
 from optimizers.examples import digits, minilm
 from optimizers.examples.common import recipe_path
-from optimizers.recipe import Latency, QuantizeDynamic, Recipe, RecipeError, Variant
+from optimizers.formats.convert import torch_to_onnx
+from optimizers.pipeline import pipeline, recipe_file
+from optimizers.pipeline.cli import optimize
+from optimizers.pipeline.recipe import Latency, QuantizeDynamic, Recipe, RecipeError, Variant
 from optimizers.task import Dataset, Task
 from tests.support.small_task import small_task
 
@@ -70,7 +71,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert data.targets is not None
         np.savez(folder / f"{name}.npz", target=data.targets, **data.inputs)
     (folder / "recipe.yaml").write_text(
-        "name: files\ntask: optimizers.foreign:task\nlatency: {batches: [1, 4], seconds: 0.02}\n"
+        "name: files\ntask: optimizers.formats.onnx:task\nlatency: {batches: [1, 4], seconds: 0.02}\n"
         "goals: [{figure: quality_drop, at_most: -1}]\n"
         "variants:\n  float32: {}\n  int8:\n    passes: [{quantize_static: {rows: 64}}]\n"
     )

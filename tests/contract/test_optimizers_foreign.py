@@ -35,12 +35,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from optimizers import pipeline, runner
-from optimizers.foreign import from_onnx, from_sklearn, import_onnx, task
-from optimizers.passes import PassError, convert
-from optimizers.predict import predictor
-from optimizers.recipe import Cast, ImportOnnx, Latency, Recipe, RecipeError, Variant
-from optimizers.slim import slim
+from optimizers import runner
+from optimizers.formats.in_memory import predictor
+from optimizers.formats.onnx import from_onnx, from_sklearn, import_onnx, task
+from optimizers.formats.onnx_slim import slim
+from optimizers.passes.registry import PassError, convert
+from optimizers.pipeline import pipeline
+from optimizers.pipeline.recipe import Cast, ImportOnnx, Latency, Recipe, RecipeError, Variant
 from optimizers.task import Dataset, Metric, Model, Task
 from tests.support.small_task import context, small_task
 

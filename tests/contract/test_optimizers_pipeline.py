@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import artifact, example_row, machine, pipeline, provenance
-from optimizers.cache import PassCache, next_key, start_key
-from optimizers.passes import PassError
-from optimizers.recipe import (
+from optimizers import artifact
+from optimizers.passes.registry import PassError
+from optimizers.pipeline import machine, pipeline, provenance
+from optimizers.pipeline.cache import PassCache, next_key, start_key
+from optimizers.pipeline.recipe import (
     DistillTree,
     FineTune,
     Goal,
@@ -25,8 +26,9 @@ from optimizers.recipe import (
     Search,
     Variant,
 )
+from optimizers.pipeline.task_loading import resolve_task
+from optimizers.runtimes import example_row
 from optimizers.task import Metric, Model
-from optimizers.task_loading import resolve_task
 from optimizers.tensors import TensorSpec
 from tests.support.small_task import small_task
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import prune
-from optimizers.importance import gradients, prunable
-from optimizers.passes import PassError
-from optimizers.prune_channels import channels
-from optimizers.prune_weights import weights
-from optimizers.spec_shrink import Prune, PruneChannels
-from optimizers.store import reshape
+from optimizers.formats.serialization import reshape
+from optimizers.passes import prune_masks
+from optimizers.passes.importance import gradients, prunable
+from optimizers.passes.prune_channels import channels
+from optimizers.passes.prune_weights import weights
+from optimizers.passes.registry import PassError
+from optimizers.passes.spec_shrink import Prune, PruneChannels
 from optimizers.task import Model, Task
 from tests.support.small_task import Branches, context, quality, small_task
 
@@ -85,7 +85,7 @@ def test_n_of_m_along_the_input_channels(task: Task) -> None:
 
 def test_blocks_go_whole(task: Task) -> None:
     pruned = weights(task.model, Prune(pattern="block", sparsity=0.5, block=(4, 4)), context(task))
-    matrix = prune.as_matrix(pruned.value.inner.weight.detach().numpy())
+    matrix = prune_masks.as_matrix(pruned.value.inner.weight.detach().numpy())
     filled = (matrix != 0).reshape(4, 4, -1, 4).sum(axis=(1, 3))
     assert set(filled.ravel().tolist()) == {0, 16}
 

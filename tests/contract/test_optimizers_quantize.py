@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from optimizers import quantize
-from optimizers.passes import PassError
-from optimizers.predict import predictor
-from optimizers.quantize import fake_quantize, sensitivity
-from optimizers.recipe import QuantizeDynamic, QuantizeStatic, QuantizeWeights
-from optimizers.slim import slim
+from optimizers.formats.in_memory import predictor
+from optimizers.formats.onnx_slim import slim
+from optimizers.passes import quantize
+from optimizers.passes.quantize import fake_quantize, sensitivity
+from optimizers.passes.registry import PassError
+from optimizers.pipeline.recipe import QuantizeDynamic, QuantizeStatic, QuantizeWeights
 from optimizers.task import Context, Dataset, Metric, Model, Task
 from optimizers.tensors import Tensors, TensorSpec
 

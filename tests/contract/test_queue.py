@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.queue_harness import START_MS, Harness, job, memory, on_redis
-from workers import queue
-from workers.embedded import EmbeddedServer
-from workers.job import Held, JobState
-from workers.queue import (
+from workers.queue import contract
+from workers.queue.contract import (
     MAX_EXPIRED_PER_CLAIM,
     Accepted,
     Done,
@@ -27,7 +25,9 @@ from workers.queue import (
     QueueSettings,
     Release,
 )
-from workers.retry import RetryPolicy
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.job import Held, JobState
+from workers.queue.retry import RetryPolicy
 
 Make = Callable[..., Awaitable[Harness]]
 
@@ -742,7 +742,7 @@ async def test_leases_by_the_thousand_are_promoted_and_renewed(make: Make) -> No
 async def test_a_claim_hands_out_a_bounded_number_of_bytes_but_at_least_one_job(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "MAX_BYTES_PER_CLAIM", 1000)
+    monkeypatch.setattr(contract, "MAX_BYTES_PER_CLAIM", 1000)
     harness = await make()
     sizes = {"a": 600, "b": 400, "c": 1, "d": 5000, "e": 10}
     await harness.queue.submit([job(name, payload=b"x" * size) for name, size in sizes.items()])

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.queue_harness import Harness, job, on_redis
-from workers.embedded import EmbeddedServer
-from workers.job import JobState
-from workers.queue import Done, Failed, QueueSettings
+from workers.queue.contract import Done, Failed, QueueSettings
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.job import JobState
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.served import serving
 from tests.support.virtual_time import now_ms
-from tests.unit.test_service_queue import AUTO, LONG
-from workers.embedded import EmbeddedServer
-from workers.redis_queue import RedisQueue
+from tests.unit.service.test_queued import AUTO, LONG
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.redis.queue import RedisQueue
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])

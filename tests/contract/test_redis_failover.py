@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.queue_harness import job
-from workers.embedded import EmbeddedServer
-from workers.queue import Accepted, Done, QueueUnavailable
-from workers.redis_client import connect
-from workers.redis_queue import RedisQueue
+from workers.queue.contract import Accepted, Done, QueueUnavailable
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.redis.client import connect
+from workers.queue.redis.queue import RedisQueue
 
 
 class Forwarder:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
-import workers.keys
+import workers.queue.redis.keys
 from tests.queue_harness import job
-from workers.embedded import EmbeddedServer
-from workers.keys import FIELDS, Keys
-from workers.queue import Accepted, Done, Failed, QueueIncompatible, QueueSettings, QueueUnavailable
-from workers.redis_queue import RedisQueue
+from workers.queue.contract import Accepted, Done, Failed, QueueIncompatible, QueueSettings, QueueUnavailable
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.redis.keys import FIELDS, Keys
+from workers.queue.redis.queue import RedisQueue
 
 SHORT = QueueSettings(keep_ms=600_000, keep_dead_ms=900_000)
 
@@ -54,7 +54,7 @@ async def test_all_keys_of_a_queue_share_one_slot_and_are_documented(queue: Redi
     names = [name.decode() for name in await client.keys("*")]
     assert all(name.startswith("hr:{m}:") for name in names)
     kinds = {name.removeprefix("hr:{m}:").split(":")[0] for name in names}
-    documented = workers.keys.__doc__ or ""
+    documented = workers.queue.redis.keys.__doc__ or ""
     assert all(f"base:{kind}" in documented for kind in kinds)
     fields = {f.decode() for name in names if ":job:" in name for f in await client.hkeys(name)}
     assert fields <= set(FIELDS) | {"w", "lt"}

@@ -11,8 +11,9 @@ import pytest
 from redis.exceptions import ConnectionError, NoPermissionError
 
 from tests.support.virtual_time import in_virtual_time
-from workers import redis_client, restarts
-from workers.embedded import EmbeddedServer
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.redis import client as redis_client
+from workers.queue.redis import restarts
 
 
 async def test_a_restart_is_counted_once_and_a_server_that_stays_never(tmp_path: Path) -> None:

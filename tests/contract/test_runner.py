@@ -18,9 +18,10 @@ import numpy as np
 import orjson
 import pytest
 
-from optimizers import artifact, pipeline, runner
+from optimizers import artifact, runner
 from optimizers.artifact import Artifact, ArtifactError, ArtifactMalformed
-from optimizers.recipe import (
+from optimizers.pipeline import pipeline
+from optimizers.pipeline.recipe import (
     Cast,
     DistillRules,
     DistillTree,

@@ -10,10 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from router import Client, HybridRouterError, client_fork
+from router import Client, HybridRouterError
+from router.sdk import fork
 from tests.support.forked_client import BEFORE, CALLS, CHILDREN
 from tests.support.loopback import listening
-from tests.unit.client_harness import FakeServer, pending
+from tests.unit.sdk.harness import FakeServer, pending
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +68,7 @@ def test_a_forked_child_has_what_is_left_of_a_shared_deadline() -> None:
 def test_a_transport_that_was_made_before_a_fork_is_refused_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client("http://router.test", transport=httpx.MockTransport(FakeServer()))
     assert client.ready()
-    monkeypatch.setattr(client_fork, "_generation", client_fork.generation() + 1)
+    monkeypatch.setattr(fork, "_generation", fork.generation() + 1)
     with pytest.raises(HybridRouterError, match=r"made before a fork.*make a new client"):
         client.models()
     client.close()

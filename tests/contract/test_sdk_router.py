@@ -24,7 +24,7 @@ from router import (
     Rejected,
     Unauthenticated,
 )
-from router.api_keys import hash_key, new_key
+from router.service.api_keys import hash_key, new_key
 from tests.support.replica import Replica
 from tests.support.served import POLICY, Served, serving
 from tests.support.virtual_time import in_virtual_time, now_ms

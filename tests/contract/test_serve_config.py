@@ -13,13 +13,13 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary 
 from ray.serve._private.utils import is_grpc_enabled
 from ray.serve.schema import ServeDeploySchema
 
-from router.app import build
-from router.ingress.grpc_server import add_to_server
+from router.ingress.grpc.server import add_to_server
 from router.policy import PolicyError
 from router.policy.reload import digest_of
+from router.serving.application import build
 from tests.support import every_datatype
-from workers.batch import BatchWorker
-from workers.work_limits import WorkLimit, limit_for
+from workers.batch.deployment import BatchWorker
+from workers.execution.work_limits import WorkLimit, limit_for
 
 
 @pytest.fixture

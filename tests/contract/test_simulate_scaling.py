@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from router.estimate import Variant
 from router.policy import Policy
+from router.policy.facts import MeasuredVariant
 from router.simulate.engine import Settings, Simulation
 from router.simulate.faults import Fault
 from router.simulate.result import Result
@@ -17,7 +17,10 @@ from tests.support.simulated import profile
 
 #: A batch of 32 rows takes 41 ms: a worker drains about 780 rows a second.
 VARIANTS = {
-    "m": {"best": Variant("best", profile(9.0, 1.0)), "quick": Variant("quick", profile(2.0, 0.2), 0.01)}
+    "m": {
+        "best": MeasuredVariant("best", profile(9.0, 1.0)),
+        "quick": MeasuredVariant("quick", profile(2.0, 0.2), 0.01),
+    }
 }
 
 

@@ -9,10 +9,10 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from router.api_keys import hash_key
-from router.estimate import Variant
+from router.cli.server import simulate
 from router.policy import Policy
-from router.simulate import command
+from router.policy.facts import MeasuredVariant
+from router.service.api_keys import hash_key
 from router.simulate.engine import Settings, Simulation, SimulationError
 from router.simulate.result import Result
 from router.simulate.timing import Costs
@@ -20,7 +20,10 @@ from router.simulate.workload import Request
 from tests.support.simulated import profile
 
 VARIANTS = {
-    "m": {"best": Variant("best", profile(9.0, 1.0)), "quick": Variant("quick", profile(2.0, 0.2), 0.01)}
+    "m": {
+        "best": MeasuredVariant("best", profile(9.0, 1.0)),
+        "quick": MeasuredVariant("quick", profile(2.0, 0.2), 0.01),
+    }
 }
 BOTH: dict[str, Any] = {
     "artifacts": "a",
@@ -112,7 +115,7 @@ def test_a_tenant_over_its_limits_is_refused_and_no_other(limits: dict[str, Any]
 def test_a_queued_request_is_in_flight_as_long_as_its_caller_holds() -> None:
     queued = {"name": "queued", "when": {"budget": "> 1s"}, "to": "batch"}
     bulk = {"artifacts": "a", "batch": {"variant": "best", "max_batch": 1}}
-    slow = {"m": {"best": Variant("best", profile(4_000.0, 1.0))}}
+    slow = {"m": {"best": MeasuredVariant("best", profile(4_000.0, 1.0))}}
     met = {}
     for hold in ("1s", "30s"):
         chosen = Policy.model_validate(
@@ -213,7 +216,7 @@ def test_requests_without_a_tenant_are_refused_by_name_where_a_key_is_needed() -
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(command, "read_variants", lambda chosen, source: VARIANTS)
+    monkeypatch.setattr(simulate, "read_variants", lambda chosen, source: VARIANTS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.yaml").write_text(
         "models:\n  m: {artifacts: a, online: {variants: [best, quick]}}\n"
@@ -227,7 +230,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def say(*args: str) -> tuple[int, str]:
-    done = CliRunner().invoke(command.simulate, ["p.yaml", *args])
+    done = CliRunner().invoke(simulate.simulate, ["p.yaml", *args])
     return done.exit_code, done.output
 
 

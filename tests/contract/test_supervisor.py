@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.queue_harness import job
-from workers.embedded import EmbeddedServer
-from workers.redis_queue import RedisQueue
-from workers.supervisor import pause_s, supervised
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.redis.queue import RedisQueue
+from workers.queue.supervisor import pause_s, supervised
 
 
 class Said:

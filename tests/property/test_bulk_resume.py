@@ -10,7 +10,7 @@ import pytest
 from router.bulk.disk import AppendFile
 from router.bulk.errors import LedgerError
 from router.bulk.store import Paths
-from tests.unit.bulk_harness import BulkServer, Crash, FaultyDisk, order_of, submit, table
+from tests.unit.bulk.harness import BulkServer, Crash, FaultyDisk, order_of, submit, table
 
 ROWS, POISONED = 20, (3, 17)
 FORMATS = ("out.jsonl", "out.csv", "out.npy", "out.parquet")

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from optimizers import code_book
-from optimizers.code_book import cluster_values, pack_pairs
+from optimizers.passes import code_book
+from optimizers.passes.code_book import cluster_values, pack_pairs
 from optimizers.tensors import Array
 
 VALUES = arrays(np.float32, st.integers(1, 200), elements=st.floats(-100, 100, width=32))

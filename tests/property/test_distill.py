@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from optimizers.distill import fidelity, fit_tree
-from optimizers.distill_rules import fit_rules
-from optimizers.rules import RuleList
+from optimizers.passes.distill_rules import fit_rules
+from optimizers.passes.distill_tree import fidelity, fit_tree
+from optimizers.passes.rules import RuleList
 from optimizers.tensors import Array
 
 # Steps well over the 1e-7 below which scikit-learn takes two values for one.

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from optimizers.tensors import DTYPES, TensorSpec, to_bytes
-from router.ingress.grpc_messages import message
-from router.ingress.grpc_protocol import decode, encode, parse
-from router.ingress.protocol import ProtocolError
+from router.ingress.codec.protocol import ProtocolError
+from router.ingress.grpc.messages import message
+from router.ingress.grpc.protocol import decode, encode, parse
 
 FLAT = [name for name in DTYPES if name not in ("BYTES", "BF16")]
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.ask import Ask
 from router.policy import Policy
-from router.policy.check import check
+from router.policy.facts import Ask
 from router.policy.space import ABSENT, OTHER, Space
-from tests.unit.test_policy_space import NOT_SHADOWED, SHADOWED, VARIANTS, policy_of
+from router.scheduling.policy_check import check
+from tests.unit.policy.test_space import NOT_SHADOWED, SHADOWED, VARIANTS, policy_of
 
 CONDITIONS: dict[str, list[Any]] = {
     "model": ["m", "n", ["m", "n"]],

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from optimizers.tensors import DTYPES, Array, TensorSpec, to_bytes
-from router.ingress import json_slices
-from router.ingress.protocol import ProtocolError, decode, encode
+from router.ingress.codec import json_slices
+from router.ingress.codec.protocol import ProtocolError, decode, encode
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
 NUMERIC = [name for name in DTYPES if name != "BYTES"]

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from optimizers.passes.quantize import fake_quantize
+from optimizers.passes.weight_only import quantize_array
 from optimizers.profile import LatencyProfile, OnlineFit, fit
-from optimizers.quantize import fake_quantize
-from optimizers.weight_only import quantize_array
 
 VALUES = st.floats(-1e6, 1e6, allow_nan=False, width=64)
 WEIGHTS = arrays(

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.queue_harness import memory, on_redis
-from workers.embedded import EmbeddedServer
-from workers.job import TERMINAL, Held, JobState, JobStatus, Lease, NewJob
-from workers.queue import Done, Failed, Lost, Missed, Outcome, QueueSettings, Release
-from workers.retry import RetryPolicy
+from workers.queue.contract import Done, Failed, Lost, Missed, Outcome, QueueSettings, Release
+from workers.queue.embedded import EmbeddedServer
+from workers.queue.job import TERMINAL, Held, JobState, JobStatus, Lease, NewJob
+from workers.queue.retry import RetryPolicy
 
 T = TypeVar("T")
 SETTINGS = QueueSettings(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from router.estimate import Variant
 from router.policy import Policy
+from router.policy.facts import MeasuredVariant
 from router.simulate.faults import Fault
 from router.simulate.result import REFUSALS
 from router.simulate.workload import Request
@@ -20,8 +20,8 @@ SEEDS = range(16)
 #: A batch of one takes 41 ms or 11; no time varies.
 VARIANTS = {
     name: {
-        "best": Variant("best", profile(40.0, 1.0, 1.0)),
-        "quick": Variant("quick", profile(10.0, 1.0, 1.0), 0.01),
+        "best": MeasuredVariant("best", profile(40.0, 1.0, 1.0)),
+        "quick": MeasuredVariant("quick", profile(10.0, 1.0, 1.0), 0.01),
     }
     for name in ("a", "b")
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from router.ingress.protocol import HEADER_LENGTH
+from router.ingress.codec.protocol import HEADER_LENGTH
 
 #: What a sentence for a caller never says: names from the inside.
 INSIDE = re.compile(

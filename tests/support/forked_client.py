@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from router import AsyncClient, Client, HybridRouterError
-from tests.unit.client_harness import score
+from tests.unit.sdk.harness import score
 
 CHILDREN, CALLS, BEFORE = 3, 150, 8
 

@@ -14,17 +14,17 @@ import httpx
 
 from optimizers import artifact, runner
 from optimizers.tensors import Array, pack, unpack
-from router.call import ServedModel
-from router.dispatch import OnlineDispatcher
-from router.estimate import Variant
-from router.ingress import Ingress
-from router.manifests import read_examples, read_manifests
-from router.metrics import Recorder
+from router.ingress.http.application import Ingress
+from router.online.dispatcher import OnlineDispatcher
 from router.policy import Policy, read
-from router.service import Service
-from workers.memory_queue import MemoryQueue
+from router.policy.artifacts import read_examples, read_manifests
+from router.policy.facts import MeasuredVariant
+from router.service.metrics import Recorder
+from router.service.requests import ServedModel
+from router.service.service import Service
 from workers.online import BatchRunner
-from workers.queue import Done, Outcome, settings_from
+from workers.queue.contract import Done, Outcome, settings_from
+from workers.queue.memory.queue import MemoryQueue
 
 
 @dataclass
@@ -111,7 +111,7 @@ async def in_process(file: Path) -> AsyncIterator[InProcess]:
     first = next(iter(manifests.values()))
     best_first = sorted(model.online.variants, key=lambda v: manifests[v].quality_drop)
     dispatcher = OnlineDispatcher(
-        {v: Variant(v, manifests[v].profile, manifests[v].quality_drop) for v in best_first},
+        {v: MeasuredVariant(v, manifests[v].profile, manifests[v].quality_drop) for v in best_first},
         machine.send,
         replicas=1,
         max_batch=model.online.max_batch,

@@ -20,8 +20,8 @@ from typing import Any
 
 import orjson
 
-from router.ingress import Ingress
-from router.ingress.protocol import HEADER_LENGTH
+from router.ingress.codec.protocol import HEADER_LENGTH
+from router.ingress.http.application import Ingress
 from tests.support.served import serving
 from tests.support.virtual_time import VirtualLoop
 

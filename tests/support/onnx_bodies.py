@@ -139,7 +139,7 @@ MODELS = {"If": branches, "Loop": loop, "Scan": scan}
 
 def task(name: str) -> Task:
     """A task around one of :data:`MODELS`, judged by how close the answers stay to the original's."""
-    from optimizers.predict import predictor
+    from optimizers.formats.in_memory import predictor
 
     model = Model("onnx", MODELS[name](), INPUTS, OUTPUTS)
     exact = predictor(model, None)({"x": ROWS})["y"]  # type: ignore[arg-type]

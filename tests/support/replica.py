@@ -10,7 +10,7 @@ import numpy as np
 
 from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.tensors import Tensors, pack, rows_of, split, unpack
-from router.estimate import Variant
+from router.policy.facts import MeasuredVariant
 from tests.support.virtual_time import now_ms
 
 #: What a batch takes: 10 ms, and 1 ms for each row.
@@ -21,10 +21,10 @@ def run_ms(rows: int) -> float:
     return FIXED_MS + ROW_MS * rows
 
 
-def variant(name: str = "v", drop: float = 0.0, faster: float = 1.0) -> Variant:
+def variant(name: str = "v", drop: float = 0.0, faster: float = 1.0) -> MeasuredVariant:
     """A variant whose profile is exactly what `Replica` does, or that by a factor."""
     points = tuple(ProfilePoint(n, run_ms(n) / faster, run_ms(n) / faster) for n in (1, 1_000))
-    return Variant(name, LatencyProfile(points), drop)
+    return MeasuredVariant(name, LatencyProfile(points), drop)
 
 
 def batch(*values: float) -> Tensors:

@@ -12,16 +12,16 @@ import numpy as np
 
 from optimizers.artifact import Manifest
 from optimizers.tensors import TensorSpec, pack, unpack
-from router.call import ServedModel
-from router.dispatch import OnlineDispatcher
-from router.ingress import Ingress
-from router.metrics import Recorder
+from router.ingress.http.application import Ingress
+from router.online.dispatcher import OnlineDispatcher
 from router.policy import parse
-from router.service import Service
+from router.service.metrics import Recorder
+from router.service.requests import ServedModel
+from router.service.service import Service
 from tests.support.replica import Replica, variant
 from tests.support.virtual_time import now_ms
-from workers.memory_queue import MemoryQueue
-from workers.queue import Done, Failed, Outcome, QueueSettings
+from workers.queue.contract import Done, Failed, Outcome, QueueSettings
+from workers.queue.memory.queue import MemoryQueue
 
 #: Model ``m`` has both sides, ``o`` an online one only.
 POLICY = """

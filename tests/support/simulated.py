@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from optimizers.profile import LatencyProfile, ProfilePoint
-from router.estimate import Variant
 from router.policy import Policy
+from router.policy.facts import MeasuredVariant
 from router.simulate.engine import Settings, Simulation
 from router.simulate.faults import Fault
 from router.simulate.result import Result
@@ -20,7 +20,7 @@ SECONDS = 12.0
 
 class Case(NamedTuple):
     policy: Policy
-    variants: dict[str, dict[str, Variant]]
+    variants: dict[str, dict[str, MeasuredVariant]]
     requests: list[Request]
     settings: Settings
 
@@ -43,8 +43,10 @@ def random_case(seed: int) -> Case:
     for name in ("a", "b")[: draw.randint(1, 2)]:
         fixed_ms, row_ms = draw.uniform(0.2, 10.0), draw.uniform(0.05, 3.0)
         variants[name] = {
-            "best": Variant("best", profile(fixed_ms, row_ms, draw.uniform(1.0, 3.0))),
-            "quick": Variant("quick", profile(fixed_ms / 4, row_ms / 4, draw.uniform(1.0, 3.0)), 0.01),
+            "best": MeasuredVariant("best", profile(fixed_ms, row_ms, draw.uniform(1.0, 3.0))),
+            "quick": MeasuredVariant(
+                "quick", profile(fixed_ms / 4, row_ms / 4, draw.uniform(1.0, 3.0)), 0.01
+            ),
         }
         sides = draw.choice((("online",), ("batch",), ("online", "batch"), ("online", "batch")))
         models[name] = _model(draw, sides)

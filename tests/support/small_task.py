@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from optimizers.predict import predictor
+from optimizers.formats.in_memory import predictor
+from optimizers.passes.training import fit
 from optimizers.task import Context, Dataset, Metric, Model, Task, accuracy, label_agreement
 from optimizers.tensors import TensorSpec
-from optimizers.training import fit
 
 INPUTS = (TensorSpec("image", "FP32", (-1, 1, 8, 8)),)
 OUTPUTS = (TensorSpec("label", "INT64", (-1,)), TensorSpec("scores", "FP32", (-1, 4)))

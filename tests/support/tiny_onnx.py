@@ -14,8 +14,8 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from optimizers import artifact
 from optimizers.artifact import Manifest
-from optimizers.example_row import FILE, encode
 from optimizers.profile import LatencyProfile, ProfilePoint
+from optimizers.runtimes.example_row import FILE, encode
 from optimizers.tensors import Tensors, TensorSpec
 
 _KINDS = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}

@@ -21,13 +21,13 @@ import orjson
 
 from optimizers.artifact import Manifest
 from optimizers.tensors import Tensors, TensorSpec, pack, rows_of, unpack
-from router.call import ServedModel
-from router.dispatch import OnlineDispatcher
-from router.estimate import Variant
-from router.ingress import Ingress
-from router.metrics import Recorder
+from router.ingress.http.application import Ingress
+from router.online.dispatcher import OnlineDispatcher
 from router.policy import Policy
-from router.service import Service
+from router.policy.facts import MeasuredVariant
+from router.service.metrics import Recorder
+from router.service.requests import ServedModel
+from router.service.service import Service
 from router.simulate.asked import Asked
 from router.simulate.asked import Outcome as Ended
 from router.simulate.door import routing_draws
@@ -37,9 +37,17 @@ from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.virtual_time import VirtualLoop, now_ms
 from workers.batching import LEAST_SHARE, BoundTable, free_worker
-from workers.job import Lease, NewJob
-from workers.memory_queue import MemoryQueue
-from workers.queue import Done, Missed, Outcome, QueueStats, QueueUnavailable, Submitted, settings_from
+from workers.queue.contract import (
+    Done,
+    Missed,
+    Outcome,
+    QueueStats,
+    QueueUnavailable,
+    Submitted,
+    settings_from,
+)
+from workers.queue.job import Lease, NewJob
+from workers.queue.memory.queue import MemoryQueue
 
 HOP_MS, CLAIM_MS = 1.0, 1.0
 _PATIENCE_MS = 10_000
@@ -61,7 +69,7 @@ class Decided(NamedTuple):
     refused_for: str
 
 
-Variants = dict[str, dict[str, Variant]]
+Variants = dict[str, dict[str, MeasuredVariant]]
 
 
 class Case(NamedTuple):
@@ -212,7 +220,7 @@ def _model(case: Case, name: str, replica: _Replica, queue: _Queue | None) -> Se
     return ServedModel(name, (_INPUT,), (_OUTPUT,), manifests, dispatcher, queue)
 
 
-def _manifest(model: str, variant: Variant) -> Manifest:
+def _manifest(model: str, variant: MeasuredVariant) -> Manifest:
     return Manifest(
         model=model,
         variant=variant.name,
@@ -231,7 +239,7 @@ def _manifest(model: str, variant: Variant) -> Manifest:
 class _Replica:
     """Takes half a hop there, what its variant's profile says, and half a hop back."""
 
-    variants: dict[str, Variant]
+    variants: dict[str, MeasuredVariant]
     free: asyncio.Lock = field(default_factory=asyncio.Lock)
     ran_ms: float = 0.0
 
@@ -306,7 +314,7 @@ class _Queue(MemoryQueue):
 
 
 class _Worker:
-    """The one batch worker: what `workers.drain` does, as long as `router.simulate` lets it take."""
+    """The one batch worker: what `workers.batch.loop` does, as long as `router.simulate` lets it take."""
 
     def __init__(self, queue: MemoryQueue, case: Case) -> None:
         self._queue, self._variants = queue, case.variants[queue.model]

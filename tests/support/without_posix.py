@@ -65,6 +65,6 @@ def become(locks: bool) -> None:
 if __name__ == "__main__":
     arguments = [word for word in sys.argv[1:] if word != "--no-locks"]
     become("--no-locks" not in sys.argv)
-    from router.cli import main
+    from router.cli.main import main
 
     main(arguments, prog_name="hybrid-router")

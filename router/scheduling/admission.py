@@ -1,0 +1,263 @@
+"""Where does this request go? One pure function from a request and the load to a decision with its reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from router.policy import Policy, Route
+from router.policy.facts import Ask as Ask
+from router.scheduling import prediction
+from router.scheduling.prediction import BatchLoad, ModelLoad, OnlineLoad, UnknownQueue
+
+
+class RunOnline(NamedTuple):
+    """Run now on an online replica; ``deadline_ms`` is on the clock that ``now_ms`` came from."""
+
+    variant: str
+    deadline_ms: float
+    predicted_ms: float
+    route: str
+    reason: str
+    #: Whether it may still be dropped, unrun, once its deadline is hopeless.
+    droppable: bool = True
+    #: A better variant that the work ahead left no time for.
+    passed_over: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """Wait in the deadline queue. ``variant`` is None where the worker's own will do, ``predicted_ms`` where
+    the queue's state is not known.
+
+    ``patience_ms`` is set where an online replica may run the request too: a submit that takes longer has
+    failed, and the request is decided again without the queue, for what is left of its budget.
+    """
+
+    variant: str | None
+    deadline_ms: float
+    predicted_ms: float | None
+    route: str
+    reason: str
+    patience_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Refused before any work.
+
+    ``miss``: the deadline is out of reach; ``full``: no room; ``unserved``: the policy has no way for it.
+    ``retry_after_s`` is None where waiting does not help.
+    """
+
+    kind: Literal["miss", "full", "unserved"]
+    retry_after_s: float | None
+    route: str
+    reason: str
+
+
+Decision = RunOnline | Enqueue | Reject
+
+
+def decide(ask: Ask, policy: Policy, load: ModelLoad, now_ms: float) -> Decision:
+    """The decision for one request; time and load are arguments, so equal input gives an equal answer."""
+    route = policy.route(ask)
+    if route.to == "online":
+        return _online(ask, route, load.online, now_ms)
+    if route.to == "batch":
+        return _batch(ask, route, load, now_ms)
+    return _cheapest(ask, route, load, now_ms)
+
+
+def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> RunOnline | Reject:
+    if load is None:
+        return _unserved(ask, route, "online")
+    if load.full:
+        return Reject(
+            "full", (load.waiting_ms / load.replicas) / 1_000.0, route.name, "the online heap is full"
+        )
+    allowed = _allowed(ask, route, load)
+    if not allowed:
+        return Reject(
+            "unserved", None, route.name, f"no online variant of {ask.model!r} may serve this route"
+        )
+    budget_ms, work_rows = ask.left_ms / (1.0 + route.margin), ask.weight or ask.rows
+    best, droppable = allowed[0], "reject" in route.on_miss
+    first = prediction.outlook(load, best, work_rows)
+    pressed = prediction.pressed(load, allowed) if "degrade" in route.on_miss else ()
+    fastest, hopes = best, _NEVER if best in pressed else first
+    for variant in allowed:
+        seen = first if variant == best else prediction.outlook(load, variant, work_rows)
+        needed_ms = seen.predicted_ms * (_STEP_UP if variant in load.strained else 1.0)
+        if droppable:
+            needed_ms += seen.spare_ms
+        if variant not in pressed and needed_ms <= budget_ms:
+            if variant == best:
+                passed, reason = None, _first_reason(ask, route)
+            else:
+                # Where the budget alone is too small for the best, it is not the work ahead that is to blame.
+                passed = best if first.alone_ms <= ask.left_ms else None
+                reason = "degraded under pressure" if best in pressed else "degraded to meet the deadline"
+            predicted_ms, deadline_ms = seen.predicted_ms, now_ms + ask.left_ms
+            return RunOnline(variant, deadline_ms, predicted_ms, route.name, reason, droppable, passed)
+        if seen.predicted_ms < hopes.predicted_ms and variant not in pressed:
+            fastest, hopes = variant, seen
+        if "degrade" not in route.on_miss:
+            break
+    # The smaller of the two: a margin may be negative, where answers come sooner than estimated.
+    if min(hopes.predicted_ms, hopes.likely_ms) + (hopes.spare_ms if droppable else 0.0) <= budget_ms:
+        reason = "likely in time, though without the usual margin"
+        deadline_ms = now_ms + ask.left_ms
+        return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable)
+    if not droppable:
+        reason = "predicted late, and the route does not refuse"
+        deadline_ms = now_ms + ask.left_ms
+        return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable=False)
+    return _missed(ask, route, load, fastest, hopes, budget_ms)
+
+
+_NEVER = prediction.Outlook(math.inf, math.inf, 0.0, math.inf)
+
+
+def _missed(
+    ask: Ask, route: Route, load: OnlineLoad, fastest: str, hopes: prediction.Outlook, budget_ms: float
+) -> Reject:
+    """Refused for want of time, with what it would take, and when to come back."""
+    reason = f"predicted {hopes.predicted_ms:.3g} ms on {fastest!r}"
+    if hopes.spare_ms:
+        reason += f" and {hopes.spare_ms:.3g} ms to be sure"
+    reason += f", the budget is {ask.budget_ms:.3g} ms"
+    if ask.spent_ms >= 0.01 * ask.budget_ms:
+        reason += f" and {ask.left_ms:.3g} ms of it are left"
+    if route.margin:
+        reason += f", with the route's margin {budget_ms:.3g} ms"
+    if hopes.alone_ms > budget_ms:
+        # The budget itself is too small: waiting does not help, and no time is promised.
+        return Reject("miss", None, route.name, reason)
+    over_ms = hopes.predicted_ms + hopes.spare_ms - budget_ms
+    ahead_ms = load.busy_ms + load.waiting_ms / load.replicas
+    return Reject("miss", min(over_ms, ahead_ms) / 1_000.0, route.name, reason)
+
+
+#: A variant that was passed over a moment ago is taken again only with this much time to spare, so that
+#: a load at the edge does not make the answers' quality flicker.
+_STEP_UP = 1.25
+
+
+def _allowed(ask: Ask, route: Route, load: OnlineLoad) -> list[str]:
+    """The variants the caller and the route allow: the split's first, then best quality first."""
+    if ask.variant is not None:
+        return [ask.variant] if ask.variant in load.variants else []
+    allowed, names = list(load.variants), route.variants
+    if route.quality is not None:
+        floor = route.quality.max_drop
+        allowed = [v.name for v in load.variants.values() if v.quality_drop <= floor]
+    if route.split is not None:
+        names = tuple(name for name, weight in route.split.items() if weight > 0)
+    if names is not None:
+        allowed = [name for name in allowed if name in names]
+    if route.split is None:
+        return allowed
+    drawn = route.drawn(ask.draw)
+    if drawn in allowed:
+        allowed.sort(key=lambda name: name != drawn)
+    return allowed
+
+
+def _first_reason(ask: Ask, route: Route) -> str:
+    """Why the first of those allowed is the first."""
+    if ask.variant is not None:
+        return "the variant that the caller pins"
+    if route.split is not None:
+        return "the split's variant"
+    return (
+        "the most accurate variant" if route.variants is None else "the most accurate that the route allows"
+    )
+
+
+def _batch(ask: Ask, route: Route, loads: ModelLoad, now_ms: float) -> Enqueue | Reject:
+    load = loads.batch
+    if load is None:
+        return _unserved(ask, route, "batch")
+    variant = ask.variant or _drawn_for_queue(ask, route, loads)
+    if variant is None and route.split is not None:
+        return Reject(
+            "unserved", None, route.name, "no variant of the split is within the route's quality floor"
+        )
+    floor = route.quality.max_drop if route.quality else None
+    if variant is None and floor is not None and load.variant.quality_drop > floor:
+        reason = f"the batch variant {load.variant.name!r} is below the route's quality floor"
+        return Reject("unserved", None, route.name, reason)
+    if variant is None and route.variants is not None and load.variant.name not in route.variants:
+        reason = f"the batch variant {load.variant.name!r} is not among the route's variants"
+        return Reject("unserved", None, route.name, reason)
+    if isinstance(load, UnknownQueue):
+        reason = "what waits in the queue is not known; it is tried"
+        return Enqueue(variant, now_ms + ask.left_ms, None, route.name, reason)
+    predicted = prediction.batch_ms(load, ask.rows)
+    if predicted * (1.0 + route.margin) > ask.left_ms and "reject" in route.on_miss:
+        reason = f"{load.waiting_rows} rows wait; predicted {predicted:.3g} ms of {ask.left_ms:.3g} ms"
+        alone = prediction.batch_ms(_emptied(load), ask.rows)
+        budget_ms = ask.left_ms / (1.0 + route.margin)
+        retry = None if alone > budget_ms else (predicted - budget_ms) / 1_000.0
+        return Reject("miss", retry, route.name, reason)
+    reason = "the queue meets the deadline"
+    if predicted > ask.left_ms:
+        reason = "predicted late, and the route does not refuse"
+    return Enqueue(variant, now_ms + ask.left_ms, predicted, route.name, reason)
+
+
+def _drawn_for_queue(ask: Ask, route: Route, loads: ModelLoad) -> str | None:
+    """The split's variant, or the next of the split that the quality floor allows. None: there is none, or
+    nothing is split."""
+    drawn = route.drawn(ask.draw)
+    if drawn is None or route.quality is None or route.split is None:
+        return drawn
+    known = dict(loads.online.variants) if loads.online else {}
+    if loads.batch:
+        known[loads.batch.variant.name] = loads.batch.variant
+    names = [drawn, *(name for name, weight in route.split.items() if weight > 0)]
+    floor = route.quality.max_drop
+    return next((name for name in names if name in known and known[name].quality_drop <= floor), None)
+
+
+def _cheapest(ask: Ask, route: Route, load: ModelLoad, now_ms: float) -> Decision:
+    """The queue where it is predicted to make it, since its batches are larger; else an online replica.
+
+    A queue of which nothing is known is no way to go while there is another.
+    """
+    if load.online is None:
+        return _batch(ask, route, load, now_ms) if load.batch else _unserved(ask, route, "online or batch")
+    online = _online(ask, route, load.online, now_ms)
+    if not isinstance(load.batch, BatchLoad):
+        return online
+    queued = _batch(ask, route, load, now_ms)
+    if isinstance(queued, Reject):
+        both = isinstance(online, Reject) and (queued.kind != "unserved" or online.kind == "unserved")
+        return queued if both else online
+    queue_ms = prediction.batch_ms(load.batch, ask.rows)
+    unsure = queue_ms * _SAFETY > ask.left_ms
+    if unsure and isinstance(online, RunOnline) and online.predicted_ms <= max(ask.left_ms, queue_ms):
+        return online
+    return replace(queued, patience_ms=_patience_ms(ask, online))
+
+
+def _patience_ms(ask: Ask, online: RunOnline | Reject) -> float:
+    """How long a submit may take: half of what is left over if the request then runs online after all."""
+    needed_ms = online.predicted_ms if isinstance(online, RunOnline) else 0.0
+    return min(_MOST_PATIENCE_MS, max(0.0, ask.left_ms - needed_ms) / 2.0)
+
+
+# The queue's drain yields to online work without notice, so `auto` trusts it with half the budget only.
+_SAFETY = 2.0
+#: A server that takes no submit for so long is out of reach: statistics as old as that count as unknown, too.
+_MOST_PATIENCE_MS = 1_000.0
+
+
+def _emptied(load: BatchLoad) -> BatchLoad:
+    return replace(load, waiting_rows=0)
+
+
+def _unserved(ask: Ask, route: Route, side: str) -> Reject:
+    return Reject("unserved", None, route.name, f"model {ask.model!r} has no {side} side in the policy")

@@ -1,0 +1,98 @@
+"""How far a prediction must be stretched so that the truth lies within it as often as promised.
+
+Adaptive conformal inference (Gibbs and Candès, 2021): every prediction that fell short widens the margin,
+every one that held narrows it a little, in the proportion that balances at the promised share. It assumes
+nothing about how latencies are distributed, and follows them when they change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+#: Of 100 predictions 99 are to hold. Aimed at is a little more: in a burst or a stall the margin widens only
+#: so fast, and is too narrow meanwhile.
+_AIM = 0.993
+#: A step, where batches end no more often than this.
+_GAIN, _INTERVAL_MS = 0.1, 33.0
+_MOST_AT_ONCE, _MOST_A_SECOND = 0.6, 0.3
+#: Of a router that has just started.
+START = 1.0
+_LOWEST, _HIGHEST = -0.9, 4.0
+_HALF_LIFE_MS = 1_000.0
+_LONGEST_MS = 1e12
+
+
+class Margin:
+    """A margin in spreads (see `router.scheduling.prediction.online_ms`), learnt batch by batch.
+
+    One step is scaled by the usual number of requests in a batch and by how often batches end, and no
+    stall widens it by more than so much a second: requests that are late together are one event, however
+    many they are. A margin so wide that it refuses everybody would learn nothing more: without news it
+    narrows by itself.
+    """
+
+    def __init__(self, aim: float = _AIM, value: float = START) -> None:
+        self._value, self._learnt_ms = value, -math.inf
+        self._aim = aim
+        self._usual_requests, self._usual_interval_ms = 1.0, _INTERVAL_MS
+        self._may_widen = _MOST_AT_ONCE
+
+    def value(self, now_ms: float) -> float:
+        silent_ms = now_ms - self._learnt_ms
+        if self._value <= START or not _HALF_LIFE_MS < silent_ms < math.inf:
+            return self._value
+        return START + (self._value - START) * math.exp2(1.0 - silent_ms / _HALF_LIFE_MS)
+
+    def learn(self, short: int, total: int, now_ms: float) -> None:
+        """Of ``total`` predictions that came due together, ``short`` were exceeded by the truth."""
+        if total < 1:
+            return
+        since_ms = min(1_000.0, now_ms - self._learnt_ms)
+        self._usual_requests += 0.05 * (total - self._usual_requests)
+        self._usual_interval_ms += 0.05 * (since_ms - self._usual_interval_ms)
+        self._may_widen = min(_MOST_AT_ONCE, self._may_widen + _MOST_A_SECOND * since_ms / 1_000.0)
+        gain = _GAIN * min(1.0, self._usual_interval_ms / _INTERVAL_MS) / max(1.0, self._usual_requests)
+        step = gain * (short - (1.0 - self._aim) * total)
+        if step > 0.0:
+            step = min(step, self._may_widen)
+            self._may_widen -= step
+        self._value = min(_HIGHEST, max(_LOWEST, self.value(now_ms) + step))
+        self._learnt_ms = now_ms
+
+
+class Margins:
+    """A `Margin` for each class of budgets, a factor of four wide.
+
+    Waiting work is taken by deadline, so a request with a long budget is overtaken by those that come
+    after it with short ones, and needs the wider margin; how much wider is learnt from what happens.
+    """
+
+    def __init__(self) -> None:
+        self._all = Margin()
+        self._of: dict[int, Margin] = {}
+
+    def value(self, kind: int, now_ms: float) -> float:
+        """The margin for a class of budgets; that of all requests for one that has not been seen."""
+        return self._of.get(kind, self._all).value(now_ms)
+
+    def learn(self, came_due: Iterable[tuple[float, bool]], now_ms: float) -> None:
+        """Predictions that came due together: each one's budget, and whether the truth exceeded it."""
+        counts: dict[int, list[int]] = {}
+        for budget_ms, exceeded in came_due:
+            count = counts.setdefault(class_of(budget_ms), [0, 0])
+            count[0] += exceeded
+            count[1] += 1
+        if not counts:
+            return
+        self._all.learn(sum(c[0] for c in counts.values()), sum(c[1] for c in counts.values()), now_ms)
+        for key, (short, total) in counts.items():
+            margin = self._of.get(key)
+            if margin is None:
+                margin = self._of[key] = Margin(value=self._all.value(now_ms))
+            margin.learn(short, total, now_ms)
+
+
+def class_of(budget_ms: float) -> int:
+    """Budgets of one class are within a factor of four."""
+    return int(min(budget_ms, _LONGEST_MS)).bit_length() // 2

@@ -1,0 +1,198 @@
+"""Which way a request would take, and why: the production decision on an idle or a loaded server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from router.policy import Policy, Route
+from router.policy.conditions import When, is_among
+from router.policy.facts import MeasuredVariant
+from router.scheduling import prediction
+from router.scheduling.admission import Ask, Enqueue, Reject, RunOnline, decide
+from router.scheduling.calibration import START
+from router.scheduling.headroom import first_spare_ms
+from router.scheduling.policy_check import hop_ms
+from router.scheduling.prediction import BatchLoad, ModelLoad, OnlineLoad
+from router.units import format_ms
+
+_ANY = "*"
+
+
+def explain(
+    policy: Policy,
+    variants: Mapping[str, MeasuredVariant],
+    ask: Ask,
+    *,
+    online_rows: int = 0,
+    queued_rows: int = 0,
+) -> dict[str, Any]:
+    """The decision for ``ask`` with so many rows waiting on each side, as plain values.
+
+    ``variants`` are those of the model asked for. Members: ``route``, ``goes`` (online, batch or refused),
+    ``variant``, ``predicted_ms``, ``reason``, ``retry_after_s``; ``passed``, the routes before it and why
+    none of them takes the request; ``split`` and ``shadow``, the shares of variants where the route has
+    them; and ``options``, what each variant would take.
+    """
+    load = _load(policy, variants, ask.model, online_rows, queued_rows)
+    route = policy.route(ask)
+    told = _told(_barred(policy, ask, route) or decide(ask, policy, load, 0.0), policy, ask)
+    told["passed"] = passed(policy, ask)
+    if route.split is not None:
+        whole = sum(route.split.values())
+        told["split"] = {name: weight / whole for name, weight in route.split.items()}
+    if route.shadow is not None:
+        told["shadow"] = {route.shadow.variant: route.shadow.share}
+    told["options"] = _options(load, ask.rows)
+    return told
+
+
+def _told(decision: RunOnline | Enqueue | Reject, policy: Policy, ask: Ask) -> dict[str, Any]:
+    told: dict[str, Any] = {"route": decision.route, "reason": decision.reason}
+    match decision:
+        case RunOnline():
+            told |= {"goes": "online", "variant": decision.variant, "predicted_ms": decision.predicted_ms}
+        case Enqueue():
+            section = policy.models[ask.model].batch
+            variant = decision.variant or (section.variant if section else None)
+            told |= {"goes": "batch", "variant": variant, "predicted_ms": decision.predicted_ms}
+        case Reject():
+            told |= {"goes": "refused", "retry_after_s": decision.retry_after_s}
+    return told
+
+
+def _barred(policy: Policy, ask: Ask, route: Route) -> Reject | None:
+    """What is refused before any route is looked at."""
+    tenant = policy.tenants.get(ask.tenant)
+    if tenant is not None and tenant.models is not None and ask.model not in tenant.models:
+        reason = f"tenant {ask.tenant!r} may not use model {ask.model!r}"
+        return Reject("unserved", None, route.name, reason)
+    if ask.rows > policy.limits.rows:
+        reason = f"{ask.rows} rows in one request; the policy's limits.rows is {policy.limits.rows}"
+        return Reject("unserved", None, route.name, reason)
+    return None
+
+
+def passed(policy: Policy, ask: Ask) -> list[dict[str, Any]]:
+    """The routes before the one that takes ``ask``, each with the conditions that do not hold, in words."""
+    taken = policy.route(ask).name
+    found = []
+    for route in policy.routes:
+        if route.name == taken:
+            break
+        found.append({"route": route.name, "why": list(mismatches(route.when, ask))})
+    return found
+
+
+def mismatches(when: When, ask: Ask) -> Iterator[str]:
+    """Every condition that does not hold, as ``budget is 2s, not <= 250ms``."""
+    if when.model is not None and ask.model not in when.model:
+        yield f"model is {ask.model!r}, not {_either(when.model)}"
+    if when.budget is not None and not when.budget.holds(ask.budget_ms):
+        yield f"budget is {format_ms(ask.budget_ms)}, not {when.budget.text.strip()}"
+    if when.tenant is not None and ask.tenant not in when.tenant:
+        yield f"tenant is {repr(ask.tenant) if ask.tenant else 'none'}, not {_either(when.tenant)}"
+    if when.rows is not None and not when.rows.holds(ask.rows):
+        yield f"rows are {ask.rows}, not {when.rows.text.strip()}"
+    for (name, values), written in zip(when.headers, when.header.items(), strict=True):
+        given = ask.headers.get(name)
+        if given is None or not (given in values or _ANY.encode() in values):
+            yield _unlike(f"header {written[0]}", given and given.decode("latin-1"), written[1])
+    for parameter, wanted in when.parameter.items():
+        value = ask.parameters.get(parameter)
+        if parameter not in ask.parameters or not is_among(value, wanted):
+            yield _unlike(f"parameter {parameter}", value, wanted)
+    if when.time is not None and not when.time.holds(ask.epoch_s):
+        at = when.time.clock(ask.epoch_s)
+        yield f"time of day is {at:%H:%M} {when.time.zone}, not {when.time.text.strip()}"
+
+
+def _unlike(what: str, given: Any, wanted: tuple[Any, ...]) -> str:
+    shown = "absent" if given is None else _written(given)
+    return f"{what} is {shown}" + ("" if _ANY in wanted else f", not {_either(wanted)}")
+
+
+def _either(wanted: tuple[Any, ...]) -> str:
+    return " or ".join(_written(one) for one in wanted)
+
+
+def _written(value: Any) -> str:
+    """A value as the policy file has it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _load(
+    policy: Policy, variants: Mapping[str, MeasuredVariant], model: str, online_rows: int, queued_rows: int
+) -> ModelLoad:
+    section = policy.models[model]
+    online: OnlineLoad | None = None
+    batch: BatchLoad | None = None
+    if section.online:
+        best_first = sorted(section.online.variants, key=lambda name: variants[name].quality_drop)
+        known = {name: variants[name] for name in best_first}
+        waiting_ms = known[best_first[0]].profile.predict_ms(online_rows) if online_rows else 0.0
+        # As a router sees it that has just started, and has learnt no margin yet.
+        spare_ms = first_spare_ms(section.online.in_time, known[best_first[0]].profile.bound_ms(1))
+        online = OnlineLoad(
+            known,
+            section.online.replicas,
+            0.0,
+            waiting_ms,
+            hop_ms(section),
+            margin=START,
+            spare_ms=spare_ms,
+        )
+    if section.batch:
+        batch = prediction.batch_load(
+            variants[section.batch.variant],
+            max(1, section.batch.worker_count),
+            section.batch.max_batch,
+            queued_rows,
+            None,
+        )
+    return ModelLoad(online, batch)
+
+
+def _options(load: ModelLoad, rows: int) -> list[dict[str, Any]]:
+    options = []
+    if load.online:
+        for name, variant in load.online.variants.items():
+            predicted = prediction.online_ms(load.online, name, rows)
+            options.append(_option("online", name, predicted, variant))
+    if isinstance(load.batch, BatchLoad):
+        predicted = prediction.batch_ms(load.batch, rows)
+        options.append(_option("batch", load.batch.variant.name, predicted, load.batch.variant))
+    return options
+
+
+def _option(path: str, name: str, predicted_ms: float, variant: MeasuredVariant) -> dict[str, Any]:
+    return {
+        "path": path,
+        "variant": name,
+        "predicted_ms": predicted_ms,
+        "quality_drop": variant.quality_drop,
+    }
+
+
+def sentence(told: Mapping[str, Any]) -> str:
+    """For a person."""
+    if told["goes"] == "refused":
+        again = f"; try again in {told['retry_after_s']:.3g} s" if told["retry_after_s"] is not None else ""
+        head = f"route {told['route']!r}: refused: {told['reason']}{again}"
+    else:
+        head = (
+            f"route {told['route']!r}: {told['goes']}, variant {told['variant']!r}, "
+            f"predicted {format_ms(told['predicted_ms'])}: {told['reason']}"
+        )
+    lines = [
+        f"  {option['path']:<7} {option['variant']:<20} {format_ms(option['predicted_ms']):>8}"
+        f"   quality drop {option['quality_drop']:g}"
+        for option in told["options"]
+    ]
+    shares = [
+        f"  {kind}: " + ", ".join(f"{name} {share:.3g}%" for name, share in shown.items())
+        for kind in ("split", "shadow")
+        if (shown := {name: share * 100.0 for name, share in told.get(kind, {}).items()})
+    ]
+    before = [f"  not {other['route']!r}: {'; '.join(other['why'])}" for other in told["passed"]]
+    return "\n".join([head, *before, *shares, *lines])

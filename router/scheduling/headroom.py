@@ -1,0 +1,132 @@
+"""How late it gets where a prediction does not hold, and what those who are accepted must spare for it.
+
+Pure. A prediction is a bound that 99 of 100 answers keep (`router.scheduling.calibration`). Whoever is
+accepted was told that there is time, and of those no more than one of 1,000 is to be disappointed. So few are
+too few to count: before enough of them were seen, the load is another. What can be seen soon is how often the
+bound is exceeded and by how much, and beyond a high threshold the excess of nearly any distribution falls off
+like an exponential one (peaks over threshold; Pickands, 1975). So the time that is exceeded by one of 1,000
+is the bound and a few times the mean excess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from router.scheduling.calibration import Margins, class_of
+
+#: Of a router that has just started: the mean excess in parts of what a row alone is bound to take, and how
+#: often it comes to that.
+_FIRST_EXCESS, _FIRST_SHARE = 0.35, 0.01
+#: An excess counts for a tenth: those of one batch are one event. The share is that of about so many answers.
+_EXCESS_GAIN, _SHARE_OVER = 0.1, 500.0
+_LEAST_SHARE, _MOST_SHARE = 1e-4, 0.05
+#: Aimed at are so many of the misses that are allowed: after a change, it takes a while to learn of it.
+_AIM = 0.7
+
+
+class Promised(Protocol):
+    """One request that was accepted. ``predicted_ms``: the time to its answer that was promised on arrival;
+    0 where none was."""
+
+    @property
+    def arrived_ms(self) -> float: ...
+
+    @property
+    def deadline_ms(self) -> float: ...
+
+    @property
+    def predicted_ms(self) -> float: ...
+
+
+class Overrun:
+    """How often predictions of one class of budgets are exceeded, and by how much on the average.
+
+    The mean is that of the exponential distribution with the same mean square, which lets a few stalls count
+    for more than many small excesses.
+    """
+
+    def __init__(self, excess_ms: float) -> None:
+        self._mean_square, self.share = 2.0 * excess_ms * excess_ms, _FIRST_SHARE
+
+    @property
+    def excess_ms(self) -> float:
+        return math.sqrt(self._mean_square / 2.0)
+
+    def learn(self, excesses_ms: Sequence[float], total: int) -> None:
+        """Of ``total`` answers that came together, these were later than predicted, by so much."""
+        self.share += (len(excesses_ms) - self.share * total) / _SHARE_OVER
+        self.share = min(_MOST_SHARE, max(_LEAST_SHARE, self.share))
+        if excesses_ms:
+            seen = sum(ms * ms for ms in excesses_ms) / len(excesses_ms)
+            self._mean_square += _EXCESS_GAIN * (seen - self._mean_square)
+
+    def spare_ms(self, in_time: float) -> float:
+        """What the share ``in_time`` of all answers is within, beyond their predictions."""
+        return max(0.0, self.excess_ms * math.log(self.share / (_AIM * (1.0 - in_time))))
+
+
+def first_spare_ms(in_time: float, bound_ms: float) -> float:
+    """What a router that has just started spares, where a row alone is bound to take ``bound_ms``."""
+    return Overrun(_FIRST_EXCESS * bound_ms).spare_ms(in_time)
+
+
+class Widths(NamedTuple):
+    """What a request needs beyond the usual time: the ``margin`` of its prediction, in spreads (see
+    `router.scheduling.prediction.outlook`), and beyond that, to be accepted, ``spare_ms``."""
+
+    margin: float
+    spare_ms: float
+
+
+class Promises:
+    """What became of predictions, and how wide the next ones must be for it, by class of budgets.
+
+    ``in_time``: of what is accepted this share is to be answered in time. ``bound_ms``: what a row alone is
+    bound to take on the best variant.
+    """
+
+    def __init__(self, in_time: float, bound_ms: float) -> None:
+        self._in_time, self._margins = in_time, Margins()
+        self._all = Overrun(_FIRST_EXCESS * bound_ms)
+        self._of: dict[int, Overrun] = {}
+        self._spares_ms: dict[int, float] = {}
+        self._first_ms = self._all.spare_ms(in_time)
+
+    def aim(self, in_time: float) -> None:
+        """Another share is to be in time from now on; what was learnt stays."""
+        self._in_time = in_time
+        self._spares_ms = {kind: overrun.spare_ms(in_time) for kind, overrun in self._of.items()}
+        self._first_ms = Overrun(self._all.excess_ms).spare_ms(in_time)
+
+    def widths(self, budget_ms: float, now_ms: float) -> Widths:
+        kind = class_of(budget_ms)
+        return Widths(self._margins.value(kind, now_ms), self._spares_ms.get(kind, self._first_ms))
+
+    def answered(self, items: Sequence[Promised], now_ms: float) -> None:
+        """These were answered together, in time or not."""
+        took = [(x, now_ms - x.arrived_ms) for x in items if x.predicted_ms > 0.0]
+        self._learn([(x.deadline_ms - x.arrived_ms, ms - x.predicted_ms) for x, ms in took], now_ms)
+
+    def dropped(self, items: Sequence[Promised], now_ms: float) -> None:
+        """These were accepted, and are told now that there is no time for them: they would have taken longer
+        than their budgets, by nobody knows how much."""
+        budgets = [(x, x.deadline_ms - x.arrived_ms) for x in items if x.predicted_ms > 0.0]
+        self._learn([(ms, max(0.0, ms - x.predicted_ms) + 1e-9) for x, ms in budgets], now_ms)
+
+    def _learn(self, came_due: Sequence[tuple[float, float]], now_ms: float) -> None:
+        """Each one's budget, and by how much it took longer than predicted."""
+        self._margins.learn([(budget_ms, over_ms > 0.0) for budget_ms, over_ms in came_due], now_ms)
+        overs_ms: dict[int, list[float]] = {}
+        for budget_ms, over_ms in came_due:
+            overs_ms.setdefault(class_of(budget_ms), []).append(over_ms)
+        for kind, found_ms in overs_ms.items():
+            overrun = self._of.get(kind)
+            if overrun is None:
+                overrun = self._of[kind] = Overrun(self._all.excess_ms)
+            for each in (overrun, self._all):
+                each.learn([ms for ms in found_ms if ms > 0.0], len(found_ms))
+            self._spares_ms[kind] = overrun.spare_ms(self._in_time)
+        # How often is another matter for those with other budgets; by how much is much the same.
+        self._first_ms = Overrun(self._all.excess_ms).spare_ms(self._in_time)

@@ -1,0 +1,149 @@
+"""Carries out what `router.scheduling.rescue` chooses: one task per model that has both an online side and a
+queue.
+
+A rescued job is leased like any other. Its token sees to it that it ends once, whatever becomes of this
+process: should it die, the lease runs out and the job is the queue's again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from optimizers.tensors import TensorError, TensorSpec, check, pack, unpack
+from router.online.dispatcher import DispatchError, OnlineDispatcher
+from router.policy import Batch, Online
+from router.policy.facts import MeasuredVariant
+from router.scheduling.prediction import batch_load
+from router.scheduling.rescue import LOOK_MS, Promotion, Queued, Quota, choose, worth_a_look
+from router.service.metrics import Recorder
+from workers.queue.contract import DeadlineQueue, Done, Failed, Outcome, QueueError, Release
+from workers.queue.job import Lease
+
+_log = logging.getLogger("ray.serve")
+
+#: How many jobs are considered at a look, and how many are remembered as having had their chance.
+_HEADS, _REMEMBERED = 64, 4096
+#: Beyond its deadline a lease is of use only until a late answer is settled.
+_LEASE_BEYOND_MS = 5_000
+
+
+class Rescuer:
+    """``waits`` tells cheaply whether the queue may hold work; ``clock`` is the dispatcher's, in ms."""
+
+    def __init__(
+        self,
+        queue: DeadlineQueue,
+        dispatcher: OnlineDispatcher,
+        inputs: Sequence[TensorSpec],
+        variant: MeasuredVariant,
+        online: Online,
+        batch: Batch,
+        recorder: Recorder,
+        waits: Callable[[], bool],
+        clock: Callable[[], float] = lambda: time.monotonic() * 1_000.0,
+    ) -> None:
+        self._queue, self._online, self._inputs, self._variant = queue, dispatcher, tuple(inputs), variant
+        self._batch, self._recorder, self._waits, self._clock = batch, recorder, waits, clock
+        self._quota = Quota(online.rescue.share, online.replicas, online.max_batch)
+        self._worker = f"{socket.gethostname()}:{os.getpid()}:rescue"
+        self._tried: dict[str, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._taking: asyncio.Task[int] | None = None
+
+    def configure(self, online: Online, batch: Batch) -> None:
+        """Go on under other settings of the two sides."""
+        self._batch = batch
+        self._quota.configure(online.rescue.share, online.replicas, online.max_batch)
+
+    async def run(self) -> None:
+        """Look every `LOOK_MS` while anything waits, until cancelled; what was taken is then given back."""
+        try:
+            while True:
+                await asyncio.sleep(LOOK_MS / 1_000.0)
+                if not self._waits():
+                    continue
+                try:
+                    await self.look()
+                except QueueError as error:
+                    _log.warning("model %s: nothing can be rescued now: %s", self._queue.model, error)
+        finally:
+            if self._taking is not None:
+                await asyncio.gather(self._taking, return_exceptions=True)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def look(self) -> int:
+        """Start what should be rescued now; gives how many jobs that are. Raises `QueueError`."""
+        room = self._quota.room(self._clock())
+        if room.run_ms <= 0.0 or room.rows <= 0:
+            return 0
+        stats = await self._queue.stats()
+        seen_ms, due_ms = self._clock(), stats.earliest_deadline_ms
+        if due_ms is None:
+            return 0
+        batch = batch_load(
+            self._variant,
+            self._batch.worker_count,
+            self._batch.max_batch,
+            stats.waiting_rows,
+            stats.rows_per_s,
+        )
+        held = max(0, stats.rows - stats.waiting_rows - room.rows_in_flight)
+        if not worth_a_look(float(due_ms - stats.now_ms), held, batch, self._online.load()):
+            return 0
+        heads = await self._queue.peek(_HEADS)
+        chosen = choose(Queued(heads, held, stats.now_ms), batch, self._online.load(), room, self._tried)
+        if not chosen:
+            return 0
+        slack_ms = {job.id: job.deadline_ms - stats.now_ms for job in heads}
+        # Not cut off by a shutdown: what is leased by then would be leased to nobody.
+        self._taking = asyncio.create_task(self._take(chosen, slack_ms, seen_ms))
+        return await asyncio.shield(self._taking)
+
+    async def _take(self, chosen: Sequence[Promotion], slack_ms: dict[str, int], seen_ms: float) -> int:
+        lease_ms = max(slack_ms[promotion.id] for promotion in chosen) + _LEASE_BEYOND_MS
+        leases = await self._queue.promote([promotion.id for promotion in chosen], lease_ms, self._worker)
+        by_id = {promotion.id: promotion for promotion in chosen}
+        for lease in leases:
+            self._tried[lease.id] = None
+            self._quota.spend(by_id[lease.id])
+            deadline_ms = seen_ms + slack_ms[lease.id]
+            task = asyncio.create_task(self._rescue(lease, by_id[lease.id], deadline_ms))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        while len(self._tried) > _REMEMBERED:
+            del self._tried[next(iter(self._tried))]
+        return len(leases)
+
+    async def _rescue(self, lease: Lease, promotion: Promotion, deadline_ms: float) -> None:
+        # A job that fails here is given back, not failed: the queue's own runs decide about its attempts.
+        outcome: Outcome = Release(lease.id, lease.token)
+        told = "returned"
+        try:
+            inputs, _ = unpack(lease.payload)
+            rows = check(inputs, self._inputs)
+            if rows != lease.rows:
+                raise TensorError(f"the payload has {rows} rows where the job says {lease.rows}")
+            answer = await self._online.run(promotion.variant, inputs, deadline_ms, droppable=True)
+            outcome = Done(lease.id, lease.token, pack(answer.outputs), answer.variant)
+            told = "met" if self._clock() <= deadline_ms else "late"
+        except TensorError as error:
+            outcome = Failed(lease.id, lease.token, str(error), retry=False)
+        except DispatchError as error:
+            _log.info("job %s goes back to the queue: %s", lease.id, error)
+        finally:
+            self._quota.landed(promotion)
+            self._recorder.rescue(self._queue.model, told)
+            await self._settle(outcome)
+
+    async def _settle(self, outcome: Outcome) -> None:
+        try:
+            await self._queue.settle([outcome])
+        except QueueError as error:
+            _log.warning("job %s could not be settled; its lease will run out: %s", outcome.id, error)

@@ -1,0 +1,120 @@
+"""Recipes: read from YAML, every mistake refused with its place and its mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optimizers.passes.registry import FORMS, PASSES, resolve
+from optimizers.pipeline.recipe import SPECS, Goal, QuantizeStatic, RecipeError
+from optimizers.pipeline.recipe_file import parse, read
+
+GOOD = """
+name: digits
+task: optimizers.examples.digits:task
+goals: [{figure: quality_drop, at_most: 0.01}]
+latency: {batches: [1, 8], seconds: 2}
+variants:
+  float32: {}
+  int8:
+    threads: 2
+    passes:
+      - quantize_static: {calibration: entropy, exclude: [conv*]}
+    search: {step: 0, values: {percentile: [99, 99.9]}, tries: 2}
+"""
+
+
+def test_a_recipe_is_read_with_its_types() -> None:
+    recipe = parse(GOOD)
+    int8 = recipe.variants[1]
+    assert recipe.original.name == "float32"
+    assert int8.passes == (QuantizeStatic(calibration="entropy", exclude=("conv*",)),)
+    assert int8.threads == 2 and int8.search is not None
+    assert int8.search.values == {"percentile": (99, 99.9)}
+    assert recipe.latency.seconds == 2.0 and isinstance(recipe.latency.seconds, float)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("name: digits", "nmae: digits", "did you mean 'name'"),
+        ("name: digits", "name: a/b", "plain name"),
+        ("task: optimizers.examples.digits:task", "task: digits", "module:function"),
+        ("quantize_static", "quantise_static", r"passes\[0\].*did you mean 'quantize_static'"),
+        ("calibration: entropy", "calibration: kl", r"variants\.int8\.passes\[0\].*'kl'.*'entropy'"),
+        ("calibration: entropy", "calibraton: entropy", "did you mean 'calibration'"),
+        ("calibration: entropy", "rows: many", "rows: must be a whole number, not 'many'"),
+        ("calibration: entropy", "rows: true", "must be a whole number"),
+        ("calibration: entropy", "rows: 0", "from 1 to"),
+        ("calibration: entropy", "engine: openvino, calibration: entropy", "leave out calibration"),
+        ("exclude: [conv*]", "exclude: conv", "a list"),
+        ("threads: 2", "threads: 0", "1 or more"),
+        ("threads: 2", "runtime: tflite", "tflite.*onnx"),
+        ("threads: 2", "device: tpu", "neither cpu nor cuda"),
+        ("at_most: 0.01", "at_most: 0.01, at_least: 0", "either"),
+        ("batches: [1, 8]", "batches: [8, 1]", "ascend"),
+        ("seconds: 2", "seconds: -2", r"latency.*must be in"),
+        ("step: 0", "step: 3", "is no pass"),
+        ("tries: 2", "tries: 0", "from 1 to 1000"),
+        ("name: digits", "name: digits\nseed: -1", "seed: must be 0 or more"),
+        ("name: digits", "name: 2024-02-31", "not YAML"),
+        ("  float32: {}\n", "", "without passes"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place_and_mend(old: str, new: str, says: str) -> None:
+    assert old in GOOD
+    with pytest.raises(RecipeError, match=says):
+        parse(GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a: [", "[]", "name: x", "name: x\ntask: a:b\nvariants: {}", "[" * 5000]
+)
+def test_what_is_no_recipe_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError):
+        parse(text)
+
+
+def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    with pytest.raises(RecipeError, match=r"r\.yaml: cannot be read"):
+        read(path)
+    path.write_text("name: 3")
+    with pytest.raises(RecipeError, match=r"r\.yaml"):
+        read(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe_and_another_encoding_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert read(path) == parse(GOOD)
+    for encoding, says in (("utf-16", "UTF-16"), ("latin-1", "line 3 is not UTF-8")):
+        path.write_text(GOOD.replace("digits:task", "d\xfcgits:task"), encoding=encoding)
+        with pytest.raises(RecipeError, match=rf"r\.yaml: cannot be read: .*{says}.*save it as UTF-8"):
+            read(path)
+
+
+def test_every_recipe_of_the_repository_is_valid() -> None:
+    folder = Path(__file__).parents[3] / "configs" / "recipes"
+    paths = sorted(folder.glob("*.yaml"))
+    assert {"digits", "minilm"} <= {p.stem for p in paths}
+    for path in paths:
+        assert read(path).name == path.stem
+
+
+def test_every_spec_has_a_pass() -> None:
+    assert set(SPECS) == set(PASSES)
+
+
+def test_goals_compare_in_the_direction_they_say() -> None:
+    assert Goal("x", at_most=0.01).holds(0.01) and not Goal("x", at_most=0.01).holds(0.011)
+    assert Goal("x", at_least=2).holds(2) and not Goal("x", at_least=2).holds(1.9)
+    assert not Goal("x", at_most=1).holds(float("nan"))
+    assert Goal("x", at_least=2).shortfall(1) == pytest.approx(0.5)
+    assert Goal("x", at_least=2).shortfall(3) == 0
+
+
+def test_the_passes_and_forms_that_need_no_heavy_library_resolve() -> None:
+    assert callable(resolve(PASSES["quantize_static"][1]))
+    assert all(len(entry) == 3 for entry in FORMS.values())

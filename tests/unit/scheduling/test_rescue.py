@@ -1,0 +1,107 @@
+"""Which queued jobs run online: only the late ones, in time, and within the quota."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router.scheduling.prediction import BatchLoad, OnlineLoad
+from router.scheduling.rescue import Promotion, Queued, Quota, Room, choose, worth_a_look
+from tests.support.replica import variant
+from workers.queue.contract import Waiting
+
+NOW = 1_800_000_000_000
+#: 10 ms and 1 ms a row, on either side; the queue drains 100 rows a second.
+BATCH = BatchLoad(variant("v", drop=0.01), 1, 0, 100.0, 8)
+ONLINE = OnlineLoad(
+    {"best": variant("best"), "v": variant("v", drop=0.01), "fast": variant("fast", 0.1)}, 1, 0, 0
+)
+PLENTY = Room(1e9, 1_000_000)
+
+
+def waiting(id: str, slack_ms: int, rows: int = 1, pinned: str | None = None) -> Waiting:
+    return Waiting(id, NOW + slack_ms, rows, "", pinned)
+
+
+def chosen(
+    *jobs: Waiting, held: int = 1, online: OnlineLoad = ONLINE, room: Room = PLENTY, tried: str = ""
+) -> str:
+    found = choose(Queued(jobs, held, NOW), BATCH, online, room, tried)
+    return " ".join(f"{promotion.id}:{promotion.variant}" for promotion in found)
+
+
+@pytest.mark.parametrize(
+    ("slack_ms", "held", "taken"),
+    [
+        (5_000, 100, ""),  # the queue is at it in a second
+        (1_100, 100, "a:best"),  # 100 rows ahead and its own: 1,021 ms, which is too close to wait and see
+        (30, 100, "a:best"),
+        (20, 100, ""),  # too late online too: 11 ms and the hand-over
+        (-5, 100, ""),
+    ],
+)
+def test_only_what_the_queue_misses_and_online_makes_is_taken(slack_ms: int, held: int, taken: str) -> None:
+    assert chosen(waiting("a", slack_ms), held=held) == taken
+
+
+def test_rows_ahead_count_and_those_that_are_rescued_are_no_longer_ahead() -> None:
+    heads = [waiting("big", 900, rows=90), waiting("next", 1_000), waiting("last", 1_080)]
+    assert chosen(*heads, held=1) == "big:best"
+    # Where the big one cannot be taken, those behind it are late because of it.
+    assert chosen(*heads, held=1, tried="big") == "next:best last:best"
+
+
+def test_a_queue_that_nobody_drains_is_not_trusted_to_the_last_moment() -> None:
+    assert chosen(waiting("a", 400), held=1) == ""
+    assert chosen(waiting("a", 400), held=0) == "a:best"
+    assert chosen(waiting("a", 3_600_000), held=0) == ""
+
+
+@pytest.mark.parametrize("busy", [ONLINE._replace(waiting_ms=1.0), ONLINE._replace(full=True)])
+def test_nothing_is_taken_while_online_requests_wait(busy: OnlineLoad) -> None:
+    assert chosen(waiting("a", 50)) == "a:best"
+    assert chosen(waiting("a", 50), online=busy) == ""
+
+
+def test_the_variant_is_never_worse_than_the_queues_unless_it_is_asked_for() -> None:
+    quick = replace(variant("v", 0.01), profile=variant(faster=5.0).profile)
+    online = ONLINE._replace(
+        variants={**ONLINE.variants, "v": quick, "fast": variant("fast", 0.1, faster=9.0)}
+    )
+    assert chosen(waiting("a", 22), online=online) == "a:best"
+    assert chosen(waiting("a", 20), online=online) == "a:v"
+    assert chosen(waiting("a", 12), online=online) == ""
+    assert chosen(waiting("a", 12, pinned="fast"), online=online) == "a:fast"
+    assert chosen(waiting("a", 50, pinned="elsewhere"), online=online) == ""
+
+
+def test_the_work_of_earlier_rescues_delays_the_later_ones() -> None:
+    heads = [waiting(str(i), 60) for i in range(9)]
+    assert chosen(*heads) == "0:best 1:best 2:best 3:best"  # 11 ms each, and 10 for the hand-over
+
+
+def test_the_rooms_rows_and_time_bound_what_is_taken() -> None:
+    heads = [waiting("a", 150, rows=4), waiting("b", 150, rows=4), waiting("c", 150, rows=1)]
+    assert chosen(*heads, room=Room(1e9, 5)) == "a:best c:best"
+    assert chosen(*heads, room=Room(1.0, 100)) == "a:best"
+    assert chosen(*heads, room=Room(0.0, 100)) == ""
+    # One that is larger than the bound goes alone, or it would never go.
+    assert chosen(*heads, room=Room(1e9, 2)) == "a:best"
+    assert chosen(*heads, room=Room(1e9, 2, rows_in_flight=3)) == "c:best"
+
+
+def test_a_quota_is_a_share_of_the_replicas_time_saved_up_for_a_while() -> None:
+    quota = Quota(0.2, replicas=2, max_batch=10)
+    assert quota.room(0.0) == Room(2_000.0, 4, 0)
+    quota.spend(Promotion("a", "v", 3, 2_500.0))
+    assert quota.room(1_000.0) == pytest.approx((-100.0, 1, 3))
+    quota.landed(Promotion("a", "v", 3, 2_500.0))
+    assert quota.room(1_500.0) == pytest.approx((100.0, 4, 0))
+    assert quota.room(1e9).run_ms == 2_000.0
+
+
+def test_a_queue_that_is_done_before_its_earliest_deadline_need_not_be_looked_at() -> None:
+    assert not worth_a_look(60_000.0, 0, replace(BATCH, waiting_rows=1_000), ONLINE)
+    assert worth_a_look(10_300.0, 0, replace(BATCH, waiting_rows=1_000), ONLINE)
+    assert worth_a_look(100.0, 0, replace(BATCH, waiting_rows=1), ONLINE)

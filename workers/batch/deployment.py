@@ -1,0 +1,286 @@
+"""The batch worker: a Ray Serve deployment that drains one model's queue for as long as it lives.
+
+It takes no requests. Serve starts it, shows it, restarts it when :meth:`BatchWorker.check_health`
+raises, and scales it; the loop itself is :class:`workers.batch.loop.Drain`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from optimizers import artifact
+from optimizers.profile import LatencyProfile
+from optimizers.runner import RunnerError
+from optimizers.tensors import Tensors, check
+from workers.batch.loop import Drain
+from workers.batch.queue_poll import OrphanLog
+from workers.batch.settings import DrainSettings, Meter
+from workers.execution.loaded import LoadedVariant
+from workers.execution.model_thread import Model, UnknownVariant
+from workers.execution.work_limits import WorkLimit
+from workers.queue.contract import (
+    DeadlineQueue,
+    QueueIncompatible,
+    QueueSettings,
+    QueueUnavailable,
+    settings_from,
+)
+from workers.queue.redis.queue import RedisQueue
+from workers.queue.redis.server_check import check_server
+
+if TYPE_CHECKING:
+    from ray.serve.config import AutoscalingConfig
+
+logger = logging.getLogger("ray.serve")
+
+_PUBLISH_S = 1.0
+_CHECK_S = 60.0
+#: How often the interpreter lets the event loop in while the model's thread holds it.
+_SWITCH_INTERVAL_S = 0.001
+
+
+class ArtifactModel:
+    """The variants in a model's folder (one folder each), loaded when first needed."""
+
+    def __init__(self, artifacts: str, threads: int) -> None:
+        self._folder = artifacts
+        self._threads = threads
+        self._loaded: dict[str, LoadedVariant] = {}
+
+    def load(self, variant: str) -> LatencyProfile:
+        if variant not in self._loaded:
+            try:
+                if not variant or variant != os.path.basename(variant) or variant.startswith("."):
+                    raise UnknownVariant(f"{variant!r} is no variant's name")
+                self._loaded[variant] = LoadedVariant(os.path.join(self._folder, variant), self._threads)
+            except (artifact.ArtifactError, RunnerError) as error:
+                raise UnknownVariant(f"variant {variant!r} cannot be loaded: {error}") from error
+        return self._loaded[variant].profile
+
+    def check(self, variant: str, batch: Tensors) -> int:
+        return check(batch, self._loaded[variant].inputs)
+
+    def run(self, variant: str, batch: Tensors) -> Tensors:
+        return self._loaded[variant].run(batch)
+
+    def probe(self, variant: str) -> None:
+        self._loaded[variant].probe()
+
+    def close(self) -> None:
+        for loaded in self._loaded.values():
+            loaded.close()
+        self._loaded.clear()
+
+
+class BatchWorker:
+    """Serve's face of the loop. All arguments are plain values, so that a config file can hold them.
+
+    ``queue_url``: see :func:`workers.queue.redis.client.connect`; prefer ``file:`` where it has a password.
+    ``queue_settings``: fields of :class:`workers.queue.contract.QueueSettings`, ``retry`` as a mapping too;
+    they must be the same for everybody who uses the queue. ``layout``: see
+    `workers.queue.redis.queue.RedisQueue`. ``hung_after_ms``: how long one batch may compute, or be blocked
+    (default: by the variant's profile).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        artifacts: str,
+        variant: str,
+        queue_url: str,
+        *,
+        namespace: str = "hr",
+        layout: str | None = None,
+        max_batch: int | None = None,
+        lease_ms: int = 10_000,
+        hung_after_ms: float | None = None,
+        threads: int = 1,
+        sched_idle: bool = True,
+        queue_settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        if sched_idle:
+            # The model's thread is idle class; claiming and settling still yield to the online path.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        self._queue = self.open_queue(
+            queue_url, model, settings_from(queue_settings or {}), namespace, layout
+        )
+        worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._drain = Drain(
+            self._queue,
+            self.make_model(artifacts, threads),
+            variant,
+            worker,
+            self.make_settings(lease_ms, max_batch, hung_after_ms),
+            sched_idle=sched_idle,
+        )
+        self._metrics = _Metrics(model)
+        self._orphans = OrphanLog(model)
+        self._loop = asyncio.get_running_loop().create_task(self._drain.run(), name=f"{model} batch worker")
+        self._helpers = [
+            asyncio.get_running_loop().create_task(body)
+            for body in (self._publish(), self._check_server(queue_url))
+        ]
+        logger.info("batch worker %s drains %s with variant %s", worker, model, variant)
+
+    @staticmethod
+    def open_queue(
+        url: str, model: str, settings: QueueSettings, namespace: str, layout: str | None
+    ) -> DeadlineQueue:
+        """What the loop drains."""
+        return RedisQueue.open(url, model, settings, namespace=namespace, layout=layout)
+
+    @staticmethod
+    def make_model(artifacts: str, threads: int) -> Model:
+        """What the loop runs."""
+        return ArtifactModel(artifacts, threads)
+
+    @staticmethod
+    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> DrainSettings:
+        """How the loop works."""
+        settings = DrainSettings(lease_ms=lease_ms, max_rows=max_batch)
+        if hung_after_ms is None:
+            return settings
+        limit = WorkLimit(hung_after_ms, hung_after_ms)
+        return replace(settings, limit=lambda predicted_ms: limit)
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        if self._loop.done():
+            error = None if self._loop.cancelled() else self._loop.exception()
+            raise RuntimeError(f"the drain loop ended: {error!r}") from error
+
+    async def __del__(self) -> None:
+        await self._drain.stop()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._loop
+        for helper in self._helpers:
+            helper.cancel()
+        await asyncio.gather(*self._helpers, return_exceptions=True)
+        await self._queue.close()
+        if self._drain.hangs:
+            # Libraries join their threads when a process ends, and one that hangs would keep it for ever.
+            logging.shutdown()
+            os._exit(1)
+
+    async def _check_server(self, url: str) -> None:
+        """Log what is wrong with the queue's server: its settings may change while this runs."""
+        while True:
+            with contextlib.suppress(QueueUnavailable):
+                try:
+                    problems = await check_server(url)
+                except QueueIncompatible as error:
+                    problems = [str(error)]
+                for problem in problems:
+                    logger.error("the queue's server can lose jobs or results: %s", problem)
+            await asyncio.sleep(_CHECK_S)
+
+    async def _publish(self) -> None:
+        while True:
+            await asyncio.sleep(_PUBLISH_S)
+            self._metrics.publish_meter(self._drain.meter)
+            with contextlib.suppress(QueueUnavailable):
+                stats = await self._queue.stats()
+                self._orphans.note(stats)
+                due_ms = stats.earliest_deadline_ms
+                self._metrics.publish_queue(
+                    stats.waiting_jobs,
+                    None if due_ms is None else (due_ms - stats.now_ms) / 1000,
+                    stats.totals["orphaned"],
+                )
+
+
+class _Metrics:
+    """Counted in plain numbers on the hot path, handed to Ray once a second."""
+
+    def __init__(self, model: str) -> None:
+        from ray.serve import metrics
+
+        tags: Any = ("model", "variant")  # Ray's hints admit a single key only
+        self._model = model
+        self._seen: dict[tuple[str, str], int] = {}
+        self._rows = metrics.Counter(
+            "hybrid_batch_rows_total", "Rows that batch workers ended.", (*tags, "outcome")
+        )
+        self._size = metrics.Histogram(
+            "hybrid_batch_size", "Rows of a batch.", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], tags
+        )
+        self._latency = metrics.Histogram(
+            "hybrid_batch_latency_ms",
+            "Time of a batch in the model's thread.",
+            [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000],
+            tags,
+        )
+        self._waiting = metrics.Gauge("hybrid_queue_waiting_jobs", "Jobs that can be claimed.", ("model",))
+        self._orphaned = metrics.Gauge(
+            "hybrid_queue_orphaned_jobs",
+            "Jobs so far whose record or payload vanished from the queue's server.",
+            ("model",),
+        )
+        self._earliest = metrics.Gauge(
+            "hybrid_queue_earliest_deadline_s", "Time to the earliest deadline among them.", ("model",)
+        )
+
+    def publish_meter(self, meter: Meter) -> None:
+        for (variant, outcome), rows in meter.rows.items():
+            new = rows - self._seen.get((variant, outcome), 0)
+            if new:
+                self._seen[variant, outcome] = rows
+                self._rows.inc(new, {"model": self._model, "variant": variant, "outcome": outcome})
+        while meter.batches:
+            variant, rows, ms = meter.batches.popleft()
+            tags = {"model": self._model, "variant": variant}
+            self._size.observe(rows, tags)
+            self._latency.observe(ms, tags)
+
+    def publish_queue(self, waiting_jobs: int, earliest_deadline_s: float | None, orphaned_jobs: int) -> None:
+        tags = {"model": self._model}
+        self._waiting.set(waiting_jobs, tags)
+        self._orphaned.set(orphaned_jobs, tags)
+        if earliest_deadline_s is not None:
+            self._earliest.set(earliest_deadline_s, tags)
+
+
+def deployment(
+    model: str,
+    artifacts: str,
+    variant: str,
+    queue_url: str,
+    *,
+    workers: int = 1,
+    autoscaling: AutoscalingConfig | None = None,
+    cpus: float = 0.0,
+    drain_s: float = 60.0,
+    kind: type[BatchWorker] = BatchWorker,
+    **options: Any,
+) -> Any:
+    """The bound Serve deployment ``{model}-batch``; ``options`` are :class:`BatchWorker`'s.
+
+    ``drain_s`` must exceed the longest batch: past it a worker that is told to stop is killed, and its
+    jobs come back when their leases run out. ``cpus`` is what Ray reserves: none by default, because
+    batch work takes what the online replicas leave. ``kind`` may be a subclass with a model of its own.
+    """
+    from ray import serve
+
+    decorated = serve.deployment(
+        name=f"{model}-batch",
+        ray_actor_options={"num_cpus": cpus},
+        num_replicas=None if autoscaling else workers,
+        autoscaling_config=autoscaling,
+        max_ongoing_requests=10,
+        health_check_period_s=0.5,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=drain_s,
+        graceful_shutdown_wait_loop_s=0.1,
+    )(kind)
+    return decorated.bind(model, artifacts, variant, queue_url, **options)

@@ -1,0 +1,147 @@
+"""Looks at a queue from a thread of its own, for as long as somebody alive wants to know.
+
+There is one thread for each queue in a process, whoever asks and however often. Ray Serve makes a scaling
+policy anew with every deployment and pickles the policy's module by value, so that what must be there only
+once stands here, in a module that is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+from weakref import WeakSet
+
+from workers.queue.contract import DeadlineQueue, QueueError, QueueStats, settings_from
+
+logger = logging.getLogger("ray.serve")
+
+_LONGEST_PAUSE_S = 5.0
+_lock = threading.Lock()
+_polls: dict[tuple[str, str, str], QueuePoll] = {}
+
+
+def poll_for(
+    owner: object, url: str, model: str, namespace: str, settings: Mapping[str, Any], every_s: float
+) -> QueuePoll:
+    """The poll of a queue, which goes on while ``owner`` or another owner is alive. The settings and the
+    pace are those of whoever asked last."""
+    make = partial(open_queue, url, model, namespace, settings)
+    with _lock:
+        key = (url, model, namespace)
+        poll = _polls.get(key)
+        if poll is None:
+            poll = _polls[key] = QueuePoll(key)
+        poll.owners.add(owner)
+        poll.make, poll.every_s = make, every_s
+        poll.keep_running()
+    return poll
+
+
+def open_queue(url: str, model: str, namespace: str, settings: Mapping[str, Any]) -> DeadlineQueue:
+    from workers.queue.redis.queue import RedisQueue
+
+    return RedisQueue.open(url, model, settings_from(settings), namespace=namespace, patience_s=2.0)
+
+
+class QueuePoll:
+    """Made by :func:`poll_for`. It reaps too: the workers of the queue may be scaled to zero."""
+
+    make: Callable[[], DeadlineQueue]
+    every_s: float
+
+    def __init__(self, key: tuple[str, str, str]) -> None:
+        self.owners: WeakSet[object] = WeakSet()
+        self._key = key
+        self._thread: threading.Thread | None = None
+        self._latest: QueueStats | None = None
+        self._latest_at = -math.inf
+        self._looking = _Failures(f"cannot look at the queue of model {key[1]!r}")
+        self._reaping = _Failures(f"cannot reap the queue of model {key[1]!r}")
+        self._orphans = OrphanLog(key[1])
+
+    def latest(self, max_age_s: float) -> QueueStats | None:
+        """What was seen last, None if that is too long ago."""
+        with _lock:
+            self.keep_running()
+        return self._latest if time.monotonic() - self._latest_at <= max_age_s else None
+
+    def keep_running(self) -> None:
+        """Start the thread if there is none (any more). The lock is held."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name=f"{self._key[1]} queue poll", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.run(self._look())
+
+    def _is_wanted(self) -> bool:
+        with _lock:
+            if self.owners:
+                return True
+            if _polls.get(self._key) is self:
+                del _polls[self._key]
+            return False
+
+    async def _look(self) -> None:
+        while self._is_wanted():
+            make = self.make
+            try:
+                queue = make()
+                try:
+                    while self.make is make and self._is_wanted():
+                        await self._look_once(queue)
+                        self._looking.count = 0
+                        await asyncio.sleep(self.every_s)
+                finally:
+                    await queue.close()
+            except Exception as error:  # whatever it is: without this thread nothing starts from zero
+                self._looking.add(error)
+                await asyncio.sleep(min(_LONGEST_PAUSE_S, self.every_s * 2 ** min(self._looking.count, 20)))
+
+    async def _look_once(self, queue: DeadlineQueue) -> None:
+        try:
+            await queue.reap()
+            self._reaping.count = 0
+        except QueueError as error:
+            self._reaping.add(error)
+        stats = await queue.stats()
+        self._latest, self._latest_at = stats, time.monotonic()
+        self._orphans.note(stats)
+
+
+class _Failures:
+    """Counts failures in a row, and logs the 1st, 2nd, 4th, 8th and so on."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.count = 0
+
+    def add(self, error: Exception) -> None:
+        self.count += 1
+        if self.count & (self.count - 1) == 0:
+            logger.warning("%s (%d times): %s: %s", self._what, self.count, type(error).__name__, error)
+
+
+class OrphanLog:
+    """Says when jobs have lost their record or payload in the queue's server."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._seen: int | None = None
+
+    def note(self, stats: QueueStats) -> None:
+        count = stats.totals["orphaned"]
+        if self._seen is not None and count > self._seen:
+            logger.error(
+                "model %s: %d queued jobs lost their record or payload in the queue's server and cannot run; "
+                "they were evicted, or deleted by hand (its maxmemory-policy must be noeviction)",
+                self._model,
+                count - self._seen,
+            )
+        self._seen = count

@@ -1,0 +1,91 @@
+"""Where each unfinished job of the in-memory queue stands: in line, in a backoff, or with a worker.
+
+The only place where these three are changed, so that their counts are right by construction.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+from workers.queue.job import JobState
+from workers.queue.memory.fair_lines import FairLines
+from workers.queue.memory.record import Record
+
+_SPARE = 64
+
+
+class Places:
+    """``waiting_rows`` counts the rows in line and in a backoff."""
+
+    def __init__(self) -> None:
+        self.lines = FairLines()
+        self.leased = 0
+        self.delayed = 0
+        self.waiting_rows = 0
+        self._times: list[tuple[int, int, Record]] = []
+        self._noted = 0
+        self._kept = 0
+
+    def wait(self, record: Record) -> None:
+        """Put a job that stands nowhere in line."""
+        record.state, record.token, record.not_before_ms = JobState.PENDING, None, None
+        self.waiting_rows += record.job.rows
+        self.lines.add(record)
+
+    def delay(self, record: Record, until_ms: int) -> None:
+        """Put a job that stands nowhere in a backoff."""
+        record.state, record.token, record.not_before_ms = JobState.PENDING, None, until_ms
+        self.waiting_rows += record.job.rows
+        self.delayed += 1
+        self._note(until_ms, record)
+
+    def lease(self, record: Record, token: str, until_ms: int) -> None:
+        """Hand a job that stands nowhere to a worker."""
+        record.state, record.token, record.lease_until_ms = JobState.LEASED, token, until_ms
+        self.leased += 1
+        self._note(until_ms, record)
+
+    def renew(self, record: Record, until_ms: int) -> None:
+        record.lease_until_ms = until_ms
+        self._note(until_ms, record)
+
+    def leave(self, record: Record) -> None:
+        """Take a job from where it stands."""
+        if record.state is JobState.LEASED:
+            self.leased -= 1
+            return
+        self.waiting_rows -= record.job.rows
+        if record.not_before_ms is None:
+            self.lines.remove(record)
+        else:
+            self.delayed -= 1
+            record.not_before_ms = None
+
+    def next_time_ms(self) -> int | None:
+        """When the next lease runs out or the next backoff ends."""
+        while self._times:
+            at_ms, _, record = self._times[0]
+            if _due_ms(record) == at_ms:
+                return at_ms
+            heappop(self._times)
+        return None
+
+    def take_due(self, now_ms: int) -> Record | None:
+        """A job whose lease has run out or whose backoff is over, to be moved before the next call."""
+        at_ms = self.next_time_ms()
+        return None if at_ms is None or at_ms > now_ms else heappop(self._times)[2]
+
+    def _note(self, at_ms: int, record: Record) -> None:
+        self._noted += 1
+        heappush(self._times, (at_ms, self._noted, record))
+        if len(self._times) > 2 * self._kept + _SPARE:  # most of them belong to leases that were settled
+            standing = {entry[2].job.id: entry for entry in self._times if _due_ms(entry[2]) == entry[0]}
+            self._times = list(standing.values())
+            heapify(self._times)
+            self._kept = len(self._times)
+
+
+def _due_ms(record: Record) -> int | None:
+    if record.not_before_ms is not None:
+        return record.not_before_ms
+    return record.lease_until_ms if record.state is JobState.LEASED else None

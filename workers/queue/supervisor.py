@@ -1,0 +1,89 @@
+"""Watches a bundled queue server: whenever it dies it is started again, on the same folder and port.
+
+Why a thread of its own: the kernel ends the server when the thread that started it ends
+(`workers.queue.embedded`), and whoever serves is busy elsewhere, deploying for example.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from workers.queue.embedded import EmbeddedServer, EmbeddedServerError
+
+#: A server that has lived for so long is started again at once, however often it died before.
+STEADY_S = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_LINES_SHOWN = 5
+#: At the end it may still be telling somebody who does not listen.
+_TOLD_WITHIN_S = 5.0
+
+
+def pause_s(failures: int) -> float:
+    """How long to wait before the next start, when so many deaths and failed starts came shortly before."""
+    return 0.0 if failures == 0 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10))
+
+
+@contextmanager
+def supervised(server: EmbeddedServer, say: Callable[[str], None]) -> Iterator[None]:
+    """Start the server again whenever it dies, and ``say`` so, until the end; the server is then stopped."""
+    watcher = threading.Thread(target=_watch, args=(server, say), name="queue-server-supervisor", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        watcher.join(_TOLD_WITHIN_S)
+
+
+def _watch(server: EmbeddedServer, say: Callable[[str], None]) -> None:
+    failures, started = 0, time.monotonic()
+    while True:
+        code = server.wait_until_it_ends()
+        if server.wait_until_stopped(0):
+            return
+        last = "\n".join(server.log_tail().splitlines()[-_LINES_SHOWN:])
+        about = "requests for the queue get 503 until it is back; its log ends"
+        _say(say, f"the queue server {_ended(code)}: {about}:\n{last}")
+        if time.monotonic() - started >= STEADY_S:
+            failures = 0
+        while not _started(server, say, failures):
+            if server.wait_until_stopped(0):
+                return
+            failures += 1
+        failures, started = failures + 1, time.monotonic()
+
+
+def _started(server: EmbeddedServer, say: Callable[[str], None], failures: int) -> bool:
+    """One attempt after the pause that is due. False if it failed or the server is to stop."""
+    if server.wait_until_stopped(pause_s(failures)):
+        return False
+    begun = time.monotonic()
+    try:
+        if not server.start_again():
+            return False
+    except EmbeddedServerError as error:
+        _say(
+            say, f"the queue server cannot be started again, next try in {pause_s(failures + 1):g} s: {error}"
+        )
+        return False
+    took_s = time.monotonic() - begun
+    _say(say, f"the queue server runs again on port {server.port} with every accepted job, in {took_s:.1f} s")
+    return True
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"ended by itself with exit code {code}"
+    with suppress(ValueError):
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"
+
+
+def _say(say: Callable[[str], None], text: str) -> None:
+    # The server dies with this thread: a closed terminal must not end it.
+    with suppress(Exception):
+        say(text)
