@@ -100,7 +100,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 STARTS_AND_IS_KILLED = """
 import os, signal, sys
-from workers.embedded import EmbeddedServer
+from workers.queue.embedded import EmbeddedServer
 server = EmbeddedServer.start(sys.argv[1])
 print(server.pid, flush=True)
 if sys.argv[2] == "stopped":  # a stopped process acts on no signal but SIGKILL: it outlives its starter

@@ -51,7 +51,7 @@ def _refused(result: Result, *says: str) -> None:
     [
         (b"", "a mapping with name"),
         (b"\xff\xfe\x00rubbish", "UTF-8"),
-        (b"\0\0\0", "not YAML"),
+        (b"\0\0\0", "no text at all"),
         (b"a: [", "not YAML"),
         (b"[" * 5000, "nested"),
         (b"name: m", "task is missing"),
