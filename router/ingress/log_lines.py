@@ -9,14 +9,16 @@ from typing import Any
 from router.ingress.codec.protocol import InferRequest
 from router.ingress.semantics import HttpError
 from router.ingress.statuses import http_error
-from router.service.requests import Answer, Call, Pending
+from router.service.requests import Answer, InferenceRequest, PendingRequest
 from router.service.trace_context import trace_id, trace_parent
 
 #: What the model or its runtime said of the content may quote it.
 _QUOTES_CONTENT = frozenset({422, 500})
 
 
-def success(outcome: Answer | Pending, call: Call, request: InferRequest, started_s: float) -> dict[str, Any]:
+def success(
+    outcome: Answer | PendingRequest, call: InferenceRequest, request: InferRequest, started_s: float
+) -> dict[str, Any]:
     """The line of a request that was answered or queued; ``started_s`` is on the monotonic clock."""
     told: dict[str, Any] = {
         "outcome": "queued",

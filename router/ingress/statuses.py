@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from optimizers.tensors import TensorError
 from router.ingress import semantics
-from router.ingress.codec.protocol import ProtocolError
+from router.ingress.codec.protocol import InvalidRequest
 from router.ingress.semantics import HttpError
 from router.service.errors import (
     Conflict,
     DeadlinePassed,
-    Forbidden,
     JobEnded,
+    NotAuthenticated,
+    NotPermitted,
     Refused,
     RowsFailed,
     TooManyRows,
-    Unauthenticated,
     Unavailable,
     UnknownModel,
+    UnknownModelVariant,
     UnknownRequest,
-    UnknownVariant,
 )
 from workers.queue.job import JobState
 
@@ -34,18 +34,18 @@ def http_error(error: Exception) -> HttpError:
         status = {JobState.EXPIRED: 504, JobState.CANCELLED: 410, JobState.FAILED: 422}
         state = error.status.state
         return HttpError(status.get(state, 500), detail, state=state.value, id=error.status.id)
-    if isinstance(error, Unauthenticated):
+    if isinstance(error, NotAuthenticated):
         return HttpError(401, detail, headers=[(b"www-authenticate", b'Bearer realm="hybrid-router"')])
     if isinstance(error, Unavailable):
         return HttpError(503, detail, headers=semantics.retry_after(1.0))
     known: dict[type[Exception], int] = {
-        ProtocolError: 400,
+        InvalidRequest: 400,
         TensorError: 422,
-        Forbidden: 403,
+        NotPermitted: 403,
         RowsFailed: 422,
         TooManyRows: 413,
         UnknownModel: 404,
-        UnknownVariant: 404,
+        UnknownModelVariant: 404,
         UnknownRequest: 404,
         Conflict: 409,
         DeadlinePassed: 504,

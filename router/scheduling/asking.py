@@ -16,8 +16,9 @@ from router.scheduling.rate_limits import Over, Quotas
 
 
 class Request(Protocol):
-    """A request as it arrived: `router.service.requests.Call`, or a simulated one. Header names are in lower
-    case.
+    """A request as it arrived: `router.service.requests.InferenceRequest`, or a simulated one.
+
+    Header names are in lower case.
     """
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from router.policy.tenants import Tenant
 from router.service.api_keys import MAX_KEY_CHARS, hash_key
-from router.service.errors import Forbidden, Unauthenticated
+from router.service.errors import NotAuthenticated, NotPermitted
 
 
 class Keyring:
@@ -26,19 +26,19 @@ class Keyring:
         """The tenant that a request acts for, from its headers (names in lower case); empty for none.
 
         With keys: the key's, and a header ``Tenant`` may only repeat it. Without any keys the header is
-        believed, for use behind a gateway that has asked already. Raises `Unauthenticated`, `Forbidden`.
+        believed, for use behind a gateway that has asked already. Raises `NotAuthenticated`, `NotPermitted`.
         """
         named = headers.get(b"tenant")
         if not self._by_hash:
             return "" if named is None else self._known(named)
         given = _given_key(headers)
         if given is None:
-            raise Unauthenticated(
+            raise NotAuthenticated(
                 "an API key is needed: send 'Authorization: Bearer KEY', or 'X-Api-Key: KEY'"
             )
         tenant = self._tenant_of(given)
         if named is not None and named.decode("latin-1") != tenant:
-            raise Forbidden("the API key does not belong to the tenant that the Tenant header names")
+            raise NotPermitted("the API key does not belong to the tenant that the Tenant header names")
         return tenant
 
     def _tenant_of(self, key: bytes) -> str:
@@ -49,13 +49,13 @@ class Keyring:
             if hmac.compare_digest(known, hashed):
                 found = tenant
         if not found:
-            raise Unauthenticated("this API key is not known here")
+            raise NotAuthenticated("this API key is not known here")
         return found
 
     def _known(self, named: bytes) -> str:
         name = named.decode("latin-1")
         if name not in self._tenants:
-            raise Forbidden("the policy has no tenant of the name in the Tenant header")
+            raise NotPermitted("the policy has no tenant of the name in the Tenant header")
         return name
 
     def may_use(self, tenant: str, model: str) -> bool:

@@ -13,9 +13,9 @@ class ServiceError(Exception):
     ::
 
         ServiceError
-        |- Unauthenticated   no key, or one that is not known
-        |- Forbidden         the key is good, and not for this
-        |- UnknownModel, UnknownVariant, UnknownRequest
+        |- NotAuthenticated   no key, or one that is not known
+        |- NotPermitted         the key is good, and not for this
+        |- UnknownModel, UnknownModelVariant, UnknownRequest
         |- TooManyRows
         |- Refused           not admitted; ``retry_after_s`` says when it may be, None that it never will
         |- Conflict          the idempotency key was used for other content
@@ -26,11 +26,11 @@ class ServiceError(Exception):
     """
 
 
-class Unauthenticated(ServiceError):
+class NotAuthenticated(ServiceError):
     pass
 
 
-class Forbidden(ServiceError):
+class NotPermitted(ServiceError):
     pass
 
 
@@ -38,7 +38,7 @@ class UnknownModel(ServiceError):
     pass
 
 
-class UnknownVariant(ServiceError):
+class UnknownModelVariant(ServiceError):
     pass
 
 

@@ -19,7 +19,7 @@ from router.scheduling.admission import Enqueue
 from router.scheduling.prediction import STATS_VALID_MS
 from router.service.errors import Conflict, JobEnded, Refused, Unavailable, UnknownRequest
 from router.service.metrics import Recorder
-from router.service.requests import Answer, Call, Pending, ServedModel
+from router.service.requests import Answer, InferenceRequest, PendingRequest, ServedModel
 from workers.queue.contract import Accepted, DeadlineQueue, Full, KeyConflict, QueueError, Submitted
 from workers.queue.job import JobState, JobStatus, NewJob
 
@@ -34,7 +34,7 @@ class NotQueued(Exception):
     """The queue did not take a job in time, as far as is known: it may have, without an answer."""
 
 
-class Queued:
+class QueuedRequests:
     """Requests that wait in the models' queues. ``policy`` gives the policy in force, ``clock`` ms."""
 
     def __init__(
@@ -48,8 +48,8 @@ class Queued:
         self._abandoned: dict[str, deque[str]] = {name: deque(maxlen=_MOST_ABANDONED) for name in models}
 
     async def submit(
-        self, served: ServedModel, call: Call, decision: Enqueue, rows: int, left_ms: float
-    ) -> Answer | Pending:
+        self, served: ServedModel, request: InferenceRequest, decision: Enqueue, rows: int, left_ms: float
+    ) -> Answer | PendingRequest:
         """Queue the request with what is left of its budget, and wait for its end while its caller holds.
 
         Raises `NotQueued`, which is not counted yet; `Refused` where the queue is full; and `Conflict`.
@@ -60,32 +60,32 @@ class Queued:
             # The route stands in the id: a caller who asks later is told it, and a retry that finds the first
             # job by its key is told the first one's.
             id=f"{served.name}.{decision.route}.{secrets.token_hex(12)}",
-            payload=pack(call.inputs),
+            payload=pack(request.inputs),
             rows=rows,
             budget_ms=max(1, round(left_ms)),
-            tenant=call.tenant,
-            trace=call.trace,
+            tenant=request.tenant,
+            trace=request.trace,
             variant=decision.variant,
-            key=call.key,
+            key=request.key,
             max_attempts=batch.max_attempts if batch else 1,
         )
         begun = self._clock()
         try:
             submitted = await self._submit(served, served.queue, job, decision.patience_ms)
         except asyncio.CancelledError:
-            self._recorder.request(served.name, decision.route, "batch", "", "left", call.tenant)
+            self._recorder.request(served.name, decision.route, "batch", "", "left", request.tenant)
             raise
         outcome = "conflict" if isinstance(submitted, KeyConflict) else "refused"
         if isinstance(submitted, Accepted):
             outcome = "accepted"
         variant = (decision.variant or "") if outcome == "accepted" else ""
-        self._recorder.request(served.name, decision.route, "batch", variant, outcome, call.tenant)
+        self._recorder.request(served.name, decision.route, "batch", variant, outcome, request.tenant)
         if isinstance(submitted, Full):
             wait_s = submitted.retry_after_ms / 1_000.0
             raise Refused(f"the queue is full ({submitted.what})", "full", wait_s)
         if isinstance(submitted, KeyConflict):
             raise Conflict(f"the Idempotency-Key was used for other content, by request {submitted.first_id}")
-        return await self._hold(served, call, decision, submitted, begun)
+        return await self._hold(served, request, decision, submitted, begun)
 
     async def _submit(
         self, served: ServedModel, queue: DeadlineQueue, job: NewJob, patience_ms: float | None
@@ -110,21 +110,26 @@ class Queued:
             self._abandoned[served.name].append(job.id)
 
     async def _hold(
-        self, served: ServedModel, call: Call, decision: Enqueue, submitted: Accepted, begun: float
-    ) -> Answer | Pending:
-        pending = Pending(submitted.id, decision.route, JobState.PENDING, decision.predicted_ms)
-        if call.hold_s <= 0:
+        self,
+        served: ServedModel,
+        request: InferenceRequest,
+        decision: Enqueue,
+        submitted: Accepted,
+        begun: float,
+    ) -> Answer | PendingRequest:
+        pending = PendingRequest(submitted.id, decision.route, JobState.PENDING, decision.predicted_ms)
+        if request.hold_s <= 0:
             return pending
         try:
             answer = await self.result(
-                submitted.id, call.hold_s, tenant=call.tenant, predicted_ms=decision.predicted_ms
+                submitted.id, request.hold_s, tenant=request.tenant, predicted_ms=decision.predicted_ms
             )
         except Unavailable:
             # It is accepted, and its id is known only here: the caller can ask again by it.
             return pending
         except asyncio.CancelledError:
             # Nobody else knows this id: unless a retry can come back by its key, nobody can ask for it.
-            if call.key is None and served.queue is not None:
+            if request.key is None and served.queue is not None:
                 with contextlib.suppress(QueueError):
                     await asyncio.shield(served.queue.cancel(submitted.id))
             raise
@@ -145,7 +150,7 @@ class Queued:
         *,
         tenant: str = "",
         predicted_ms: float | None = None,
-    ) -> Answer | Pending:
+    ) -> Answer | PendingRequest:
         """What became of a tenant's queued request, waiting up to ``wait_s`` for its end.
 
         Raises `UnknownRequest`, also for another's, and `JobEnded` for one that ended without a result.
@@ -164,11 +169,13 @@ class Queued:
             raise UnknownRequest(f"no request {request_id!r}: unknown, or its result was removed by age")
         return self._told(served, status, predicted_ms)
 
-    def _told(self, served: ServedModel, status: JobStatus, predicted_ms: float | None) -> Answer | Pending:
+    def _told(
+        self, served: ServedModel, status: JobStatus, predicted_ms: float | None
+    ) -> Answer | PendingRequest:
         _, _, tail = status.id.partition(".")
         route, _, _ = tail.rpartition(".")
         if not status.state.terminal:
-            return Pending(status.id, route, status.state, predicted_ms)
+            return PendingRequest(status.id, route, status.state, predicted_ms)
         if status.state is not JobState.DONE or status.result is None:
             raise JobEnded(status)
         outputs, _ = unpack(status.result)

@@ -18,7 +18,7 @@ from workers.queue.job import JobState
 _NONE: Mapping[Any, Any] = {}
 
 
-class Call(NamedTuple):
+class InferenceRequest(NamedTuple):
     """One inference request and who sends it.
 
     ``hold_s`` is how long a queued one is waited for before it is handed back; ``key`` its idempotency key.
@@ -56,7 +56,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingRequest:
     """A request that waits in the queue; ask again by ``id``."""
 
     id: str

@@ -27,18 +27,18 @@ from router.service.auth import Keyring
 from router.service.errors import (
     Conflict,
     DeadlinePassed,
-    Forbidden,
+    NotPermitted,
     Refused,
     RowsFailed,
     TooManyRows,
     Unavailable,
     UnknownModel,
-    UnknownVariant,
+    UnknownModelVariant,
 )
 from router.service.metrics import Recorder
-from router.service.queued import NotQueued, Queued
+from router.service.queued import NotQueued, QueuedRequests
 from router.service.readiness import Readiness
-from router.service.requests import Answer, Call, Pending, ServedModel
+from router.service.requests import Answer, InferenceRequest, PendingRequest, ServedModel
 from router.service.shadow import ShadowRuns
 from workers.queue.contract import settings_from
 
@@ -64,14 +64,14 @@ class Service:
         self.keyring = Keyring(policy.tenants)
         self._quotas = Quotas(policy.limits_of, routers)
         self._shadows = ShadowRuns(recorder, clock)
-        self.queued = Queued(models, recorder, lambda: self.policy, clock)
+        self.queued = QueuedRequests(models, recorder, lambda: self.policy, clock)
         self._batch_variants = {
             name: _variant(model.batch.variant, models[name].variants)
             for name, model in policy.models.items()
             if model.batch
         }
 
-    def take(self, policy: Policy) -> None:
+    def apply_policy(self, policy: Policy) -> None:
         """Go on under another policy with the same models; requests in flight keep what was decided."""
         self.policy, self.keyring = policy, Keyring(policy.tenants)
         self._quotas.limits_of = policy.limits_of
@@ -91,12 +91,12 @@ class Service:
         return [model for name, model in self._models.items() if self.keyring.may_use(tenant, name)]
 
     def permit(self, tenant: str, model: str) -> None:
-        """Raise `Forbidden` unless the tenant may use the model."""
+        """Raise `NotPermitted` unless the tenant may use the model."""
         if not self.keyring.may_use(tenant, model):
-            raise Forbidden(f"tenant {tenant!r} may not use model {model!r}")
+            raise NotPermitted(f"tenant {tenant!r} may not use model {model!r}")
 
     def now_ms(self) -> float:
-        """The service's clock, on which a `Call` says when it arrived."""
+        """The service's clock, on which an `InferenceRequest` has its arrival."""
         return self._clock()
 
     @contextmanager
@@ -126,12 +126,12 @@ class Service:
         return Refused(over.what, "quota", over.retry_after_s)
 
     def model(self, name: str, variant: str | None = None) -> ServedModel:
-        """The served model; raises `UnknownModel` or `UnknownVariant`, naming what there is."""
+        """The served model; raises `UnknownModel` or `UnknownModelVariant`, naming what there is."""
         served = self._models.get(name)
         if served is None:
             raise UnknownModel(f"no model {name!r} here; there is {', '.join(self._models)}")
         if variant is not None and variant not in served.variants:
-            raise UnknownVariant(
+            raise UnknownModelVariant(
                 f"model {name!r} has no variant {variant!r}; it has {', '.join(served.variants)}. "
                 "A version is the name of a variant here; without one the router chooses"
             )
@@ -175,20 +175,20 @@ class Service:
                 shown["queue"] = {**asdict(stats), "totals": totals, "server_restarts": restarts}
         return shown
 
-    async def infer(self, call: Call) -> Answer | Pending:
+    async def infer(self, request: InferenceRequest) -> Answer | PendingRequest:
         """Decide, then run or queue. Raises `ServiceError`, and TensorError for inputs that do not fit."""
-        served = self.model(call.model, call.variant)
-        rows = check(call.inputs, served.inputs)
+        served = self.model(request.model, request.variant)
+        rows = check(request.inputs, served.inputs)
         if rows > self.policy.limits.rows:
             raise TooManyRows(
                 f"{rows} rows in one request; the policy's limits.rows is {self.policy.limits.rows}"
             )
         started, policy = self._clock(), self.policy
-        spent_ms = 0.0 if call.arrived_ms is None else max(0.0, started - call.arrived_ms)
-        is_over = spent_ms >= call.budget_ms
-        weight = served.online.weigher.weigh(call.inputs, rows) if served.online else rows
+        spent_ms = 0.0 if request.arrived_ms is None else max(0.0, started - request.arrived_ms)
+        is_over = spent_ms >= request.budget_ms
+        weight = served.online.weigher.weigh(request.inputs, rows) if served.online else rows
         counted_ms = 0.0 if is_over else spent_ms
-        ask = ask_of(call, rows, weight, policy, self._epoch_s, self._draw, counted_ms)
+        ask = ask_of(request, rows, weight, policy, self._epoch_s, self._draw, counted_ms)
         decision = admit(
             ask,
             policy,
@@ -197,24 +197,24 @@ class Service:
             started,
         )
         if isinstance(decision, Over):
-            raise self._over(call.tenant, decision)
+            raise self._over(request.tenant, decision)
         if isinstance(decision, Reject):
-            self.recorder.request(call.model, decision.route, "none", "", "refused", call.tenant)
+            self.recorder.request(request.model, decision.route, "none", "", "refused", request.tenant)
             raise Refused(decision.reason, decision.kind, decision.retry_after_s)
         if is_over:  # what would have been refused on arrival is told that, above
-            self._quotas.give_rows_back(call.tenant, rows)
-            self.recorder.request(call.model, decision.route, "none", "", "expired", call.tenant)
-            self.recorder.deadline(call.model, decision.route, False)
+            self._quotas.give_rows_back(request.tenant, rows)
+            self.recorder.request(request.model, decision.route, "none", "", "expired", request.tenant)
+            self.recorder.deadline(request.model, decision.route, False)
             raise DeadlinePassed(
-                f"the budget of {call.budget_ms:.3g} ms was over when the request had been read, after "
+                f"the budget of {request.budget_ms:.3g} ms was over when the request had been read, after "
                 f"{spent_ms:.3g} ms; nothing was run"
             )
         try:
             if isinstance(decision, RunOnline):
-                return await self._run_online(served, call, decision, started, weight)
-            return await self._enqueue(served, call, ask, policy, decision, started)
+                return await self._run_online(served, request, decision, started, weight)
+            return await self._enqueue(served, request, ask, policy, decision, started)
         except (Refused, Conflict, Unavailable):
-            self._quotas.give_rows_back(call.tenant, rows)
+            self._quotas.give_rows_back(request.tenant, rows)
             raise
 
     def _load(self, served: ServedModel, now_ms: float, budget_ms: float, weight: int) -> ModelLoad:
@@ -236,12 +236,18 @@ class Service:
         return ModelLoad(online, queued)
 
     async def _enqueue(
-        self, served: ServedModel, call: Call, ask: Ask, policy: Policy, decision: Enqueue, started: float
-    ) -> Answer | Pending:
+        self,
+        served: ServedModel,
+        request: InferenceRequest,
+        ask: Ask,
+        policy: Policy,
+        decision: Enqueue,
+        started: float,
+    ) -> Answer | PendingRequest:
         """Queue the request; one that may run online too does so where the queue does not take it."""
         try:
             left_ms = decision.deadline_ms - self._clock()
-            return await self.queued.submit(served, call, decision, ask.rows, left_ms)
+            return await self.queued.submit(served, request, decision, ask.rows, left_ms)
         except NotQueued as error:
             refused = f"the queue cannot take the request now: {error}"
         if decision.patience_ms is not None and served.online:
@@ -252,15 +258,15 @@ class Service:
             again = decide(ask, policy, ModelLoad(online, None), now_ms)
             if isinstance(again, RunOnline):
                 self.recorder.fallback(served.name, decision.route)
-                return await self._run_online(served, call, again, now_ms, weight, tried_ms)
+                return await self._run_online(served, request, again, now_ms, weight, tried_ms)
             refused += f"; online: {again.reason}"
-        self.recorder.request(served.name, decision.route, "batch", "", "failed", call.tenant)
+        self.recorder.request(served.name, decision.route, "batch", "", "failed", request.tenant)
         raise Unavailable(refused)
 
     async def _run_online(
         self,
         served: ServedModel,
-        call: Call,
+        request: InferenceRequest,
         decision: RunOnline,
         started: float,
         weight: int,
@@ -274,7 +280,7 @@ class Service:
         try:
             answer = await served.online.run(
                 decision.variant,
-                call.inputs,
+                request.inputs,
                 decision.deadline_ms,
                 droppable=decision.droppable,
                 predicted_ms=decision.predicted_ms,
@@ -299,23 +305,23 @@ class Service:
             now = self._clock()
             met = outcome == "done" and now <= decision.deadline_ms
             self.recorder.request(
-                call.model, decision.route, "online", decision.variant, outcome, call.tenant
+                request.model, decision.route, "online", decision.variant, outcome, request.tenant
             )
             if outcome in ("done", "expired", "failed"):
-                self.recorder.deadline(call.model, decision.route, met)
+                self.recorder.deadline(request.model, decision.route, met)
             if outcome == "done":
-                since = started - tried_ms if call.arrived_ms is None else call.arrived_ms
-                self.recorder.latency(call.model, decision.route, "online", now - since)
-                self.recorder.prediction(call.model, now - started <= decision.predicted_ms)
+                since = started - tried_ms if request.arrived_ms is None else request.arrived_ms
+                self.recorder.latency(request.model, decision.route, "online", now - since)
+                self.recorder.prediction(request.model, now - started <= decision.predicted_ms)
             elif outcome == "expired":
-                self.recorder.prediction(call.model, False)
+                self.recorder.prediction(request.model, False)
         shadow = self.policy.shadows.get(decision.route)
         if shadow is not None and self._draw() < shadow.share:
-            self._shadows.start(served, call, decision, answer.outputs, shadow.variant)
+            self._shadows.start(served, request, decision, answer.outputs, shadow.variant)
         return Answer(
             None,
             answer.outputs,
-            call.model,
+            request.model,
             answer.variant,
             decision.route,
             "online",

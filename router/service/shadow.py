@@ -15,7 +15,7 @@ from optimizers.tensors import Array
 from router.online.dispatcher import DeadlineHopeless, DispatchError, HeapFull
 from router.scheduling.admission import RunOnline
 from router.service.metrics import Recorder
-from router.service.requests import Call, ServedModel
+from router.service.requests import InferenceRequest, ServedModel
 
 #: More than these at once are skipped: a variant that cannot keep up must not fill the memory.
 MAX_RUNS = 64
@@ -39,37 +39,37 @@ class ShadowRuns:
     def start(
         self,
         served: ServedModel,
-        call: Call,
+        request: InferenceRequest,
         decision: RunOnline,
         outputs: Mapping[str, Array],
         variant: str,
     ) -> None:
-        """Run ``call`` on ``variant`` as well, beside what gave ``outputs``. Counted when it has ended."""
+        """Run ``request`` on ``variant`` as well, beside what gave ``outputs``. Counted when it has ended."""
         if len(self._tasks) >= MAX_RUNS:
-            self._recorder.shadow(call.model, decision.route, variant, "skipped")
+            self._recorder.shadow(request.model, decision.route, variant, "skipped")
             return
-        task = asyncio.create_task(self._run(served, call, decision, outputs, variant))
+        task = asyncio.create_task(self._run(served, request, decision, outputs, variant))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run(
         self,
         served: ServedModel,
-        call: Call,
+        request: InferenceRequest,
         decision: RunOnline,
         outputs: Mapping[str, Array],
         variant: str,
     ) -> None:
         assert served.online is not None
         try:
-            until_ms = deadline_ms(self._clock(), call.budget_ms)
-            other = await served.online.run(variant, call.inputs, until_ms)
+            until_ms = deadline_ms(self._clock(), request.budget_ms)
+            other = await served.online.run(variant, request.inputs, until_ms)
             outcome = "same" if alike(outputs, other.outputs) else "different"
         except (DeadlineHopeless, HeapFull):
             outcome = "skipped"
         except DispatchError:
             outcome = "failed"
-        self._recorder.shadow(call.model, decision.route, variant, outcome)
+        self._recorder.shadow(request.model, decision.route, variant, outcome)
 
     async def close(self) -> None:
         """End what still runs."""

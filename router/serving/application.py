@@ -300,7 +300,7 @@ class Router(GrpcMethods):
 
     def _take(self, look: Look) -> None:
         if look.outcome == "applied":
-            self._service.take(look.policy)
+            self._service.apply_policy(look.policy)
             for name, rescuer in self._rescuers.items():
                 section = look.policy.models[name]
                 if section.online and section.batch:

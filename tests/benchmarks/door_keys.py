@@ -13,7 +13,7 @@ import time
 from router.policy.tenants import Tenant
 from router.service.api_keys import hash_key, new_key
 from router.service.auth import Keyring
-from router.service.errors import Unauthenticated
+from router.service.errors import NotAuthenticated
 from tests.benchmarks.report import Figure, at_most
 
 _TENANTS = 50
@@ -38,7 +38,7 @@ def figures(rounds: int = 20_000) -> list[Figure]:
             begun = time.perf_counter_ns()
             try:
                 keyring.tenant(given)
-            except Unauthenticated:
+            except NotAuthenticated:
                 times[name].append(time.perf_counter_ns() - begun)
     medians = {name: statistics.median(found) for name, found in times.items()}
     apart = max(medians.values()) - min(medians.values())

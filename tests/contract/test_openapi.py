@@ -185,7 +185,7 @@ async def test_the_document_is_made_once_for_a_policy_and_kept_by_its_tag() -> N
         assert (kept.status_code, kept.content, kept.headers["etag"]) == (304, b"", tag)
         policy = served.service.policy
         limits = policy.limits.model_copy(update={"rows": 7})
-        served.service.take(policy.model_copy(update={"limits": limits}))
+        served.service.apply_policy(policy.model_copy(update={"limits": limits}))
         other = await served.client.get("/openapi.json", headers={"if-none-match": tag})
         assert (other.status_code, other.json()["x-limits"]["rows"]) == (200, 7)
 
@@ -194,7 +194,7 @@ async def test_the_document_is_made_once_for_a_policy_and_kept_by_its_tag() -> N
 async def test_with_keys_the_document_needs_one_and_shows_what_its_tenant_may_use() -> None:
     async with serving() as served:
         tenant = Tenant(keys=(hash_key("hr_k"),), models=("o",))
-        served.service.take(served.service.policy.model_copy(update={"tenants": {"t": tenant}}))
+        served.service.apply_policy(served.service.policy.model_copy(update={"tenants": {"t": tenant}}))
         refused = await served.client.get("/openapi.json")
         assert refused.status_code == 401
         shown = await served.client.get("/openapi.json", headers={"authorization": "Bearer hr_k"})

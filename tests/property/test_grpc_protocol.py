@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from optimizers.tensors import DTYPES, TensorSpec, to_bytes
-from router.ingress.codec.protocol import ProtocolError
+from router.ingress.codec.protocol import InvalidRequest
 from router.ingress.grpc.messages import message
 from router.ingress.grpc.protocol import decode, encode, parse
 
@@ -21,7 +21,7 @@ def reads_or_refuses(data: bytes) -> bool:
     """Whether the message was read; a refusal must be one line that a person can use."""
     try:
         asked = decode(parse("ModelInferRequest", data))
-    except ProtocolError as error:
+    except InvalidRequest as error:
         assert 10 < len(str(error)) < 2_000
         return False
     assert all(isinstance(array, np.ndarray) for array in asked.inputs.values())

@@ -51,7 +51,7 @@ async def _serve(
     listening: threading.Event, servers: list[_Server], prefix: str, tenants: Mapping[str, Tenant]
 ) -> None:
     async with serving() as served:
-        served.service.take(served.service.policy.model_copy(update={"tenants": dict(tenants)}))
+        served.service.apply_policy(served.service.policy.model_copy(update={"tenants": dict(tenants)}))
         app: Any = _mounted(served, prefix)
         config = uvicorn.Config(
             app, host="127.0.0.1", port=0, lifespan="off", log_level="critical", root_path=prefix

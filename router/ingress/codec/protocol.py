@@ -34,7 +34,7 @@ from optimizers.tensors import (
     element_count,
 )
 from router.ingress.codec import json_slices, tensor_steps
-from router.ingress.codec.json_data import ProtocolError as ProtocolError
+from router.ingress.codec.json_data import InvalidRequest as InvalidRequest
 from router.ingress.codec.json_data import array_of
 from router.ingress.codec.json_data import shown as shown
 from router.ingress.codec.json_slices import Parts
@@ -84,28 +84,28 @@ def decode_steps(
     """A request from its body; ``header_length`` is the JSON part's length where binary data follows.
 
     ``specs`` are the model's inputs: what names, datatypes and shapes the request declares is compared with
-    them, and with ``max_rows``, before any data are read. Raises `ProtocolError`, `TooManyRows`, and
+    them, and with ``max_rows``, before any data are read. Raises `InvalidRequest`, `TooManyRows`, and
     `TensorError` for inputs that are not the model's.
     """
     if header_length is not None and not 0 < header_length <= len(body):
-        raise ProtocolError(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
+        raise InvalidRequest(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
     head = body if header_length is None else body[:header_length]
     try:
         parts = yield from json_slices.parts(head.removeprefix(_BYTE_ORDER_MARK))
-    except ProtocolError:
+    except InvalidRequest:
         raise
     except ValueError as error:
         raise _not_json(error, header_length) from None
     message = parts.message
     if not isinstance(message, dict) or not isinstance(message.get("inputs"), list):
-        raise ProtocolError("the body must be a JSON object with a list 'inputs'")
+        raise InvalidRequest("the body must be a JSON object with a list 'inputs'")
     if len(message["inputs"]) > MAX_TENSORS:
-        raise ProtocolError(f"{len(message['inputs'])} inputs in one request, {MAX_TENSORS} are allowed")
+        raise InvalidRequest(f"{len(message['inputs'])} inputs in one request, {MAX_TENSORS} are allowed")
     parameters = _parameters(message.get("parameters"))
     binary = _truth(parameters, "binary_data_output", "parameter binary_data_output")
     request_id = message.get("id")
     if request_id is not None and (not isinstance(request_id, str) or len(request_id) > MAX_ID_CHARS):
-        raise ProtocolError(f"'id' must be a string of at most {MAX_ID_CHARS} characters")
+        raise InvalidRequest(f"'id' must be a string of at most {MAX_ID_CHARS} characters")
     outputs = message.get("outputs")
     wanted = None if not outputs else _outputs(outputs, binary)
     declared = _declared(message["inputs"], max_rows, specs)
@@ -114,35 +114,35 @@ def decode_steps(
     for one in declared:
         inputs[one.name] = yield from _data(one, raw, parts)
     if raw.left:
-        raise ProtocolError(f"{raw.left} bytes follow the last binary input")
+        raise InvalidRequest(f"{raw.left} bytes follow the last binary input")
     return InferRequest(inputs, request_id, parameters, wanted, binary)
 
 
-def _not_json(error: ValueError, header_length: int | None) -> ProtocolError:
+def _not_json(error: ValueError, header_length: int | None) -> InvalidRequest:
     reason = str(error)
     if "depth" in reason or "deep" in reason:
-        return ProtocolError("the body is nested too deep; nothing in the protocol is")
+        return InvalidRequest("the body is nested too deep; nothing in the protocol is")
     told = f"the body is not JSON: {reason[:150]}"
     if header_length is None:
         told += f"; where binary data follows, {HEADER_LENGTH} is the length of the JSON"
-    return ProtocolError(told)
+    return InvalidRequest(told)
 
 
 def _parameters(value: Any) -> dict[str, Any]:
     """The request's parameters, whose values the protocol bounds to strings, numbers and truths."""
     parameters = _mapping(value, "parameters")
     if len(parameters) > MAX_PARAMETERS:
-        raise ProtocolError(f"'parameters' has {len(parameters)} members, {MAX_PARAMETERS} are allowed")
+        raise InvalidRequest(f"'parameters' has {len(parameters)} members, {MAX_PARAMETERS} are allowed")
     for name, given in parameters.items():
         if len(name) > MAX_NAME_CHARS:
             limit = f"{MAX_NAME_CHARS} are allowed"
-            raise ProtocolError(f"parameter {shown(name)} has {len(name)} characters in its name, {limit}")
+            raise InvalidRequest(f"parameter {shown(name)} has {len(name)} characters in its name, {limit}")
         if type(given) in _NESTED:
-            raise ProtocolError(
+            raise InvalidRequest(
                 f"parameter {shown(name)} is {shown(given)}; send a string, a number, true or false"
             )
         if type(given) is float and not math.isfinite(given):
-            raise ProtocolError(f"parameter {shown(name)} is {shown(given)}, which is no number")
+            raise InvalidRequest(f"parameter {shown(name)} is {shown(given)}, which is no number")
     refuse(parameters, REQUEST, "the request")
     return parameters
 
@@ -150,7 +150,7 @@ def _parameters(value: Any) -> dict[str, Any]:
 def _truth(parameters: Mapping[str, Any], name: str, what: str, default: bool = False) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise ProtocolError(f"{what} is {shown(value)}; it must be true or false")
+        raise InvalidRequest(f"{what} is {shown(value)}; it must be true or false")
     return value
 
 
@@ -173,7 +173,7 @@ class _Raw:
 
     def take(self, size: int, name: str) -> memoryview:
         if size > self.left:
-            raise ProtocolError(f"input {name!r} announces {size} binary bytes, {self.left} are left")
+            raise InvalidRequest(f"input {name!r} announces {size} binary bytes, {self.left} are left")
         at = len(self._body) - self.left
         self.left -= size
         return self._body[at : at + size]
@@ -184,7 +184,7 @@ def _mapping(value: Any, what: str, name: str = "") -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ProtocolError(f"{what.format(name)!r} must be a JSON object")
+        raise InvalidRequest(f"{what.format(name)!r} must be a JSON object")
     return value
 
 
@@ -194,9 +194,9 @@ def _named(entry: Any, what: str) -> str:
     if isinstance(name, str) and len(name) <= MAX_NAME_CHARS:
         return name
     if not isinstance(name, str):
-        raise ProtocolError(f"each {what} must be a JSON object with a 'name'")
+        raise InvalidRequest(f"each {what} must be a JSON object with a 'name'")
     limit = f"{MAX_NAME_CHARS} are allowed"
-    raise ProtocolError(f"{what} {shown(name)} has {len(name)} characters in its name, {limit}")
+    raise InvalidRequest(f"{what} {shown(name)} has {len(name)} characters in its name, {limit}")
 
 
 class _Declared(NamedTuple):
@@ -216,7 +216,7 @@ def _declared(entries: list[Any], max_rows: int, specs: Sequence[TensorSpec] | N
     for entry in entries:
         one = _declare(entry, max_rows)
         if one.name in declared:
-            raise ProtocolError(f"input {one.name!r} is given twice")
+            raise InvalidRequest(f"input {one.name!r} is given twice")
         declared[one.name] = one
     if specs is not None:
         check_declared({one.name: (one.datatype, one.shape) for one in declared.values()}, specs)
@@ -227,9 +227,11 @@ def _declare(entry: Any, max_rows: int) -> _Declared:
     name = _named(entry, "input")
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise ProtocolError(f"input {name!r}: unknown datatype {shown(datatype)}; known: {', '.join(DTYPES)}")
+        raise InvalidRequest(
+            f"input {name!r}: unknown datatype {shown(datatype)}; known: {', '.join(DTYPES)}"
+        )
     if not isinstance(shape, list) or not shape or len(shape) > MAX_RANK:
-        raise ProtocolError(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
+        raise InvalidRequest(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
     if type(shape[0]) is int and max_rows < shape[0] <= MAX_DIMENSION:
         raise TooManyRows(f"{shape[0]} rows in one request; the policy's limits.rows is {max_rows}")
     parameters = _mapping(entry.get("parameters"), "input {} parameters", name)
@@ -237,15 +239,15 @@ def _declare(entry: Any, max_rows: int) -> _Declared:
     size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in entry:
-            raise ProtocolError(f"input {name!r}: 'data' is missing")
+            raise InvalidRequest(f"input {name!r}: 'data' is missing")
     elif type(size) is not int or size < 0:
-        raise ProtocolError(f"input {name!r}: 'binary_data_size' must be a whole number of bytes")
+        raise InvalidRequest(f"input {name!r}: 'binary_data_size' must be a whole number of bytes")
     elif "data" in entry:
-        raise ProtocolError(f"input {name!r}: give 'data' or 'binary_data_size', not both")
+        raise InvalidRequest(f"input {name!r}: give 'data' or 'binary_data_size', not both")
     try:
         count = element_count(shape, name)
     except TensorError as error:
-        raise ProtocolError(f"input {error}") from None
+        raise InvalidRequest(f"input {error}") from None
     return _Declared(name, datatype, shape, count, entry, size)
 
 
@@ -256,7 +258,7 @@ def _data(one: _Declared, raw: _Raw, parts: Parts) -> Steps[Array]:
             taken = raw.take(one.binary_bytes, one.name)
             return (yield from tensor_steps.read(taken, one.datatype, one.shape, one.name))
         except TensorError as error:
-            raise ProtocolError(f"input {error}") from None
+            raise InvalidRequest(f"input {error}") from None
     data = one.entry["data"]
     cut = parts.cut_at(data)
     if cut is not None:
@@ -265,9 +267,9 @@ def _data(one: _Declared, raw: _Raw, parts: Parts) -> Steps[Array]:
         array = yield from parts.array(cut, one.datatype, one.elements, one.name)
         return array.reshape(one.shape)
     if not isinstance(data, list):
-        raise ProtocolError(f"input {one.name!r}: 'data' must be a list")
+        raise InvalidRequest(f"input {one.name!r}: 'data' must be a list")
     if _depth(data) > MAX_RANK:
-        raise ProtocolError(
+        raise InvalidRequest(
             f"input {one.name!r}: 'data' is nested deeper than the {MAX_RANK} axes that are allowed"
         )
     array = array_of(data, one.datatype, one.name, truths=raw.may_hold_truths())
@@ -276,8 +278,8 @@ def _data(one: _Declared, raw: _Raw, parts: Parts) -> Steps[Array]:
     return array.reshape(one.shape)
 
 
-def _other_count(one: _Declared, count: int) -> ProtocolError:
-    return ProtocolError(f"input {one.name!r}: shape {one.shape} does not hold {count} elements")
+def _other_count(one: _Declared, count: int) -> InvalidRequest:
+    return InvalidRequest(f"input {one.name!r}: shape {one.shape} does not hold {count} elements")
 
 
 def _depth(data: Any) -> int:
@@ -291,9 +293,9 @@ def _depth(data: Any) -> int:
 
 def _outputs(entries: Any, binary: bool) -> dict[str, bool]:
     if not isinstance(entries, list):
-        raise ProtocolError("'outputs' must be a list")
+        raise InvalidRequest("'outputs' must be a list")
     if len(entries) > MAX_TENSORS:
-        raise ProtocolError(f"{len(entries)} outputs in one request, {MAX_TENSORS} are allowed")
+        raise InvalidRequest(f"{len(entries)} outputs in one request, {MAX_TENSORS} are allowed")
     wanted: dict[str, bool] = {}
     for entry in entries:
         name = _named(entry, "output")

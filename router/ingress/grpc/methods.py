@@ -1,6 +1,6 @@
 """gRPC in, gRPC out: the Open Inference Protocol over the service, behind Serve's own gRPC server.
 
-A call arrives as bytes (`Wire`) and leaves as bytes, so that size and key are looked at before anything is
+A call arrives and leaves as bytes (`RawMessage`), so that size and key are checked before anything is
 parsed, and nothing that Serve does with a message depends on its class.
 """
 
@@ -14,20 +14,20 @@ from typing import Any, Protocol
 
 from optimizers.tensors import TensorError, TensorSpec
 from router.ingress import semantics
-from router.ingress.codec.protocol import InferRequest, ProtocolError
+from router.ingress.codec.protocol import InferRequest, InvalidRequest
 from router.ingress.codec.steps import Steps
 from router.ingress.grpc import health, protocol
 from router.ingress.grpc.messages import SERVICE, message
 from router.ingress.grpc.protocol import InferMessage
-from router.ingress.grpc.raw_message import Wire
+from router.ingress.grpc.raw_message import RawMessage
 from router.ingress.grpc.statuses import GrpcStatus, StillWaiting, grpc_status
 from router.ingress.log_lines import failure, success
 from router.ingress.semantics import HttpError
 from router.ingress.turns import Turns
-from router.service.errors import Forbidden, ServiceError, UnknownModel, UnknownVariant
+from router.service.errors import NotPermitted, ServiceError, UnknownModel, UnknownModelVariant
 from router.service.readiness import Readiness
 from router.service.request_log import RequestLog
-from router.service.requests import Answer, Call, Pending
+from router.service.requests import Answer, InferenceRequest, PendingRequest
 from router.service.service import Service
 from router.service.trace_context import trace_parent
 
@@ -40,7 +40,7 @@ EXTENSIONS = ("latency_budget",)
 _MAX_WATCHERS = 100
 
 
-class Context(Protocol):
+class CallContext(Protocol):
     """What is used of `ray.serve.grpc_util.RayServegRPCContext`."""
 
     def invocation_metadata(self) -> Any: ...
@@ -87,28 +87,28 @@ class GrpcIngress:
         }
         self._turns, self._watchers = Turns(), 0
 
-    async def call(self, method: str, request: Wire, context: Context) -> Wire:
+    async def call(self, method: str, request: RawMessage, context: CallContext) -> RawMessage:
         """One call. What goes wrong is told by the context's code, with an empty message beside it."""
         try:
             if not self._admits(context.peer()):
-                raise Forbidden("this server takes calls from its own machine only")
+                raise NotPermitted("this server takes calls from its own machine only")
             headers = headers_of(context.invocation_metadata())
-            answer = Wire(await self._methods[method](request.data, headers))
+            answer = RawMessage(await self._methods[method](request.data, headers))
             trace = trace_parent(headers)
             if trace is not None:
                 _trail(context, ("traceparent", trace))
             return answer
-        except (HttpError, ServiceError, ProtocolError, TensorError, StillWaiting) as error:
+        except (HttpError, ServiceError, InvalidRequest, TensorError, StillWaiting) as error:
             _end(context, grpc_status(error))
         except Exception:
             _log.exception("gRPC call %s failed", method)
             _end(context, grpc_status(HttpError(500, "an internal error; the router's log has it")))
-        return Wire()
+        return RawMessage()
 
     def identify(self, headers: Headers) -> str:
         """The tenant that a call acts for, from its metadata: ``authorization: Bearer KEY`` or ``x-api-key``.
 
-        Raises `Unauthenticated` or `Forbidden`.
+        Raises `NotAuthenticated` or `NotPermitted`.
         """
         return self._service.keyring.tenant(headers)
 
@@ -128,12 +128,14 @@ class GrpcIngress:
             raise HttpError(404, f"no such service here; there is '' and {SERVICE}")
         return health.answer(status)
 
-    async def watch(self, request: Wire, context: Context, every_s: float = 1.0) -> AsyncIterator[Wire]:
+    async def watch(
+        self, request: RawMessage, context: CallContext, every_s: float = 1.0
+    ) -> AsyncIterator[RawMessage]:
         """Health as it is now and whenever it changes, until the caller leaves."""
         last = None
         try:
             if not self._admits(context.peer()):
-                raise Forbidden("this server takes calls from its own machine only")
+                raise NotPermitted("this server takes calls from its own machine only")
             if self._watchers >= _MAX_WATCHERS:
                 raise HttpError(429, f"{_MAX_WATCHERS} callers watch the health already; use Check")
             self._watchers += 1
@@ -141,12 +143,12 @@ class GrpcIngress:
                 while True:
                     status = health.status(request.data, self._ready.server())
                     if status is not last:
-                        yield Wire(health.answer(status))
+                        yield RawMessage(health.answer(status))
                     last = status
                     await asyncio.sleep(every_s)
             finally:
                 self._watchers -= 1
-        except (HttpError, ServiceError, ProtocolError) as error:
+        except (HttpError, ServiceError, InvalidRequest) as error:
             _end(context, grpc_status(error))
 
     async def _model_ready(self, data: bytes, headers: Headers) -> bytes:
@@ -155,7 +157,7 @@ class GrpcIngress:
         self._service.permit(tenant, asked.name)
         try:
             self._service.model(asked.name, asked.version or None)
-        except (UnknownModel, UnknownVariant):
+        except (UnknownModel, UnknownModelVariant):
             # Triton's answer too: whoever waits for a model asks for it before it is there.
             return _answer("ModelReadyResponse", ready=False)
         return _answer("ModelReadyResponse", ready=self._ready.model(asked.name))
@@ -189,9 +191,9 @@ class GrpcIngress:
             if self._log.wants(well=False):
                 self._log.write(**failure(error, model, tenant, headers, started_s))
             raise
-        if self._log.wants(isinstance(outcome, Pending) or outcome.deadline_met):
+        if self._log.wants(isinstance(outcome, PendingRequest) or outcome.deadline_met):
             self._log.write(**success(outcome, call, InferRequest({}, asked.id), started_s))
-        if isinstance(outcome, Pending):
+        if isinstance(outcome, PendingRequest):
             raise StillWaiting(outcome)
         return await self._turns.run(
             protocol.encode_steps(
@@ -217,14 +219,16 @@ class GrpcIngress:
 
         return protocol.decode_steps(parsed, inputs_of, self._service.policy.limits.rows)
 
-    def _call(self, asked: InferMessage, tenant: str, headers: Headers, arrived_ms: float) -> Call:
+    def _call(
+        self, asked: InferMessage, tenant: str, headers: Headers, arrived_ms: float
+    ) -> InferenceRequest:
         model = self._service.model(asked.model, asked.variant)
         unknown = (asked.outputs or frozenset()) - {spec.name for spec in model.outputs}
         if unknown:
             known = ", ".join(spec.name for spec in model.outputs)
-            raise ProtocolError(f"unknown output {min(unknown)!r}; the model gives {known}")
+            raise InvalidRequest(f"unknown output {min(unknown)!r}; the model gives {known}")
         budget_ms = semantics.budget_ms(asked.parameters, headers, self._service.policy.defaults.budget)
-        return Call(
+        return InferenceRequest(
             asked.model,
             asked.inputs,
             budget_ms,
@@ -259,13 +263,13 @@ def _answer(kind: str, /, **fields: Any) -> bytes:
     return encoded
 
 
-def _end(context: Context, status: GrpcStatus) -> None:
+def _end(context: CallContext, status: GrpcStatus) -> None:
     context.set_code(status.code)
     context.set_details(status.detail)
     _trail(context, *status.trailing)
 
 
-def _trail(context: Context, *pairs: tuple[str, str]) -> None:
+def _trail(context: CallContext, *pairs: tuple[str, str]) -> None:
     """More metadata behind the answer; Serve has put its request id there."""
     context.set_trailing_metadata([*context.trailing_metadata(), *pairs])
 
@@ -278,27 +282,27 @@ class GrpcMethods:
 
     grpc: GrpcIngress
 
-    async def ServerLive(self, request: Wire, grpc_context: Context) -> Wire:
+    async def ServerLive(self, request: RawMessage, grpc_context: CallContext) -> RawMessage:
         return await self.grpc.call("ServerLive", request, grpc_context)
 
-    async def ServerReady(self, request: Wire, grpc_context: Context) -> Wire:
+    async def ServerReady(self, request: RawMessage, grpc_context: CallContext) -> RawMessage:
         return await self.grpc.call("ServerReady", request, grpc_context)
 
-    async def ModelReady(self, request: Wire, grpc_context: Context) -> Wire:
+    async def ModelReady(self, request: RawMessage, grpc_context: CallContext) -> RawMessage:
         return await self.grpc.call("ModelReady", request, grpc_context)
 
-    async def ServerMetadata(self, request: Wire, grpc_context: Context) -> Wire:
+    async def ServerMetadata(self, request: RawMessage, grpc_context: CallContext) -> RawMessage:
         return await self.grpc.call("ServerMetadata", request, grpc_context)
 
-    async def ModelMetadata(self, request: Wire, grpc_context: Context) -> Wire:
+    async def ModelMetadata(self, request: RawMessage, grpc_context: CallContext) -> RawMessage:
         return await self.grpc.call("ModelMetadata", request, grpc_context)
 
-    async def ModelInfer(self, request: Wire, grpc_context: Context) -> Wire:
+    async def ModelInfer(self, request: RawMessage, grpc_context: CallContext) -> RawMessage:
         return await self.grpc.call("ModelInfer", request, grpc_context)
 
-    async def Check(self, request: Wire, grpc_context: Context) -> Wire:
+    async def Check(self, request: RawMessage, grpc_context: CallContext) -> RawMessage:
         return await self.grpc.call("Check", request, grpc_context)
 
-    async def Watch(self, request: Wire, grpc_context: Context) -> AsyncIterator[Wire]:
+    async def Watch(self, request: RawMessage, grpc_context: CallContext) -> AsyncIterator[RawMessage]:
         async for answer in self.grpc.watch(request, grpc_context):
             yield answer

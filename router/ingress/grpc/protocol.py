@@ -25,7 +25,7 @@ from optimizers.tensors import (
 from router.ingress.codec import tensor_steps
 from router.ingress.codec.json_data import whole_numbers
 from router.ingress.codec.not_offered import REQUEST, TENSOR, refuse
-from router.ingress.codec.protocol import ProtocolError
+from router.ingress.codec.protocol import InvalidRequest
 from router.ingress.codec.steps import STEP_ITEMS, Steps, finish
 from router.ingress.grpc.messages import message
 from router.service.errors import TooManyRows
@@ -71,12 +71,12 @@ class InferMessage(NamedTuple):
 
 
 def parse(name: str, data: bytes) -> Any:
-    """The message ``name`` from its bytes. Raises `ProtocolError`."""
+    """The message ``name`` from its bytes. Raises `InvalidRequest`."""
     parsed = message(name)()
     try:
         parsed.ParseFromString(data)
     except DecodeError:
-        raise ProtocolError(f"the message is not an {parsed.DESCRIPTOR.full_name}") from None
+        raise InvalidRequest(f"the message is not an {parsed.DESCRIPTOR.full_name}") from None
     return parsed
 
 
@@ -90,7 +90,7 @@ def decode_steps(
     inputs_of: Callable[[str, str | None], Sequence[TensorSpec] | None],
     max_rows: int = MAX_DIMENSION,
 ) -> Steps[InferMessage]:
-    """A request from its parsed message. Raises `ProtocolError` that names the tensor at fault.
+    """A request from its parsed message. Raises `InvalidRequest` that names the tensor at fault.
 
     ``inputs_of`` gives the inputs of a model and its variant; what the request declares is compared with
     them, and with ``max_rows``, before any data are read. Raises what it raises, `TooManyRows`, and
@@ -98,13 +98,13 @@ def decode_steps(
     """
     raws = asked.raw_input_contents
     if raws and len(raws) != len(asked.inputs):
-        raise ProtocolError(f"raw_input_contents has {len(raws)} entries for {len(asked.inputs)} inputs")
+        raise InvalidRequest(f"raw_input_contents has {len(raws)} entries for {len(asked.inputs)} inputs")
     parameters = values(asked.parameters)
     refuse(parameters, REQUEST, "the request")
     declared: dict[str, tuple[str, list[int]]] = {}
     for tensor in asked.inputs:
         if tensor.name in declared:
-            raise ProtocolError(f"input {tensor.name!r} is given twice")
+            raise InvalidRequest(f"input {tensor.name!r} is given twice")
         refuse(_given(tensor.parameters), TENSOR, f"input {tensor.name!r}")
         declared[tensor.name] = tensor.datatype, _shape(tensor, max_rows)
     for tensor in asked.outputs:
@@ -118,7 +118,7 @@ def decode_steps(
         try:
             inputs[tensor.name] = yield from _input(tensor, raws[index] if raws else None)
         except TensorError as error:
-            raise ProtocolError(f"input {error}") from None
+            raise InvalidRequest(f"input {error}") from None
     return InferMessage(
         asked.model_name,
         variant,
@@ -134,7 +134,7 @@ def _shape(tensor: Any, max_rows: int) -> list[int]:
     """The shape of an input whose datatype is known and whose rows are not too many."""
     if tensor.datatype not in DTYPES:
         known = ", ".join(DTYPES)
-        raise ProtocolError(f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}; known: {known}")
+        raise InvalidRequest(f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}; known: {known}")
     shape = list(tensor.shape)
     if shape and max_rows < shape[0] <= MAX_DIMENSION:
         raise TooManyRows(f"{shape[0]} rows in one request; the policy's limits.rows is {max_rows}")
@@ -145,14 +145,14 @@ def _input(tensor: Any, raw: bytes | None) -> Steps[Array]:
     name, datatype, shape = tensor.name, tensor.datatype, list(tensor.shape)
     if raw is not None:
         if tensor.HasField("contents"):
-            raise ProtocolError(f"input {name!r}: give 'contents' or raw_input_contents, not both")
+            raise InvalidRequest(f"input {name!r}: give 'contents' or raw_input_contents, not both")
         return (yield from tensor_steps.read(raw, datatype, shape, name))
     field = _FIELDS.get(datatype)
     if field is None:
-        raise ProtocolError(f"input {name!r}: {datatype} has no typed contents; use raw_input_contents")
+        raise InvalidRequest(f"input {name!r}: {datatype} has no typed contents; use raw_input_contents")
     items, count = getattr(tensor.contents, field), element_count(shape, name)
     if len(items) != count:
-        raise ProtocolError(
+        raise InvalidRequest(
             f"input {name!r}: shape {shape} takes {count} elements, contents.{field} has {len(items)}"
         )
     array, whole = np.empty(count, DTYPES[datatype]), DTYPES[datatype].kind in "iu"

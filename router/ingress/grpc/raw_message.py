@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Wire:
+class RawMessage:
     """Serve makes it from a request's bytes, and asks an answer for its own."""
 
     __slots__ = ("data",)

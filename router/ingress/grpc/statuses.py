@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from router.ingress.semantics import HttpError
 from router.ingress.statuses import http_error
-from router.service.requests import Pending
+from router.service.requests import PendingRequest
 
 #: Trailers must stay small: proxies cut connections over larger ones.
 _MAX_DETAIL_CHARS = 1_000
@@ -35,7 +35,7 @@ _CODES = {
 class StillWaiting(Exception):
     """A queued request whose caller has waited for long enough; it goes on, and is asked for by its id."""
 
-    def __init__(self, pending: Pending) -> None:
+    def __init__(self, pending: PendingRequest) -> None:
         super().__init__(
             f"request {pending.id} is accepted and goes on in the queue; get its result over HTTP from "
             f"/v2/requests/{pending.id}, or send it again with its idempotency-key"

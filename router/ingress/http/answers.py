@@ -12,7 +12,7 @@ from router.ingress.codec import protocol
 from router.ingress.codec.protocol import HEADER_LENGTH, InferRequest
 from router.ingress.codec.steps import Steps
 from router.ingress.semantics import Headers, Response, json_answer
-from router.service.requests import Answer, Pending, ServedModel
+from router.service.requests import Answer, PendingRequest, ServedModel
 
 _HEADER_LENGTH = HEADER_LENGTH.encode()
 
@@ -39,7 +39,7 @@ def describe(model: ServedModel, variant: str | None = None) -> dict[str, Any]:
     }
 
 
-def accepted(pending: Pending, scope: Mapping[str, Any], more: Headers) -> Response:
+def accepted(pending: PendingRequest, scope: Mapping[str, Any], more: Headers) -> Response:
     headers: Headers = [
         *more,
         (b"location", f"{prefix(scope)}/v2/requests/{pending.id}".encode()),

@@ -13,7 +13,7 @@ from typing import Any
 from optimizers.tensors import TensorError
 from router.ingress import encodings, routes, semantics
 from router.ingress.codec import protocol
-from router.ingress.codec.protocol import InferRequest, ProtocolError
+from router.ingress.codec.protocol import InferRequest, InvalidRequest
 from router.ingress.http import cross_origin
 from router.ingress.http.answers import accepted, answered, describe, prefix, traced
 from router.ingress.http.page import Document, Page
@@ -34,7 +34,7 @@ from router.ingress.turns import Turns
 from router.service.errors import ServiceError
 from router.service.readiness import Readiness
 from router.service.request_log import RequestLog
-from router.service.requests import Call, Pending
+from router.service.requests import InferenceRequest, PendingRequest
 from router.service.service import Service
 from router.service.trace_context import trace_parent
 
@@ -92,7 +92,7 @@ class Ingress:
             return answer
         except HttpError as error:
             return problem(error)
-        except (ServiceError, ProtocolError, TensorError) as error:
+        except (ServiceError, InvalidRequest, TensorError) as error:
             return problem(http_error(error))
         except ClientLeft:
             raise
@@ -185,10 +185,10 @@ class Ingress:
             if not isinstance(error, ClientLeft) and self._log.wants(well=False):
                 self._log.write(**failure(error, name, tenant, headers, started_s))
             raise
-        if self._log.wants(isinstance(outcome, Pending) or outcome.deadline_met):
+        if self._log.wants(isinstance(outcome, PendingRequest) or outcome.deadline_met):
             self._log.write(**success(outcome, call, request, started_s))
         specs = self._service.model(name).outputs
-        if isinstance(outcome, Pending):
+        if isinstance(outcome, PendingRequest):
             at_once = b"respond-async" in headers.get(b"prefer", b"").lower() and call.hold_s <= 0
             applied: Headers = [(b"preference-applied", b"respond-async")] if at_once else []
             return traced(accepted(outcome, scope, applied), call.trace)
@@ -202,7 +202,7 @@ class Ingress:
         headers: Mapping[bytes, bytes],
         body: bytes,
         arrived_ms: float,
-    ) -> tuple[Call, InferRequest]:
+    ) -> tuple[InferenceRequest, InferRequest]:
         """The body, as a call for the service and as what the answer must look like."""
         model, policy = self._service.model(name, variant), self._service.policy
         length, rows = semantics.header_length(headers), policy.limits.rows
@@ -211,8 +211,8 @@ class Ingress:
             unknown = set(request.outputs) - {spec.name for spec in model.outputs}
             if unknown:
                 known = ", ".join(spec.name for spec in model.outputs)
-                raise ProtocolError(f"unknown output {min(unknown)!r}; the model gives {known}")
-        call = Call(
+                raise InvalidRequest(f"unknown output {min(unknown)!r}; the model gives {known}")
+        call = InferenceRequest(
             name,
             request.inputs,
             semantics.budget_ms(request.parameters, headers, policy.defaults.budget),
@@ -236,7 +236,7 @@ class Ingress:
             outcome = await self._service.queued.result(request_id, wait_s, tenant=tenant)
         specs = self._service.model(request_id.partition(".")[0]).outputs
         form.check(spec.name for spec in specs)
-        if isinstance(outcome, Pending):
+        if isinstance(outcome, PendingRequest):
             return accepted(outcome, scope, [])
         wanted = dict.fromkeys(form.outputs, form.binary) or None
         request = InferRequest({}, request_id, outputs=wanted, binary=form.binary)

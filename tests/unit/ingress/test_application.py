@@ -16,7 +16,7 @@ from router.ingress.codec.protocol import HEADER_LENGTH
 from router.ingress.http.reading import BodyReader
 from router.scheduling.calibration import START
 from router.service.errors import Unavailable
-from router.service.requests import Call
+from router.service.requests import InferenceRequest
 from tests.support.replica import Replica, run_ms
 from tests.support.served import Served, serving
 from tests.support.virtual_time import in_virtual_time, settled
@@ -100,11 +100,11 @@ HOLDS: list[tuple[str, dict[str, str], dict[str, Any], float]] = [
 ]
 
 
-async def the_call(served: Served, headers: dict[str, str], parameters: dict[str, Any]) -> Call:
+async def the_call(served: Served, headers: dict[str, str], parameters: dict[str, Any]) -> InferenceRequest:
     """What the ingress made of a request."""
-    calls: list[Call] = []
+    calls: list[InferenceRequest] = []
 
-    async def infer(call: Call) -> Any:
+    async def infer(call: InferenceRequest) -> Any:
         calls.append(call)
         raise Unavailable("not in this test")
 
@@ -373,7 +373,7 @@ async def test_a_request_that_became_hopeless_while_it_waited_is_504() -> None:
 async def test_an_internal_error_says_nothing_of_its_inside(caplog: pytest.LogCaptureFixture) -> None:
     async with serving() as served:
 
-        async def infer(call: Call) -> Any:
+        async def infer(call: InferenceRequest) -> Any:
             raise ZeroDivisionError("secret detail")
 
         served.service.infer = infer  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 
-from router.ingress.grpc.raw_message import Wire
+from router.ingress.grpc.raw_message import RawMessage
 from tests.support.served import Served, serving
 from tests.support.virtual_time import in_virtual_time, now_ms
 from tests.unit.ingress.harness import LONG, the_problem
@@ -100,4 +100,4 @@ async def test_a_grpc_call_has_arrived_when_its_handler_is_called() -> None:
         assert await entered.call("ModelInfer", ask(3.0), context) is not None
         assert "was over when the request had been read, after 500 ms" in context.details
         assert context.code is not None and context.code.name == "DEADLINE_EXCEEDED"
-        assert served.replica.calls == [] and isinstance(ask(1.0), Wire)
+        assert served.replica.calls == [] and isinstance(ask(1.0), RawMessage)

@@ -15,7 +15,7 @@ from router.ingress.grpc.health import HEALTH_SERVICE, Status, message
 from router.ingress.grpc.messages import SERVICE
 from router.ingress.grpc.messages import message as oip
 from router.ingress.grpc.protocol import set_values
-from router.ingress.grpc.raw_message import Wire
+from router.ingress.grpc.raw_message import RawMessage
 from tests.support.served import POLICY, Served, serving
 from tests.support.virtual_time import in_virtual_time, settled
 from tests.unit.ingress.harness import LONG, the_problem
@@ -43,13 +43,13 @@ def http_body(place: str, parameters: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def grpc_message(place: str, parameters: dict[str, Any]) -> Wire:
+def grpc_message(place: str, parameters: dict[str, Any]) -> RawMessage:
     asked = oip("ModelInferRequest")(model_name="m")
     tensor = asked.inputs.add(name="x", datatype="FP32", shape=[1, 1])
     tensor.contents.fp32_contents.append(3.0)
     output = asked.outputs.add(name="y")
     set_values({"request": asked, "input": tensor, "output": output}[place].parameters, parameters)
-    return Wire(asked.SerializeToString())
+    return RawMessage(asked.SerializeToString())
 
 
 def test_every_parameter_that_is_not_offered_is_tried() -> None:
@@ -108,7 +108,7 @@ async def test_an_unknown_version_says_what_a_version_is_here() -> None:
             "the router chooses"
         )
         context = Context()
-        asked = Wire(oip("ModelMetadataRequest")(name="m", version="1").SerializeToString())
+        asked = RawMessage(oip("ModelMetadataRequest")(name="m", version="1").SerializeToString())
         await door(served).call("ModelMetadata", asked, context)
         assert (context.code, context.details) == (StatusCode.NOT_FOUND, said)
 
@@ -179,7 +179,7 @@ async def test_a_star_lets_every_page_call_and_never_with_credentials() -> None:
 
 async def health(served: Served, service: str) -> tuple[Status | None, Context]:
     context = Context()
-    asked = Wire(message("HealthCheckRequest")(service=service).SerializeToString())
+    asked = RawMessage(message("HealthCheckRequest")(service=service).SerializeToString())
     answer = await door(served).call("Check", asked, context)
     if context.code is not None:
         return None, context
@@ -196,7 +196,7 @@ async def test_grpcs_own_health_check_tells_whether_the_router_is_ready() -> Non
         _, context = await health(served, "other.Service")
         assert context.code is StatusCode.NOT_FOUND and SERVICE in context.details
         context = Context()
-        await door(served).call("Check", Wire(b"\xff"), context)
+        await door(served).call("Check", RawMessage(b"\xff"), context)
         assert context.code is StatusCode.INVALID_ARGUMENT
 
 
@@ -205,7 +205,7 @@ async def test_a_watcher_is_told_the_health_at_once_and_when_it_changes() -> Non
     seen: list[Status] = []
 
     async def watch(served: Served, service: str = "") -> None:
-        asked = Wire(message("HealthCheckRequest")(service=service).SerializeToString())
+        asked = RawMessage(message("HealthCheckRequest")(service=service).SerializeToString())
         async for answer in door(served).watch(asked, Context()):
             seen.append(Status(message("HealthCheckResponse").FromString(answer.data).status))
 
@@ -226,7 +226,7 @@ async def test_a_watcher_is_told_the_health_at_once_and_when_it_changes() -> Non
         other.cancel()
         context = Context(from_peer="ipv4:10.0.0.9:5")
         closed = door(served, admits=lambda peer: False)
-        assert [answer async for answer in closed.watch(Wire(), context)] == []
+        assert [answer async for answer in closed.watch(RawMessage(), context)] == []
         assert context.code is StatusCode.PERMISSION_DENIED
 
 
@@ -234,19 +234,19 @@ async def test_a_watcher_is_told_the_health_at_once_and_when_it_changes() -> Non
 async def test_watchers_are_bounded_and_free_their_place_when_they_leave() -> None:
     async with serving() as served:
         opened = door(served)
-        streams = [opened.watch(Wire(), Context()) for _ in range(100)]
+        streams = [opened.watch(RawMessage(), Context()) for _ in range(100)]
         for stream in streams:
             await anext(stream)
         context = Context()
-        assert [answer async for answer in opened.watch(Wire(), context)] == []
+        assert [answer async for answer in opened.watch(RawMessage(), context)] == []
         assert context.code is StatusCode.RESOURCE_EXHAUSTED
         await streams[0].aclose()
-        again = opened.watch(Wire(), Context())
+        again = opened.watch(RawMessage(), Context())
         assert (await anext(again)).data == grpc_health.answer(Status.SERVING)
         for stream in (*streams, again):
             await stream.aclose()
         context = Context()
-        assert [answer async for answer in opened.watch(Wire(b"\xff"), context)] == []
+        assert [answer async for answer in opened.watch(RawMessage(b"\xff"), context)] == []
         assert context.code is StatusCode.INVALID_ARGUMENT
 
 

@@ -13,7 +13,7 @@ from grpc import StatusCode
 from router.ingress.grpc.messages import message
 from router.ingress.grpc.methods import GrpcIngress
 from router.ingress.grpc.protocol import parse, set_values, values
-from router.ingress.grpc.raw_message import Wire
+from router.ingress.grpc.raw_message import RawMessage
 from router.ingress.grpc.statuses import grpc_status
 from router.ingress.semantics import HttpError
 from router.policy import parse as read_policy
@@ -21,11 +21,11 @@ from router.service.auth import hash_key
 from router.service.errors import (
     Conflict,
     DeadlinePassed,
-    Forbidden,
+    NotAuthenticated,
+    NotPermitted,
     Refused,
     RowsFailed,
     TooManyRows,
-    Unauthenticated,
     Unavailable,
     UnknownRequest,
 )
@@ -69,17 +69,19 @@ def door(served: Served, **settings: Any) -> GrpcIngress:
     )
 
 
-def ask(*row_values: float, model: str = "m", variant: str = "", output: str = "", **parameters: Any) -> Wire:
+def ask(
+    *row_values: float, model: str = "m", variant: str = "", output: str = "", **parameters: Any
+) -> RawMessage:
     asked = message("ModelInferRequest")(model_name=model, model_version=variant)
     set_values(asked.parameters, {"latency_budget_ms": 400, **parameters})
     asked.inputs.add(name="x", datatype="FP32", shape=[len(row_values), 1])
     asked.raw_input_contents.append(np.array(row_values, "<f4").tobytes())
     if output:
         asked.outputs.add(name=output)
-    return Wire(asked.SerializeToString())
+    return RawMessage(asked.SerializeToString())
 
 
-async def infer(served: Served, request: Wire, context: Context | None = None) -> tuple[Any, Context]:
+async def infer(served: Served, request: RawMessage, context: Context | None = None) -> tuple[Any, Context]:
     context = context or Context()
     answer = await door(served).call("ModelInfer", request, context)
     return parse("ModelInferResponse", answer.SerializeToString()), context
@@ -87,7 +89,7 @@ async def infer(served: Served, request: Wire, context: Context | None = None) -
 
 async def told(served: Served, method: str, **asked: Any) -> Any:
     context = Context()
-    request = Wire(message(f"{method}Request")(**asked).SerializeToString())
+    request = RawMessage(message(f"{method}Request")(**asked).SerializeToString())
     answer = await door(served).call(method, request, context)
     assert context.code is None, context.details
     return parse(f"{method}Response", answer.SerializeToString())
@@ -157,12 +159,12 @@ async def test_a_version_pins_the_variant() -> None:
         (ask(*range(17)), StatusCode.INVALID_ARGUMENT, "17 rows in one request"),
         (ask(*range(20_000)), StatusCode.INVALID_ARGUMENT, "limits.body is 65536"),
         (ask(), StatusCode.INVALID_ARGUMENT, "at least one row"),
-        (Wire(b"\xff\xff"), StatusCode.INVALID_ARGUMENT, "not an inference.ModelInferRequest"),
+        (RawMessage(b"\xff\xff"), StatusCode.INVALID_ARGUMENT, "not an inference.ModelInferRequest"),
     ],
 )
 @in_virtual_time
 async def test_what_is_wrong_with_a_request_has_its_code_and_a_sentence(
-    request_: Wire, code: StatusCode, says: str
+    request_: RawMessage, code: StatusCode, says: str
 ) -> None:
     async with serving() as served:
         answer, context = await infer(served, request_)
@@ -175,8 +177,8 @@ async def test_what_is_wrong_with_a_request_has_its_code_and_a_sentence(
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (Unauthenticated("x"), StatusCode.UNAUTHENTICATED),
-        (Forbidden("x"), StatusCode.PERMISSION_DENIED),
+        (NotAuthenticated("x"), StatusCode.UNAUTHENTICATED),
+        (NotPermitted("x"), StatusCode.PERMISSION_DENIED),
         (UnknownRequest("x"), StatusCode.NOT_FOUND),
         (TooManyRows("x"), StatusCode.INVALID_ARGUMENT),
         (Conflict("x"), StatusCode.ALREADY_EXISTS),
@@ -234,7 +236,7 @@ async def test_the_budget_is_the_first_found(
     del asked.parameters["latency_budget_ms"]
     set_values(asked.parameters, parameters)
     async with serving() as served:
-        answer, context = await infer(served, Wire(asked.SerializeToString()), Context(metadata))
+        answer, context = await infer(served, RawMessage(asked.SerializeToString()), Context(metadata))
     assert context.code is None, context.details
     assert values(answer.parameters)["route"] == route
 
@@ -306,7 +308,7 @@ async def test_a_caller_who_leaves_costs_the_replica_nothing() -> None:
 async def test_a_peer_that_is_not_admitted_is_told_nothing_else() -> None:
     async with serving() as served:
         context = Context(from_peer="ipv4:10.0.0.9:1")
-        await door(served, admits=lambda peer: "127." in peer).call("ServerLive", Wire(), context)
+        await door(served, admits=lambda peer: "127." in peer).call("ServerLive", RawMessage(), context)
     assert context.code == StatusCode.PERMISSION_DENIED
 
 
@@ -328,6 +330,6 @@ async def test_keys_guard_the_door(
     metadata: list[tuple[str, str]], model: str, code: StatusCode | None
 ) -> None:
     async with serving() as served:
-        served.service.take(read_policy(KEYED))
+        served.service.apply_policy(read_policy(KEYED))
         _, context = await infer(served, ask(1.0, model=model), Context(metadata))
     assert context.code == code, context.details

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optimizers.tensors import DTYPES, Array, TensorSpec, to_bytes
-from router.ingress.codec.protocol import ProtocolError
+from router.ingress.codec.protocol import InvalidRequest
 from router.ingress.grpc.messages import message
 from router.ingress.grpc.peers import is_here
 from router.ingress.grpc.protocol import decode, encode, parse, set_values, values
@@ -141,7 +141,7 @@ def mend(change: Any) -> Any:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_protocol_is_named(broken: Any, says: str) -> None:
-    with pytest.raises(ProtocolError) as raised:
+    with pytest.raises(InvalidRequest) as raised:
         decode(mend(broken))
     assert says in str(raised.value)
 
@@ -150,7 +150,7 @@ def test_what_does_not_fit_the_protocol_is_named(broken: Any, says: str) -> None
 def test_a_typed_value_out_of_range_is_not_wrapped(datatype: str, value: int) -> None:
     made = request(("x", datatype, [1]))
     getattr(made.inputs[0].contents, typed_field(datatype)).append(value)
-    with pytest.raises(ProtocolError, match=f"'x': {value} is out of the range of {datatype}"):
+    with pytest.raises(InvalidRequest, match=f"'x': {value} is out of the range of {datatype}"):
         decode(made)
 
 
@@ -167,12 +167,12 @@ def test_unsigned_numbers_of_64_bits_go_both_ways_exactly() -> None:
 
 
 def test_half_floats_cannot_come_typed() -> None:
-    with pytest.raises(ProtocolError, match="BF16 has no typed contents; use raw_input_contents"):
+    with pytest.raises(InvalidRequest, match="BF16 has no typed contents; use raw_input_contents"):
         decode(request(("x", "BF16", [1])))
 
 
 def test_bytes_that_are_no_message_are_named() -> None:
-    with pytest.raises(ProtocolError, match=r"not an inference\.ModelInferRequest"):
+    with pytest.raises(InvalidRequest, match=r"not an inference\.ModelInferRequest"):
         parse("ModelInferRequest", b"\xff\xff\xff")
 
 

@@ -10,7 +10,7 @@ import pytest
 from router.policy.tenants import Tenant
 from router.service.api_keys import hash_key, new_key
 from router.service.auth import Keyring
-from router.service.errors import Forbidden, ServiceError, Unauthenticated
+from router.service.errors import NotAuthenticated, NotPermitted, ServiceError
 
 ACME, OTHER, ZOO = "hr_acme", "hr_acme_too", "hr_zoo"
 TENANTS = {
@@ -40,16 +40,16 @@ def test_a_known_key_is_its_tenant(headers: dict[bytes, bytes], tenant: str) -> 
 @pytest.mark.parametrize(
     ("headers", "error", "said"),
     [
-        ({}, Unauthenticated, "an API key is needed: send 'Authorization: Bearer KEY', or 'X-Api-Key: KEY'"),
-        ({b"authorization": b"Bearer "}, Unauthenticated, "an API key is needed"),
-        ({b"authorization": b"hr_acme"}, Unauthenticated, "an API key is needed"),
-        ({b"x-api-key": b""}, Unauthenticated, "an API key is needed"),
-        ({b"tenant": b"acme"}, Unauthenticated, "an API key is needed"),
-        ({b"x-api-key": b"hr_acm"}, Unauthenticated, "this API key is not known here"),
-        ({b"x-api-key": b"\xff\x00"}, Unauthenticated, "this API key is not known here"),
-        ({b"x-api-key": b"x" * 100_000}, Unauthenticated, "this API key is not known here"),
-        ({b"x-api-key": hash_key(ACME).encode()}, Unauthenticated, "this API key is not known here"),
-        ({b"x-api-key": b"hr_zoo", b"tenant": b"acme"}, Forbidden, "the API key does not belong to"),
+        ({}, NotAuthenticated, "an API key is needed: send 'Authorization: Bearer KEY', or 'X-Api-Key: KEY'"),
+        ({b"authorization": b"Bearer "}, NotAuthenticated, "an API key is needed"),
+        ({b"authorization": b"hr_acme"}, NotAuthenticated, "an API key is needed"),
+        ({b"x-api-key": b""}, NotAuthenticated, "an API key is needed"),
+        ({b"tenant": b"acme"}, NotAuthenticated, "an API key is needed"),
+        ({b"x-api-key": b"hr_acm"}, NotAuthenticated, "this API key is not known here"),
+        ({b"x-api-key": b"\xff\x00"}, NotAuthenticated, "this API key is not known here"),
+        ({b"x-api-key": b"x" * 100_000}, NotAuthenticated, "this API key is not known here"),
+        ({b"x-api-key": hash_key(ACME).encode()}, NotAuthenticated, "this API key is not known here"),
+        ({b"x-api-key": b"hr_zoo", b"tenant": b"acme"}, NotPermitted, "the API key does not belong to"),
     ],
 )  # fmt: skip
 def test_who_brings_none_or_another_is_refused_without_a_word_of_the_key(
@@ -77,7 +77,7 @@ def test_every_known_key_is_compared_in_constant_time_whatever_the_guess(
         return real(known, hashed)
 
     monkeypatch.setattr("router.service.auth.hmac.compare_digest", compare)
-    with contextlib.suppress(Unauthenticated):
+    with contextlib.suppress(NotAuthenticated):
         RING.tenant({b"authorization": b"Bearer " + guess})
     known = [key for tenant in TENANTS.values() for key in tenant.keys]
     # None where the header brings no key at all; else all of them, in the order of the file.
@@ -90,7 +90,7 @@ def test_without_any_key_the_header_is_believed_and_must_name_a_tenant() -> None
     assert not OPEN.secured
     assert OPEN.tenant({}) == ""
     assert OPEN.tenant({b"tenant": b"zoo"}) == "zoo"
-    with pytest.raises(Forbidden, match="no tenant of the name"):
+    with pytest.raises(NotPermitted, match="no tenant of the name"):
         OPEN.tenant({b"tenant": b"stranger"})
 
 

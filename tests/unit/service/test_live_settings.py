@@ -69,7 +69,7 @@ async def test_a_running_service_takes_over_what_only_routers_use() -> None:
         model = served.service.model("m")
         assert model.online is not None
         text = POLICY.replace("max_batch: 8, max_waiting: 4", "max_batch: 2, max_waiting: 1, in_time: 99.9%")
-        served.service.take(parse(text.replace("max_attempts: 1", "max_attempts: 2")))
+        served.service.apply_policy(parse(text.replace("max_attempts: 1", "max_attempts: 2")))
         load = model.online.load()
         assert load.max_batch == 2
         assert load.spare_ms > 0.0

@@ -17,7 +17,7 @@ from optimizers.tensors import Array, Tensors, pack, unpack
 from router.online.dispatcher import BadRows, DeadlineHopeless, HeapFull, OnlineAnswer, ReplicaFailed
 from router.scheduling.admission import RunOnline
 from router.service.metrics import Recorder
-from router.service.requests import Call
+from router.service.requests import InferenceRequest
 from router.service.shadow import ShadowRuns, alike
 from tests.support.replica import Replica
 from tests.support.served import POLICY, Served, serving
@@ -119,7 +119,7 @@ def run_shadows(online: Waits, count: int) -> tuple[ShadowRuns, Recorder]:
     runs = ShadowRuns(recorder, lambda: 5_000.0)
     served: Any = SimpleNamespace(online=online)
     for _ in range(count):
-        call = Call("m", floats([1.0]), budget_ms=300.0)
+        call = InferenceRequest("m", floats([1.0]), budget_ms=300.0)
         runs.start(served, call, RunOnline("v", 0.0, 1.0, "fast", ""), floats([1.0]), "w")
     return runs, recorder
 

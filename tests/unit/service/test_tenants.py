@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from router.ingress.grpc.messages import message
-from router.ingress.grpc.raw_message import Wire
+from router.ingress.grpc.raw_message import RawMessage
 from router.service.api_keys import hash_key
 from tests.support.served import POLICY, Served, serving
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
@@ -201,7 +201,7 @@ async def test_what_a_client_must_know_before_its_first_request_costs_nothing() 
         for method in ("ModelMetadata", "ModelReady"):
             for _ in range(5):
                 context = Context([("tenant", "slow")])
-                asked = Wire(message(f"{method}Request")(name="m").SerializeToString())
+                asked = RawMessage(message(f"{method}Request")(name="m").SerializeToString())
                 await door(served).call(method, asked, context)
                 assert context.code is None
         assert await statuses(served, "slow", 1, 1, 1) == [200, 200, 429]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from router.service.queued import Queued
+from router.service.queued import QueuedRequests
 from tests.support.served import serving
 from tests.support.virtual_time import in_virtual_time, now_ms
 from workers.queue.job import JobState, NewJob
@@ -30,7 +30,9 @@ async def test_the_statistics_stay_fresh_while_the_reaper_or_another_models_queu
         stuck.queue = MemoryQueue("o")
         stuck.queue.stats = stuck.queue.reap = served.queue.reap = never  # type: ignore[method-assign,assignment]
         # The one that hangs comes first.
-        queued = Queued({"o": stuck, "m": known}, served.recorder, lambda: served.service.policy, now_ms)
+        queued = QueuedRequests(
+            {"o": stuck, "m": known}, served.recorder, lambda: served.service.policy, now_ms
+        )
         watching = asyncio.create_task(queued.watch())
         for _ in range(10):
             await asyncio.sleep(0.5)
