@@ -54,12 +54,12 @@ class _Kind(NamedTuple):
 class Bodies:
     """Bodies by what they depend on, taken in turn."""
 
-    def __init__(self, made: Mapping[_Kind, Sequence[Body]]) -> None:
-        self._made = made
+    def __init__(self, by_kind: Mapping[_Kind, Sequence[Body]]) -> None:
+        self._by_kind = by_kind
 
     def of(self, request: Request, number: int) -> Body:
         """The body of the ``number``-th request."""
-        ready = self._made[_kind(request)]
+        ready = self._by_kind[_kind(request)]
         return ready[number % len(ready)]
 
 
@@ -121,12 +121,12 @@ def _row(spec: TensorSpec, draw: np.random.Generator, text: random.Random) -> Ar
 
 
 def _bodies(pool: Sequence[Sequence[Tensor]], rows: int, parameters: bytes) -> list[Body]:
-    made: list[Body] = []
+    bodies: list[Body] = []
     size = at = 0
     # Rows of unequal shapes cannot share a request; the first row's shape then stands for all.
     shape = [t.array.shape for t in pool[0]]
     alike = [row for row in pool if rows == 1 or [t.array.shape for t in row] == shape]
-    while len(made) < min(_EACH, len(alike)) and (not made or size < _MAX_BYTES):
+    while len(bodies) < min(_EACH, len(alike)) and (not bodies or size < _MAX_BYTES):
         taken = [alike[(at + offset) % len(alike)] for offset in range(rows)]
         at += rows
         content, json_bytes = codec.encode(codec.stack(taken), None, orjson.loads(parameters))
@@ -134,6 +134,6 @@ def _bodies(pool: Sequence[Sequence[Tensor]], rows: int, parameters: bytes) -> l
             b"Content-Type: application/octet-stream\r\nAccept: application/octet-stream\r\n"
             b"Inference-Header-Content-Length: %d\r\n" % json_bytes
         )
-        made.append(Body(head, content))
+        bodies.append(Body(head, content))
         size += len(content)
-    return made
+    return bodies

@@ -27,17 +27,17 @@ class Difference(NamedTuple):
 def read(path: Path) -> dict[str, Mapping[str, Any]]:
     """Results by the names under which they were simulated. Raises `PredictionError`."""
     try:
-        told = orjson.loads(path.read_bytes())
-        for result in told.values():
+        results = orjson.loads(path.read_bytes())
+        for result in results.values():
             _ = result["deadlines_met"], result["goodput_per_s"], result["routes"].items()
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise PredictionError(f"{path}: not what `hybrid-router simulate --json` writes: {error!r}") from None
-    return dict(told)
+    return dict(results)
 
 
 def differences(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[Difference]:
     """Of two results as `router.simulate.result.Result.to_json` gives them."""
-    found = [
+    comparison = [
         _points("deadlines met", predicted["deadlines_met"], measured["deadlines_met"]),
         _points(
             "deadlines met of accepted",
@@ -49,20 +49,20 @@ def differences(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> li
     for route, real in measured["routes"].items():
         guess = predicted["routes"].get(route, {})
         for name in ("latency_ms_p50", "latency_ms_p99"):
-            shown = f"{route}: {name.removeprefix('latency_ms_')}, ms"
-            found.append(_relative(shown, guess.get(name), real[name]))
-        found.append(_points(f"{route}: refused", _share(guess, "refused"), _share(real, "refused")))
+            figure = f"{route}: {name.removeprefix('latency_ms_')}, ms"
+            comparison.append(_relative(figure, guess.get(name), real[name]))
+        comparison.append(_points(f"{route}: refused", _share(guess, "refused"), _share(real, "refused")))
     for tenant, real in measured.get("tenants", {}).items():
         guess = predicted.get("tenants", {}).get(tenant, {})
         for outcome in ("met", "refused"):
             figure = f"tenant {tenant}: {outcome}"
-            found.append(_points(figure, _share(guess, outcome), _share(real, outcome)))
-    return found
+            comparison.append(_points(figure, _share(guess, outcome), _share(real, outcome)))
+    return comparison
 
 
-def _share(told: Mapping[str, Any], outcome: str) -> float | None:
+def _share(counts: Mapping[str, Any], outcome: str) -> float | None:
     """Of the requests of one route or tenant; None where there are none."""
-    return told[outcome] / max(1, told["requests"]) if told else None
+    return counts[outcome] / max(1, counts["requests"]) if counts else None
 
 
 def _points(figure: str, predicted: float | None, measured: float | None) -> Difference:
@@ -75,10 +75,10 @@ def _relative(figure: str, predicted: float | None, measured: float | None) -> D
     return Difference(figure, predicted, measured, apart, "relative")
 
 
-def table(name: str, found: list[Difference]) -> str:
+def table(name: str, differences: list[Difference]) -> str:
     """For a person."""
     rows = [(f"predicted by {name}", "predicted", "measured", "apart")]
-    rows += [(d.figure, _value(d, d.predicted), _value(d, d.measured), _apart(d)) for d in found]
+    rows += [(d.figure, _value(d, d.predicted), _value(d, d.measured), _apart(d)) for d in differences]
     widths = [max(len(row[at]) for row in rows) for at in range(4)]
     lines = []
     for first, *cells in rows:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from router.bench.tally import Record, ended
+from router.bench.tally import RequestRecord, ended
 from router.simulate.result import OUTCOMES, Result
 
 _BINS = 240
@@ -25,7 +25,7 @@ class PictureError(RuntimeError):
 
 
 def draw(
-    path: Path, result: Result, records: Sequence[Record], predicted: Mapping[str, Mapping[str, Any]]
+    path: Path, result: Result, records: Sequence[RequestRecord], predicted: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Outcomes over time, and latencies by route with the predicted p50 and p99 as marks.
 
@@ -49,7 +49,7 @@ def draw(
     pyplot.close(figure)
 
 
-def _outcomes(axis: Any, records: Sequence[Record]) -> None:
+def _outcomes(axis: Any, records: Sequence[RequestRecord]) -> None:
     span_s = max(record.request.at_ms for record in records) / 1e3
     width_s = max(1.0, span_s / _BINS)
     counts = Counter((ended(record), int(record.request.at_ms / 1e3 / width_s)) for record in records)
@@ -69,8 +69,8 @@ def _latencies(axis: Any, result: Result, predicted: Mapping[str, Mapping[str, A
             continue
         shares = [(at + 1) / len(ordered) for at in range(len(ordered))]
         (line,) = axis.plot(ordered, shares, label=f"measured: {route}", linewidth=1)
-        for name, told in predicted.items():
-            guess = told["routes"].get(route, {})
+        for name, simulated in predicted.items():
+            guess = simulated["routes"].get(route, {})
             marks = [(guess.get("latency_ms_p50"), 0.5), (guess.get("latency_ms_p99"), 0.99)]
             known = [(ms, share) for ms, share in marks if ms is not None]
             if known:

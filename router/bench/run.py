@@ -1,7 +1,7 @@
 """The open loop: each request goes at its time, whether or not earlier ones are answered.
 
 Latency counts from the moment a request was meant to go, so a sender that is late makes the server look
-worse, never better; how late it was is part of what is told.
+worse, never better; how late it was is part of the report.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from router.bench.bodies import Bodies
-from router.bench.tally import Record, tallied
-from router.bench.wire import Reply, Wire, WireError
+from router.bench.http_pool import ExchangeError, HttpPool, TimedReply
+from router.bench.tally import RequestRecord, tallied
 from router.simulate.result import Result
 from router.simulate.workload import Request
 
@@ -36,7 +36,7 @@ class Replayed:
     """What came of it: the same `Result` as a simulation's, each request's end, and the sender's lateness."""
 
     result: Result
-    records: Sequence[Record] = ()
+    records: Sequence[RequestRecord] = ()
     lateness_ms: array[float] = field(default_factory=lambda: array("d"))
     failures: dict[str, int] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ class Replayed:
 
 
 async def replay(
-    wire: Wire,
+    pool: HttpPool,
     requests: Sequence[Request],
     bodies: Bodies,
     *,
@@ -68,8 +68,8 @@ async def replay(
     ``variant`` pins every request to it that does not name one itself. ``drops`` are quality drops by model
     and variant, for the mean beside the latencies. Nothing is raised for a request that fails: it is counted.
     """
-    sender = _Sender(wire, bodies, variant)
-    await wire.warm(min(_WARM_MOST, max(_WARM_LEAST, _densest(requests))))
+    sender = _Sender(pool, bodies, variant)
+    await pool.warm(min(_WARM_MOST, max(_WARM_LEAST, _densest(requests))))
     with _collected():
         await sender.send(requests, progress)
     result = tallied(sender.records, seed, drops or {})
@@ -99,10 +99,10 @@ def _collected() -> Iterator[None]:
 
 
 class _Sender:
-    def __init__(self, wire: Wire, bodies: Bodies, variant: str | None) -> None:
-        self._wire, self._bodies = wire, bodies
+    def __init__(self, pool: HttpPool, bodies: Bodies, variant: str | None) -> None:
+        self._pool, self._bodies = pool, bodies
         self._pin = f"/versions/{variant}" if variant else ""
-        self.records: list[Record] = []
+        self.records: list[RequestRecord] = []
         self.lateness_ms: array[float] = array("d")
         self.failures: dict[str, int] = {}
         self.began_s = self.ended_s = 0.0
@@ -126,7 +126,7 @@ class _Sender:
         meant_s = self.began_s + request.at_ms / 1e3
         body = self._bodies.of(request, number)
         pin = f"/versions/{request.variant}" if request.variant else self._pin
-        path = f"{self._wire.prefix}/v2/models/{request.model}{pin}/infer"
+        path = f"{self._pool.prefix}/v2/models/{request.model}{pin}/infer"
         head = b"Latency-Budget-Ms: %s\r\n" % f"{request.budget_ms:.6g}".encode() + body.head
         if request.tenant:
             head += f"Tenant: {request.tenant}\r\n".encode()
@@ -134,37 +134,39 @@ class _Sender:
         give_up_s = meant_s + request.budget_ms / 1e3 + GRACE_S
         try:
             left_s = give_up_s - time.perf_counter()
-            reply = await self._wire.exchange("POST", path, head, body.content, left_s)
+            reply = await self._pool.exchange("POST", path, head, body.content, left_s)
             self.lateness_ms.append((reply.sent_s - meant_s) * 1e3)
             reply = await self._followed(reply, give_up_s)
-        except WireError as error:
+        except ExchangeError as error:
             self._failed(str(error))
             now_s = time.perf_counter()
-            record = Record.lost(request, (now_s - meant_s) * 1e3)
+            record = RequestRecord.lost(request, (now_s - meant_s) * 1e3)
         else:
             now_s = reply.at_s
-            record = Record.of(request, reply, (now_s - meant_s) * 1e3)
+            record = RequestRecord.of(request, reply, (now_s - meant_s) * 1e3)
             if record.outcome == "failed":
                 self._failed(f"status {reply.status}: {reply.body[:200].decode('utf-8', 'replace')}")
         self.ended_s = max(self.ended_s, now_s)
         self.records.append(record)
 
-    async def _followed(self, reply: Reply, give_up_s: float) -> Reply:
+    async def _followed(self, reply: TimedReply, give_up_s: float) -> TimedReply:
         """The answer itself, where the server said that it comes later."""
         first = reply
         while reply.status == 202:
             where = first.headers.get("location")
             left_s = give_up_s - time.perf_counter()
             if where is None or left_s <= 0:
-                raise WireError("accepted, and no answer came" if where else "202 without a Location")
+                raise ExchangeError("accepted, and no answer came" if where else "202 without a Location")
             path = where if where.startswith("/") else "/" + where.split("/", 3)[-1]
             # The poll's own end must come before this side gives up on it.
             wait_s = max(1, min(_POLL_S, int(left_s)))
-            reply = await self._wire.exchange("GET", f"{path}?wait={wait_s}", timeout_s=wait_s + GRACE_S)
+            reply = await self._pool.exchange("GET", f"{path}?wait={wait_s}", timeout_s=wait_s + GRACE_S)
         if reply is first:
             return reply
         # What was promised was told when it was accepted.
-        return Reply(reply.status, {**first.headers, **reply.headers}, reply.body, first.sent_s, reply.at_s)
+        return TimedReply(
+            reply.status, {**first.headers, **reply.headers}, reply.body, first.sent_s, reply.at_s
+        )
 
     def _failed(self, why: str) -> None:
         self.failures[why] = self.failures.get(why, 0) + 1

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 import orjson
 
-from router.bench.wire import Reply
+from router.bench.http_pool import TimedReply
 from router.simulate.result import NONE, REFUSALS, Result, Tally
 from router.simulate.workload import Request
 
@@ -23,7 +23,7 @@ _REFUSED_FOR = {403: "forbidden", 413: "size"}
 _BEFORE_ROUTES = ("forbidden", "size", "quota")
 
 
-class Record(NamedTuple):
+class RequestRecord(NamedTuple):
     """One request's end. ``outcome`` is ``answered``, ``refused``, ``expired`` or ``failed``; ``refused_for``
     is one of `router.simulate.result.REFUSALS`, or empty where the server does not say."""
 
@@ -36,7 +36,7 @@ class Record(NamedTuple):
     refused_for: str = ""
 
     @classmethod
-    def of(cls, request: Request, reply: Reply, latency_ms: float) -> Self:
+    def of(cls, request: Request, reply: TimedReply, latency_ms: float) -> Self:
         headers = reply.headers
         outcome = "answered" if reply.status == 200 else _OUTCOMES.get(reply.status, "failed")
         refused_for = _REFUSED_FOR.get(reply.status) or _kind(reply)
@@ -61,7 +61,7 @@ class Record(NamedTuple):
         return cls(request, "failed", after_ms)
 
 
-def _kind(reply: Reply) -> str:
+def _kind(reply: TimedReply) -> str:
     """The kind of a refusal, as its problem document tells it."""
     if reply.status not in (422, 429):
         return ""
@@ -72,20 +72,20 @@ def _kind(reply: Reply) -> str:
     return kind if kind in REFUSALS else ""
 
 
-def ended(record: Record) -> str:
+def ended(record: RequestRecord) -> str:
     """Its outcome as one of `router.simulate.result.OUTCOMES`."""
     if record.outcome != "answered":
         return record.outcome
     return "met" if record.latency_ms <= record.request.budget_ms else "late"
 
 
-def tallied(records: Iterable[Record], seed: int, drops: Mapping[tuple[str, str], float]) -> Result:
+def tallied(records: Iterable[RequestRecord], seed: int, drops: Mapping[tuple[str, str], float]) -> Result:
     """The records by route and tenant. Refusals tell no route: theirs is that of the answers to the like
     requests with the nearest budget."""
-    found, result = list(records), Result(seed)
-    result.by_tenant = any(record.request.tenant for record in found)
-    routes = _Routes(found)
-    for record in found:
+    known, result = list(records), Result(seed)
+    result.by_tenant = any(record.request.tenant for record in known)
+    routes = _Routes(known)
+    for record in known:
         route = record.route
         if not route and record.refused_for not in _BEFORE_ROUTES:
             route = routes.like(record.request)
@@ -94,7 +94,7 @@ def tallied(records: Iterable[Record], seed: int, drops: Mapping[tuple[str, str]
     return result
 
 
-def _count(tally: Tally, record: Record, drops: Mapping[tuple[str, str], float]) -> None:
+def _count(tally: Tally, record: RequestRecord, drops: Mapping[tuple[str, str], float]) -> None:
     if record.outcome == "answered":
         drop = drops.get((record.request.model, record.variant), 0.0)
         held = record.predicted_ms is not None and record.latency_ms <= record.predicted_ms
@@ -106,7 +106,7 @@ def _count(tally: Tally, record: Record, drops: Mapping[tuple[str, str], float])
 class _Routes:
     """Routes of a policy, learnt from the answers: like requests with like budgets take the same."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[RequestRecord]) -> None:
         self._known: dict[Hashable, dict[float, str]] = {}
         for record in records:
             if record.route:

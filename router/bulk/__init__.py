@@ -1,5 +1,4 @@
-"""Bulk files through the server: rows read, sent by chunks, answered in order, resumable at any point.
+"""Files of rows in, files of answers out, in order, and resumable at any point with a ledger beside them.
 
-Without ceremony for the caller and bounded in memory: :mod:`router.bulk.run` has the loop, the other
-modules one concern each.
+Read :mod:`router.bulk.run` first: it connects the source of rows, the requests and the file of results.
 """

@@ -58,8 +58,8 @@ def bind(columns: Sequence[str] | int, model: ModelInfo) -> Binding:
     takes = ", ".join(f"{s.name!r} {s.datatype} {list(s.shape)}" for s in model.inputs)
     has = f"{count} columns without names"
     if names and not all(_NUMBER.fullmatch(name) for name in names):
-        shown = ", ".join(repr(name) for name in names[:8])
-        has = f"{count} columns: {shown}{', ...' if count > 8 else ''}"
+        listed = ", ".join(repr(name) for name in names[:8])
+        has = f"{count} columns: {listed}{', ...' if count > 8 else ''}"
     hint = ""
     if len(model.inputs) == 1 and model.inputs[0].datatype != "BYTES":
         hint = ", or as many columns as one row has elements"
@@ -72,14 +72,14 @@ def _places(names: Sequence[str], model: ModelInfo) -> tuple[int, ...] | None:
     """The column of each input; None where one has none. Raises InputError for a name that two have."""
     places = []
     for spec in model.inputs:
-        found = [at for at, name in enumerate(names) if name == spec.name]
-        found = found or [at for at, name in enumerate(names) if name.casefold() == spec.name.casefold()]
-        if not found:
+        matches = [at for at, name in enumerate(names) if name == spec.name]
+        matches = matches or [at for at, name in enumerate(names) if name.casefold() == spec.name.casefold()]
+        if not matches:
             return None
-        if len(found) > 1:
-            columns = " and ".join(str(at + 1) for at in found)
+        if len(matches) > 1:
+            columns = " and ".join(str(at + 1) for at in matches)
             raise InputError(f"columns {columns} are both named {spec.name!r}: leave one of them that name")
-        places.append(found[0])
+        places.append(matches[0])
     return tuple(places)
 
 

@@ -41,7 +41,7 @@ class RawChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RowBatch:
     """Rows to send together: their numbers in the file and their tensors."""
 
     rows: Sequence[int]
@@ -55,17 +55,17 @@ class Batch:
     def inputs(self) -> dict[str, Array]:
         return {tensor.name: tensor.array for tensor in self.tensors}
 
-    def halves(self) -> tuple[Batch, Batch]:
+    def halves(self) -> tuple[RowBatch, RowBatch]:
         middle = len(self.rows) // 2
         return self._slice(slice(0, middle)), self._slice(slice(middle, None))
 
-    def _slice(self, part: slice) -> Batch:
+    def _slice(self, part: slice) -> RowBatch:
         cut = [Tensor(t.name, t.datatype, t.array[part]) for t in self.tensors]
-        return Batch(self.rows[part], cut)
+        return RowBatch(self.rows[part], cut)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class AnsweredRows:
     """Answers to consecutive good rows; ``outputs`` have these rows on their first axis."""
 
     rows: Sequence[int]
@@ -80,20 +80,20 @@ class Settled:
     start: int
     stop: int
     position: float
-    parts: list[Part] = field(default_factory=list)
+    parts: list[AnsweredRows] = field(default_factory=list)
     failures: list[tuple[int, str]] = field(default_factory=list)
 
 
-def arrange(raw: RawChunk, model: ModelInfo) -> tuple[list[Batch], list[tuple[int, str]]]:
+def arrange(raw: RawChunk, model: ModelInfo) -> tuple[list[RowBatch], list[tuple[int, str]]]:
     """The chunk's rows as batches of equal shapes, and the rows that the model cannot take, with reasons."""
     if not isinstance(raw.rows, list):
         try:
             tensors = codec.arrange(raw.rows, model)
             if all(len(tensor.array) == raw.count for tensor in tensors):
-                return [Batch(range(raw.start, raw.stop), tensors)], []
+                return [RowBatch(range(raw.start, raw.stop), tensors)], []
         except InvalidRequest:
             pass  # one row at a time tells which
-    batches: list[Batch] = []
+    batches: list[RowBatch] = []
     failures: list[tuple[int, str]] = []
     numbers: list[int] = []
     rows: list[list[Tensor]] = []
@@ -104,12 +104,12 @@ def arrange(raw: RawChunk, model: ModelInfo) -> tuple[list[Batch], list[tuple[in
             failures.append((number, str(error)))
             continue
         if rows and any(a.array.shape != b.array.shape for a, b in zip(rows[0], row, strict=True)):
-            batches.append(Batch(numbers, codec.stack(rows)))
+            batches.append(RowBatch(numbers, codec.stack(rows)))
             numbers, rows = [], []
         numbers.append(number)
         rows.append(row)
     if rows:
-        batches.append(Batch(numbers, codec.stack(rows)))
+        batches.append(RowBatch(numbers, codec.stack(rows)))
     return batches, failures
 
 

@@ -127,6 +127,6 @@ def _checked(cells: list[str]) -> list[str] | Unreadable:
             try:
                 cell.encode()
             except UnicodeEncodeError:
-                shown = cell.encode("utf-8", "surrogateescape")[:40]
-                return Unreadable(f"cell {number} is not UTF-8 text: {shown!r}")
+                start = cell.encode("utf-8", "surrogateescape")[:40]
+                return Unreadable(f"cell {number} is not UTF-8 text: {start!r}")
     return cells

@@ -63,7 +63,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class SubmittedRequest:
     """A request that the server has taken, and how many times these rows had to be asked anew before."""
 
     id: str
@@ -75,7 +75,7 @@ class Ledger:
 
     def __init__(self, file: AppendFile, path: Path, plan: Mapping[str, Any]) -> None:
         self._file, self._path = file, path
-        self.held: dict[tuple[int, int], Held] = {}
+        self.submitted: dict[tuple[int, int], SubmittedRequest] = {}
         self.written: list[Written] = [Written()]
         self.synced = 0  # index in `written` of the last that is known to be on the disk
         self.finished = False
@@ -109,7 +109,7 @@ class Ledger:
             ) from None
         if version != VERSION:
             raise LedgerError(f"{self._path} was written by another version; --restart begins anew")
-        self.resumed = bool(self.held) or len(self.written) > 1
+        self.resumed = bool(self.submitted) or len(self.written) > 1
         changed = _changed(before, plan)
         if changed and not self.resumed:
             return None  # nothing came of that run: there is nothing to lose
@@ -122,7 +122,7 @@ class Ledger:
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "job" in line:
-            self.held[line["first"], line["last"]] = Held(line["job"], line["try"])
+            self.submitted[line["first"], line["last"]] = SubmittedRequest(line["job"], line["try"])
         elif "rows" in line:
             self.written.append(Written.from_json(line))
         elif "synced" in line:
@@ -140,11 +140,13 @@ class Ledger:
         """Go on from this checkpoint; forget what lies behind it."""
         self.written = [written]
         self.synced = 0
-        self.held = {rows: held for rows, held in self.held.items() if rows[1] >= written.rows}
+        self.submitted = {
+            rows: request for rows, request in self.submitted.items() if rows[1] >= written.rows
+        }
 
-    def accepted(self, rows: tuple[int, int], held: Held) -> None:
-        self.held[rows] = held
-        self._say({"job": held.id, "first": rows[0], "last": rows[1], "try": held.tries})
+    def accepted(self, rows: tuple[int, int], request: SubmittedRequest) -> None:
+        self.submitted[rows] = request
+        self._say({"job": request.id, "first": rows[0], "last": rows[1], "try": request.tries})
 
     def checkpoint(self, written: Written) -> None:
         """Call it after what it says was appended to RESULTS."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from router.bulk.run import Report, Tally
+from router.bulk.run import BulkProgress, Report
 from router.units import format_ms
 
 _EVERY_S = 5.0
@@ -20,21 +20,21 @@ class Rate:
         self._clock = clock
         self._marks: list[tuple[float, int, float]] = []
 
-    def add(self, tally: Tally) -> None:
+    def add(self, tally: BulkProgress) -> None:
         now_s = self._clock()
         if not self._marks or now_s - self._marks[-1][0] >= 1.0:
             self._marks.append((now_s, tally.rows, tally.position))
             while len(self._marks) > 2 and now_s - self._marks[1][0] > _AVERAGE_S:
                 self._marks.pop(0)
 
-    def rows_per_s(self, tally: Tally) -> float | None:
+    def rows_per_s(self, tally: BulkProgress) -> float | None:
         if not self._marks:
             return None
         start_s, rows, _ = self._marks[0]
         spent_s = self._clock() - start_s
         return (tally.rows - rows) / spent_s if spent_s > 0 and tally.rows > rows else None
 
-    def left_ms(self, tally: Tally) -> float | None:
+    def left_ms(self, tally: BulkProgress) -> float | None:
         """By rows where their number is known, else by the share of the file that is done."""
         rate = self.rows_per_s(tally)
         if rate is None:
@@ -46,7 +46,7 @@ class Rate:
         return (1 - tally.position) / gained * (self._clock() - start_s) * 1e3 if gained > 0 else None
 
 
-def describe(tally: Tally, rate: Rate) -> str:
+def describe(tally: BulkProgress, rate: Rate) -> str:
     """One line: rows, rate, time left, failures."""
     of = f" of {tally.total:,}" if tally.total is not None else f" ({tally.position:.0%} of the file)"
     speed, left_ms = rate.rows_per_s(tally), rate.left_ms(tally)
@@ -76,7 +76,7 @@ def shown(
 def _lines(stream: IO[str], rate: Rate, clock: Callable[[], float]) -> Report:
     said_s = clock()
 
-    def report(tally: Tally) -> None:
+    def report(tally: BulkProgress) -> None:
         nonlocal said_s
         rate.add(tally)
         if clock() - said_s >= _EVERY_S:
@@ -91,13 +91,13 @@ def _bar(stream: IO[str], title: str, rate: Rate) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
     with Progress(*columns, console=Console(file=stream), transient=True) as bar:
-        task = bar.add_task(title, total=1.0, told="")
+        task = bar.add_task(title, total=1.0, state="")
 
-        def report(tally: Tally) -> None:
+        def report(tally: BulkProgress) -> None:
             rate.add(tally)
             done = tally.rows / tally.total if tally.total else tally.position
-            bar.update(task, completed=done, told=describe(tally, rate))
+            bar.update(task, completed=done, state=describe(tally, rate))
 
         yield report

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from optimizers.tensors import Array, TensorSpec
-from router.bulk.chunks import Part, Settled
+from router.bulk.chunks import AnsweredRows, Settled
 from router.bulk.disk import Disk
 from router.bulk.errors import BulkError, InputError
 from router.bulk.ledger import Layout
@@ -79,7 +79,7 @@ def layout_of_specs(outputs: Sequence[TensorSpec]) -> Layout:
     return tuple((s.name, s.dtype.str, tuple(max(d, 0) for d in s.shape[1:])) for s in outputs)
 
 
-def require_layout(part: Part, layout: Layout) -> None:
+def require_layout(part: AnsweredRows, layout: Layout) -> None:
     """Raises BulkError for answers that do not line up with those before them."""
     if layout_of(part.outputs) != layout:
         raise BulkError(

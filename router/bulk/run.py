@@ -14,7 +14,7 @@ from router.bulk.disk import Disk
 from router.bulk.errors import InputError
 from router.bulk.plan import Order
 from router.bulk.send import Sender
-from router.bulk.source import Source, open_source
+from router.bulk.source import RowSource, open_source
 from router.bulk.store import Paths, Store
 from router.sdk.async_client import AsyncClient
 from router.sdk.codec import ModelInfo
@@ -25,7 +25,7 @@ _WINDOW = 2
 
 
 @dataclass(slots=True)
-class Tally:
+class BulkProgress:
     """How far a run is. Rows count from the beginning of FILE; ``resumed_at`` were there before."""
 
     rows: int
@@ -36,7 +36,7 @@ class Tally:
     late: int = 0
 
 
-Report = Callable[[Tally], None]
+Report = Callable[[BulkProgress], None]
 
 
 def check(order: Order, model: ModelInfo) -> None:
@@ -63,7 +63,7 @@ async def run(
     restart: bool = False,
     disk: Disk | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Tally:
+) -> BulkProgress:
     """Run ``order`` to its end, or from where an earlier process left it, and tell how it went.
 
     Raises BulkError, or the HybridRouterError that ended it; what is written stays, and the same call
@@ -77,7 +77,7 @@ async def run(
     )
     try:
         written = store.written
-        tally = Tally(written.rows, written.failed, written.rows, source.total)
+        tally = BulkProgress(written.rows, written.failed, written.rows, source.total)
         report(tally)
         if not store.ledger.finished:
             with client.deadline(order.budget) as deadline:
@@ -97,7 +97,7 @@ class _Flow:
         model: ModelInfo,
         order: Order,
         store: Store,
-        source: Source,
+        source: RowSource,
         deadline: Deadline,
     ) -> None:
         self._store, self._order = store, order
@@ -105,7 +105,7 @@ class _Flow:
         self._chunks = source.chunks(store.written.rows, order.rows_per_request)
         self._window: deque[asyncio.Task[Settled]] = deque()
 
-    async def run(self, tally: Tally, report: Report) -> None:
+    async def run(self, tally: BulkProgress, report: Report) -> None:
         try:
             while self._fill():
                 settled = await self._window[0]

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn
 
-from router.bulk.chunks import Batch, Part, RawChunk, Settled, arrange
+from router.bulk.chunks import AnsweredRows, RawChunk, RowBatch, Settled, arrange
 from router.bulk.errors import InputError
-from router.bulk.ledger import Held, Ledger
+from router.bulk.ledger import Ledger, SubmittedRequest
 from router.bulk.plan import Order
 from router.sdk.async_client import AsyncClient, AsyncJob
 from router.sdk.codec import ModelInfo, Result
@@ -29,7 +29,7 @@ MAX_TRIES = 4
 _GRACE_MS = 5_000.0
 
 Failures = list[tuple[int, str]]
-End = tuple[list[Part], Failures]
+End = tuple[list[AnsweredRows], Failures]
 
 
 class Sender:
@@ -58,7 +58,7 @@ class Sender:
         settled.failures = sorted(failures)
         return settled
 
-    async def _run(self, batch: Batch) -> End:
+    async def _run(self, batch: RowBatch) -> End:
         """The answers to a batch; one that fails is halved until the rows at fault are alone."""
         try:
             async with self._turns:
@@ -73,7 +73,7 @@ class Sender:
                 return [], [(batch.rows[0], str(error))]
         else:
             self.late += result.deadline_met is False and len(batch.rows)
-            return [Part(batch.rows, result.outputs, result.variant)], []
+            return [AnsweredRows(batch.rows, result.outputs, result.variant)], []
         (first, first_failed), (second, second_failed) = await _gather([self._run(h) for h in batch.halves()])
         return first + second, first_failed + second_failed
 
@@ -84,9 +84,9 @@ class Sender:
             if self._refused >= self._order.rows_per_request:
                 raise error
 
-    async def _answer(self, batch: Batch) -> Result:
+    async def _answer(self, batch: RowBatch) -> Result:
         """The result for a batch, under the next key where the server has none for the last."""
-        known = self._ledger.held.get(batch.name)
+        known = self._ledger.submitted.get(batch.name)
         tries = known.tries if known else 0
         for left in reversed(range(MAX_TRIES)):
             try:
@@ -105,7 +105,7 @@ class Sender:
             known, tries = None, tries + 1
         raise AssertionError("the last try returns or raises")
 
-    async def _first(self, batch: Batch, tries: int) -> Result:
+    async def _first(self, batch: RowBatch, tries: int) -> Result:
         first, last = batch.name
         job: AsyncJob = await self._client.submit(
             self._order.model,
@@ -116,10 +116,10 @@ class Sender:
         )
         self._taken = True
         if job.id:
-            self._ledger.accepted(batch.name, Held(job.id, tries))
+            self._ledger.accepted(batch.name, SubmittedRequest(job.id, tries))
         return await job.result()
 
-    async def _again(self, known: Held) -> Result:
+    async def _again(self, known: SubmittedRequest) -> Result:
         """Of a request that an earlier process sent."""
         wait_s = (self._deadline.left_ms + _GRACE_MS) / 1e3
         try:
@@ -127,7 +127,7 @@ class Sender:
         except ResultPending as error:
             raise DeadlineExceeded(str(error), id=known.id) from None
 
-    def _checked(self, result: Result, batch: Batch) -> Result:
+    def _checked(self, result: Result, batch: RowBatch) -> Result:
         """The result, if it has as many rows as the batch."""
         for name, array in result.outputs.items():
             if array.ndim == 0 or array.shape[0] != len(batch.rows):

@@ -23,7 +23,7 @@ from router.sdk.values import read_json
 FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet", ".npy")
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """``total`` is the number of rows, None where only reading the whole file would tell."""
 
     @property
@@ -33,7 +33,7 @@ class Source(Protocol):
         """The rows from ``start`` on, ``size`` at a time. Raises InputError for a file that is none."""
 
 
-def open_source(path: Path, model: ModelInfo, header: bool | None = None) -> Source:
+def open_source(path: Path, model: ModelInfo, header: bool | None = None) -> RowSource:
     """The rows of ``path``; ``header`` says whether a .csv begins with names, where it does not tell itself.
 
     Raises InputError for what cannot be read or does not fit the model.

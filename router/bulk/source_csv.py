@@ -37,9 +37,9 @@ class CsvSource:
         named = has_header(first, model) if header is None else header
         self._binding = bind(self._width if named is False else first, model)
         if named is None:
-            shown = ", ".join(repr(cell) for cell in first[:4]) + (", ..." if len(first) > 4 else "")
+            cells = ", ".join(repr(cell) for cell in first[:4]) + (", ..." if len(first) > 4 else "")
             raise InputError(
-                f"{path}: the first line ({shown}) may name the columns or be a row: "
+                f"{path}: the first line ({cells}) may name the columns or be a row: "
                 "say which with --header yes or --header no"
             )
         self._skip = int(named)

@@ -1,1 +1,4 @@
-"""The main job, end to end on real input: interactive and bulk requests together, every answer checked."""
+"""The load of the command ``demo``: interactive and bulk requests on a real model, every answer checked.
+
+Read :mod:`router.demo.interactive` and :mod:`router.demo.bulk` first: the two halves of the load.
+"""

@@ -33,7 +33,7 @@ REQUESTS_IN_FLIGHT = 3
 _BLOCK = 1024
 
 
-class Tally:
+class BulkTally:
     """Counts of the rows that came back; rows are checked in blocks, because numpy is slow on single ones."""
 
     def __init__(self, known: reference.Reference) -> None:
@@ -98,7 +98,7 @@ def main(url: str, model: str, artifacts: str) -> None:
     known = reference.compute(Path(artifacts), variants, images, truth)
     stop = threading.Event()
     threading.Thread(target=_until_closed, args=(stop,), daemon=True).start()
-    sent, tally, start = 0, Tally(known), time.perf_counter()
+    sent, tally, start = 0, BulkTally(known), time.perf_counter()
 
     def items() -> Iterator[Array]:
         nonlocal sent
@@ -108,7 +108,7 @@ def main(url: str, model: str, artifacts: str) -> None:
                 yield image
 
     _say({"ready": True})
-    told = 0.0
+    reported_s = 0.0
     with Client(url) as client:
         results = client.map(
             model,
@@ -121,8 +121,8 @@ def main(url: str, model: str, artifacts: str) -> None:
         for number, result in enumerate(results):
             tally.add(result, number % len(images))
             now = time.perf_counter() - start
-            if now - told >= 0.25:
-                told = now
+            if now - reported_s >= 0.25:
+                reported_s = now
                 _say({"sent": sent, "rows": tally.rows, "untrue": tally.untrue, "failed": tally.failed})
     tally.finish()
     _say({"summary": tally.to_json(sent, time.perf_counter() - start)})

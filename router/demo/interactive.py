@@ -17,7 +17,7 @@ BUDGET_MS = 50.0
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class InteractiveRecord:
     """One interactive request. ``latency_ms`` counts from the moment it was meant to be sent."""
 
     at_s: float
@@ -35,7 +35,7 @@ class Record:
 
 
 async def send(
-    url: str, model: str, arrivals: Sequence[float], reference: Reference, records: list[Record]
+    url: str, model: str, arrivals: Sequence[float], reference: Reference, records: list[InteractiveRecord]
 ) -> None:
     """Send each request at its time, whether or not earlier ones are answered; add a record for each."""
     async with AsyncClient(url) as client:
@@ -61,7 +61,7 @@ async def _one(
     at_s: float,
     start: float,
     reference: Reference,
-    records: list[Record],
+    records: list[InteractiveRecord],
 ) -> None:
     image = reference.images[index : index + 1]
     try:
@@ -77,7 +77,7 @@ async def _one(
         label = result.outputs["label"]
         rows = np.array([index])
         records.append(
-            Record(
+            InteractiveRecord(
                 at_s,
                 latency_ms,
                 "done",
@@ -88,4 +88,4 @@ async def _one(
             )
         )
         return
-    records.append(Record(at_s, (time.perf_counter() - start - at_s) * 1e3, outcome, error=text))
+    records.append(InteractiveRecord(at_s, (time.perf_counter() - start - at_s) * 1e3, outcome, error=text))

@@ -12,11 +12,11 @@ import numpy as np
 import orjson
 from rich.table import Table
 
-from router.demo.interactive import BUDGET_MS, Record
+from router.demo.interactive import BUDGET_MS, InteractiveRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class QueueSample:
     """The bulk side at one moment: seconds from the start, rows that wait, rows answered so far."""
 
     at_s: float
@@ -38,7 +38,7 @@ class Row:
     rejected: int
 
 
-def rows(records: Sequence[Record], bulk: dict[str, Any]) -> list[Row]:
+def rows(records: Sequence[InteractiveRecord], bulk: dict[str, Any]) -> list[Row]:
     """A row for each path and variant; refusals stand in a row of their own."""
     table = []
     for variant in sorted({r.variant for r in records if r.outcome == "done"}):
@@ -79,11 +79,13 @@ def rows(records: Sequence[Record], bulk: dict[str, Any]) -> list[Row]:
 
 
 def table(lines: Sequence[Row]) -> Table:
-    shown = Table(title=f"interactive within {BUDGET_MS:g} ms, bulk within 10 min; a bulk row is one image")
+    rendered = Table(
+        title=f"interactive within {BUDGET_MS:g} ms, bulk within 10 min; a bulk row is one image"
+    )
     for name in ("path", "variant", "requests", "p50 ms", "p99 ms", "deadlines met", "accuracy", "rejected"):
-        shown.add_column(name, justify="left" if name in ("path", "variant") else "right")
+        rendered.add_column(name, justify="left" if name in ("path", "variant") else "right")
     for line in lines:
-        shown.add_row(
+        rendered.add_row(
             line.path,
             line.variant,
             f"{line.requests:,}",
@@ -93,10 +95,12 @@ def table(lines: Sequence[Row]) -> Table:
             f"{line.accuracy:.2%}" if line.variant != "none" else "-",
             str(line.rejected),
         )
-    return shown
+    return rendered
 
 
-def figures(records: Sequence[Record], bulk: dict[str, Any], problems: Sequence[str]) -> dict[str, Any]:
+def figures(
+    records: Sequence[InteractiveRecord], bulk: dict[str, Any], problems: Sequence[str]
+) -> dict[str, Any]:
     """The run in numbers; ``deadlines_met`` counts refusals and failures as missed."""
     done = [r for r in records if r.outcome == "done"]
     return {
@@ -121,7 +125,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
-def draw(path: Path, records: Sequence[Record], samples: Sequence[Sample]) -> None:
+def draw(path: Path, records: Sequence[InteractiveRecord], samples: Sequence[QueueSample]) -> None:
     """Latency against budget over time, queue length, batch throughput: three panels, one time axis."""
     import matplotlib
 

@@ -25,14 +25,14 @@ from collections.abc import (
 )
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from router.sdk.base import Face, length_of
+from router.sdk.base import BaseClient, length_of
 from router.sdk.codec import ModelInfo, Result
 from router.sdk.deadline import Budget
-from router.sdk.effects import Flow, Options, Send, Ticket, Wait
+from router.sdk.effects import Flow, Options, Send, Sleep, Ticket
 from router.sdk.errors import HybridRouterError
 from router.sdk.map import END, Emit, Finish, MapPlan, Progress, Pull, Start
 from router.sdk.progress import reporter
-from router.sdk.responses import Lost, Reply
+from router.sdk.responses import NoResponse, Reply
 from router.units import duration_ms
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ T = TypeVar("T")
 Items = Iterable[object] | AsyncIterable[object]
 
 
-class AsyncClient(Face):
+class AsyncClient(BaseClient):
     """The twin of :class:`router.Client`: the same settings, calls and errors, awaited.
 
     To be used from one event loop; a forked child may use it from one of its own. Cancelling a task
@@ -83,7 +83,7 @@ class AsyncClient(Face):
             jitter=jitter,
         )
         self._sleep = sleep
-        self._transport = self._wire.async_transport(transport)
+        self._transport = self._http.async_transport(transport)
 
     async def infer(
         self,
@@ -257,8 +257,8 @@ class AsyncClient(Face):
             value: T = end.value
             return value
 
-    async def _perform(self, step: Send | Wait) -> Reply | Lost | None:
-        if isinstance(step, Wait):
+    async def _perform(self, step: Send | Sleep) -> Reply | NoResponse | None:
+        if isinstance(step, Sleep):
             if self._sleep is not None:
                 await self._sleep(step.seconds)
             else:
@@ -267,11 +267,11 @@ class AsyncClient(Face):
                 await asyncio.sleep(step.seconds)
             return None
         try:
-            response = await self._transport.handle_async_request(self._wire.request(step))
+            response = await self._transport.handle_async_request(self._http.request(step))
             await response.aread()
-            return self._wire.reply(response)
-        except self._wire.errors as error:
-            return self._wire.lost(error, step)
+            return self._http.reply(response)
+        except self._http.errors as error:
+            return self._http.no_response(error, step)
 
     async def _run_map(
         self, plan: MapPlan, items: Items, title: str, progress: bool | Progress

@@ -1,4 +1,4 @@
-"""What both faces of the SDK share: how a client is made, and the core that they drive."""
+"""What both clients of the SDK share: how one is made, and the core that it drives."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from router.units import duration_ms
 KEY_VARIABLE = "HYBRID_ROUTER_KEY"
 
 
-class Face:
-    """What both faces have: the core and the way onto the wire."""
+class BaseClient:
+    """What both clients have: the core, and the codec between it and httpx."""
 
     def __init__(
         self,
@@ -31,11 +31,11 @@ class Face:
         clock: Callable[[], float],
         jitter: Callable[[], float],
     ) -> None:
-        from router.sdk.http import Wire
+        from router.sdk.http import HttpCodec
 
-        self._wire = Wire(url)
+        self._http = HttpCodec(url)
         self._core = ClientCore(
-            self._wire.server,
+            self._http.server,
             clock=clock,
             jitter=jitter,
             headers=_headers(key, tenant, headers),

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from router.sdk.async_client import AsyncClient as AsyncClient
 from router.sdk.async_client import AsyncJob as AsyncJob
-from router.sdk.base import Face, length_of
+from router.sdk.base import BaseClient, length_of
 from router.sdk.codec import ModelInfo, Result
 from router.sdk.deadline import Budget
-from router.sdk.effects import Flow, Options, Send, Ticket, Wait
+from router.sdk.effects import Flow, Options, Send, Sleep, Ticket
 from router.sdk.errors import HybridRouterError
 from router.sdk.map import END, Emit, Finish, MapPlan, Progress, Pull, Start, stopped
 from router.sdk.progress import reporter
-from router.sdk.responses import Lost, Reply
+from router.sdk.responses import NoResponse, Reply
 from router.units import duration_ms
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(Face):
+class Client(BaseClient):
     """A connection to one server; safe to share between threads, best kept for many calls.
 
     A forked child may go on with it: it opens connections of its own. A ``map`` that the parent began is
@@ -84,7 +84,7 @@ class Client(Face):
             jitter=jitter,
         )
         self._sleep = sleep
-        self._transport = self._wire.transport(transport)
+        self._transport = self._http.transport(transport)
 
     def infer(
         self,
@@ -269,19 +269,19 @@ class Client(Face):
             value: T = end.value
             return value
 
-    def _perform(self, step: Send | Wait, stop: threading.Event | None = None) -> Reply | Lost | None:
-        if isinstance(step, Wait):
+    def _perform(self, step: Send | Sleep, stop: threading.Event | None = None) -> Reply | NoResponse | None:
+        if isinstance(step, Sleep):
             pause = self._sleep or (stop.wait if stop is not None else time.sleep)
             pause(step.seconds)
             if stop is not None and stop.is_set():
                 raise stopped()
             return None
         try:
-            response = self._transport.handle_request(self._wire.request(step))
+            response = self._transport.handle_request(self._http.request(step))
             response.read()
-            return self._wire.reply(response)
-        except self._wire.errors as error:
-            return self._wire.lost(error, step)
+            return self._http.reply(response)
+        except self._http.errors as error:
+            return self._http.no_response(error, step)
 
     def _run_map(
         self,

@@ -1,7 +1,8 @@
-"""Connections of the SDK: a stack of lanes of one connection each, as httpx transports.
+"""Connections of the SDK: a pool that takes the one used last, as httpx transports.
 
 httpx's own pool looks at every connection for every connection whenever a request ends: at 64 in flight
-it costs more than the requests. Taking the lane that was used last costs the same however many there are.
+it costs more than the requests. Taking the connection
+that was used last costs the same however many there are.
 """
 
 from __future__ import annotations
@@ -18,31 +19,31 @@ import httpx
 
 from router.sdk.fork import PerProcess
 
-Lane = TypeVar("Lane")
+Connection = TypeVar("Connection")
 
 #: Requests in flight at once; more wait for their turn within their time.
-MAX_LANES = 256
+MAX_CONNECTIONS = 256
 #: How long a connection is kept that nobody uses.
 IDLE_S = 30.0
 
 
-class _Stack(Generic[Lane]):
-    """Idle lanes, the last used on top."""
+class _Stack(Generic[Connection]):
+    """Idle connections, the last used on top."""
 
-    def __init__(self, make: Callable[[], Lane]) -> None:
+    def __init__(self, make: Callable[[], Connection]) -> None:
         self._make = make
-        self._idle: deque[tuple[float, Lane]] = deque()
+        self._idle: deque[tuple[float, Connection]] = deque()
 
-    def take(self) -> Lane:
+    def take(self) -> Connection:
         try:
             return self._idle.pop()[1]
         except IndexError:
             return self._make()
 
-    def give(self, lane: Lane) -> Lane | None:
+    def give(self, connection: Connection) -> Connection | None:
         """Put it back; give one that has been idle for too long, to close."""
         now_s = time.monotonic()
-        self._idle.append((now_s, lane))
+        self._idle.append((now_s, connection))
         try:
             oldest = self._idle.popleft()
         except IndexError:  # other threads took them all
@@ -52,14 +53,14 @@ class _Stack(Generic[Lane]):
         self._idle.appendleft(oldest)
         return None
 
-    def drain(self) -> list[Lane]:
-        lanes = [lane for _, lane in self._idle]
+    def drain(self) -> list[Connection]:
+        connections = [connection for _, connection in self._idle]
         self._idle.clear()
-        return lanes
+        return connections
 
 
 def _context(tls: bool) -> ssl.SSLContext:
-    """One for all lanes: loading the CA certificates takes longer than many a request."""
+    """One for all connections: loading the CA certificates takes longer than many a request."""
     return httpx.create_ssl_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -67,17 +68,17 @@ _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_ex
 
 
 def _turn_timeout(request: httpx.Request) -> httpx.PoolTimeout:
-    return httpx.PoolTimeout(f"{MAX_LANES} requests stayed in flight", request=request)
+    return httpx.PoolTimeout(f"{MAX_CONNECTIONS} requests stayed in flight", request=request)
 
 
-class Lanes(httpx.BaseTransport):
+class ConnectionPool(httpx.BaseTransport):
     """For threads. Its responses are read to their end."""
 
     def __init__(self, tls: bool) -> None:
         def make() -> tuple[_Stack[httpx.HTTPTransport], threading.Semaphore]:
             context = _context(tls)
             stack = _Stack(lambda: httpx.HTTPTransport(verify=context, limits=_ONE, trust_env=False))
-            return stack, threading.Semaphore(MAX_LANES)
+            return stack, threading.Semaphore(MAX_CONNECTIONS)
 
         # What is idle is in nobody's hands: closing it in a child closes descriptors and sends nothing.
         self._mine = PerProcess(make, lambda parents: _close(parents[0]))
@@ -92,15 +93,15 @@ class Lanes(httpx.BaseTransport):
             raise _turn_timeout(request)
         stale = None
         try:
-            lane = stack.take()
+            connection = stack.take()
             try:
-                response = lane.handle_request(request)
+                response = connection.handle_request(request)
                 try:
                     response.read()
                 finally:
                     response.close()
             finally:
-                stale = stack.give(lane)
+                stale = stack.give(connection)
         finally:
             turns.release()
             if stale is not None:
@@ -112,18 +113,18 @@ class Lanes(httpx.BaseTransport):
 
 
 def _close(stack: _Stack[httpx.HTTPTransport]) -> None:
-    for lane in stack.drain():
-        lane.close()
+    for connection in stack.drain():
+        connection.close()
 
 
-class AsyncLanes(httpx.AsyncBaseTransport):
+class AsyncConnectionPool(httpx.AsyncBaseTransport):
     """For asyncio. Its responses are read to their end."""
 
     def __init__(self, tls: bool) -> None:
         def make() -> tuple[_Stack[httpx.AsyncHTTPTransport], asyncio.Semaphore]:
             context = _context(tls)
             stack = _Stack(lambda: httpx.AsyncHTTPTransport(verify=context, limits=_ONE, trust_env=False))
-            return stack, asyncio.Semaphore(MAX_LANES)
+            return stack, asyncio.Semaphore(MAX_CONNECTIONS)
 
         # The parent's are left alone: its event loop alone could close them, and TLS would say goodbye.
         self._mine = PerProcess(make)
@@ -144,15 +145,15 @@ class AsyncLanes(httpx.AsyncBaseTransport):
             await turns.acquire()
         stale = None
         try:
-            lane = stack.take()
+            connection = stack.take()
             try:
-                response = await lane.handle_async_request(request)
+                response = await connection.handle_async_request(request)
                 try:
                     await response.aread()
                 finally:
                     await response.aclose()
             finally:
-                stale = stack.give(lane)
+                stale = stack.give(connection)
         finally:
             turns.release()
             if stale is not None:
@@ -160,5 +161,5 @@ class AsyncLanes(httpx.AsyncBaseTransport):
         return response
 
     async def aclose(self) -> None:
-        for lane in self._stack.drain():
-            await lane.aclose()
+        for connection in self._stack.drain():
+            await connection.aclose()

@@ -1,9 +1,9 @@
 """The SDK without I/O: generators that say what to send and how long to wait, and take what came.
 
-A flow yields :class:`Send` and :class:`Wait` and receives a :class:`Reply`, or a :class:`Lost` where no
-answer came; its return value is the call's. The faces in :mod:`router.sdk.client` do what it says, one with
-blocking calls and one with ``await``, so retries, budgets and polling are written once. The clock and
-the random generator are given.
+A flow yields :class:`Send` and :class:`Sleep` and receives a :class:`Reply`, or a :class:`NoResponse`
+where no answer came; its return value is the call's. :class:`~router.Client` performs it with blocking
+calls, :class:`~router.AsyncClient` with ``await``, so retries, budgets and polling are written once. The
+clock and the random generator are arguments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote
 from router.sdk import codec
 from router.sdk.codec import ModelInfo, Result, Tensor
 from router.sdk.deadline import Budget, Limit, limit_of
-from router.sdk.effects import Ask, Flow, Options, Send, Ticket, Wait
+from router.sdk.effects import ApiCall, Flow, Options, Send, Sleep, Ticket
 from router.sdk.errors import (
     DeadlineExceeded,
     HybridRouterError,
@@ -27,7 +27,15 @@ from router.sdk.errors import (
     ResultPending,
     ServerUnavailable,
 )
-from router.sdk.responses import Lost, Reply, error_of, is_transient, job_id_of, read_json, retry_after_s
+from router.sdk.responses import (
+    NoResponse,
+    Reply,
+    error_of,
+    is_transient,
+    job_id_of,
+    read_json,
+    retry_after_s,
+)
 from router.units import format_ms
 
 #: The longest that the server is asked to hold one poll, and what the network may add to it.
@@ -111,7 +119,7 @@ class ClientCore:
             *extra_headers,
         ]
         path = f"{_model_path(model, options.variant)}/infer"
-        reply = yield from self.exchange(Ask("POST", path, headers, content, True), ticket.limit)
+        reply = yield from self.exchange(ApiCall("POST", path, headers, content, True), ticket.limit)
         if reply.status == 200:
             ticket.id = self._settle(ticket, reply).id
         elif reply.status == 202:
@@ -156,15 +164,15 @@ class ClientCore:
             # A server that does not hold polls must not be asked in a tight loop.
             idle_s = min(1.0, idle_s * 2 or 0.02) if now_s - asked_s < min(1.0, wait_s) else 0.0
             if idle_s:
-                yield Wait(min(idle_s, limit.give_up_s - now_s))
+                yield Sleep(min(idle_s, limit.give_up_s - now_s))
         return ticket.result
 
     def state(self, ticket: Ticket) -> Flow[str]:
         """pending, leased, done, failed, expired, cancelled or dead. Raises JobUnknown."""
         if ticket.result is not None:
             return "done"
-        ask = Ask("GET", _result_path(ticket), self._result_headers, job_id=ticket.id)
-        reply = yield from self.exchange(ask, self._own_limit())
+        call = ApiCall("GET", _result_path(ticket), self._result_headers, job_id=ticket.id)
+        reply = yield from self.exchange(call, self._own_limit())
         if reply.status == 200:
             self._settle(ticket, reply)
             return "done"
@@ -176,8 +184,8 @@ class ClientCore:
 
     def cancel(self, job_id: str, limit: Limit | None = None) -> Flow[bool]:
         """Whether the request is now cancelled; False where it had ended before. Raises JobUnknown."""
-        ask = Ask("DELETE", _job_path(job_id), self._json_headers, job_id=job_id)
-        reply = yield from self.exchange(ask, limit or self._own_limit())
+        call = ApiCall("DELETE", _job_path(job_id), self._json_headers, job_id=job_id)
+        reply = yield from self.exchange(call, limit or self._own_limit())
         if reply.status in (200, 202, 204, 409, 410):
             state = read_json(reply).get("state") if reply.content else None
             return bool(state == "cancelled") if state else reply.status != 409
@@ -192,9 +200,9 @@ class ClientCore:
     def models(self) -> Flow[list[ModelInfo]]:
         reply = yield from self._get_json("/v2/models", self.limit(None))
         listed = read_json(reply).get("models")
-        found = [ModelInfo.from_json(value) for value in listed or ()]
-        self._models.update({info.name: info for info in found if info.inputs})
-        return found
+        models = [ModelInfo.from_json(value) for value in listed or ()]
+        self._models.update({info.name: info for info in models if info.inputs})
+        return models
 
     def model(self, name: str, limit: Limit | None = None) -> Flow[ModelInfo]:
         """The model's metadata, asked for anew. Raises ModelNotFound."""
@@ -224,17 +232,17 @@ class ClientCore:
         return Limit(now_s, None, now_s + self._timeout_s)
 
     def _get_json(self, path: str, limit: Limit) -> Flow[Reply]:
-        reply = yield from self.exchange(Ask("GET", path, self._json_headers), limit)
+        reply = yield from self.exchange(ApiCall("GET", path, self._json_headers), limit)
         if reply.status != 200:
             raise error_of(reply)
         return reply
 
     def _get_result(self, ticket: Ticket, limit: Limit, wait_s: float) -> Flow[Reply]:
         path = _result_path(ticket, f"wait={wait_s:.3f}")
-        ask = Ask("GET", path, self._result_headers, job_id=ticket.id, polls=True)
+        call = ApiCall("GET", path, self._result_headers, job_id=ticket.id, polls=True)
         # The server ends the poll in time; the margin is for its answer to come through.
         padded = Limit(limit.started_s, limit.deadline_s, max(limit.give_up_s, self.clock()) + 1.0)
-        reply = yield from self.exchange(ask, padded, wait_s + POLL_MARGIN_S)
+        reply = yield from self.exchange(call, padded, wait_s + POLL_MARGIN_S)
         if reply.status not in (200, 202):
             raise error_of(reply, job_id=ticket.id)
         return reply
@@ -246,7 +254,7 @@ class ClientCore:
         ticket.result = codec.pick(result, ticket.outputs) if ticket.outputs else result
         return ticket.result
 
-    def exchange(self, ask: Ask, limit: Limit, try_s: float = math.inf) -> Flow[Reply]:
+    def exchange(self, call: ApiCall, limit: Limit, try_s: float = math.inf) -> Flow[Reply]:
         """One final reply, after as many tries as the limit allows.
 
         Tried again: a server that cannot be reached or hangs up, a proxy's bare error page, 503, and 429
@@ -254,23 +262,23 @@ class ClientCore:
         budget, and never for longer than ``retry_for_s`` without sign of life.
         """
         failing_s: float | None = None
-        reply: Reply | Lost | None = None
+        reply: Reply | NoResponse | None = None
         tries = 0
         # Only who waits for the end of a request that is taken goes on past the budget, into the grace.
-        until_s = limit.give_up_s if ask.polls or limit.deadline_s is None else limit.deadline_s
+        until_s = limit.give_up_s if call.polls or limit.deadline_s is None else limit.deadline_s
         while True:
             now_s = self.clock()
             if now_s >= until_s:
                 if reply is not None:
-                    raise self._gave_up(reply, limit, tries, ask)
-                raise DeadlineExceeded(f"{_ended(limit)} before the request was sent", id=ask.job_id)
-            headers = ask.headers
-            if ask.carries_budget and (left := limit.budget_header(now_s)):
+                    raise self._gave_up(reply, limit, tries, call)
+                raise DeadlineExceeded(f"{_ended(limit)} before the request was sent", id=call.job_id)
+            headers = call.headers
+            if call.carries_budget and (left := limit.budget_header(now_s)):
                 headers = [*headers, (b"latency-budget-ms", left)]
             reply = yield Send(
-                ask.method, ask.path, headers, ask.content, min(limit.give_up_s - now_s, try_s)
+                call.method, call.path, headers, call.content, min(limit.give_up_s - now_s, try_s)
             )
-            throttled = ask.polls and isinstance(reply, Reply) and reply.status == 429
+            throttled = call.polls and isinstance(reply, Reply) and reply.status == 429
             if isinstance(reply, Reply) and not (throttled or is_transient(reply)):
                 return reply
             assert reply is not None
@@ -288,21 +296,23 @@ class ClientCore:
                 pause_s = asked_to_wait_s * (1 + self._jitter() / 10)
                 over = now_s + pause_s >= until_s
             if over:
-                raise self._gave_up(reply, limit, tries, ask)
-            yield Wait(pause_s)
+                raise self._gave_up(reply, limit, tries, call)
+            yield Sleep(pause_s)
 
-    def _gave_up(self, reply: Reply | Lost, limit: Limit, tries: int, ask: Ask) -> HybridRouterError:
-        now_s, id_ = self.clock(), ask.job_id
+    def _gave_up(
+        self, reply: Reply | NoResponse, limit: Limit, tries: int, call: ApiCall
+    ) -> HybridRouterError:
+        now_s, id_ = self.clock(), call.job_id
         spent = f"tried {tries} times in {format_ms((now_s - limit.started_s) * 1e3)}"
         if isinstance(reply, Reply):
             error = error_of(reply, job_id=id_)
             if isinstance(error, Rejected):
-                return _not_told(error, id_, limit) if ask.polls and now_s < limit.give_up_s else error
+                return _not_told(error, id_, limit) if call.polls and now_s < limit.give_up_s else error
             return ServerUnavailable(
                 f"{self.server}: {error} ({spent})", status=reply.status, problem=error.problem, id=id_
             )
         if reply.late and now_s >= limit.give_up_s:
-            if ask.polls:
+            if call.polls:
                 return _unanswered(id_, limit)
             if limit.deadline_s is not None:
                 return DeadlineExceeded(f"{_ended(limit)} without an answer from {self.server}", id=id_)

@@ -1,4 +1,4 @@
-"""The words in which the SDK's core and its faces speak: what to send, how long to wait, what is known."""
+"""What passes between the SDK's core and its clients: what to send, how long to wait, what is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from router.sdk.codec import Result
 from router.sdk.deadline import Limit
-from router.sdk.responses import Lost, Reply
+from router.sdk.responses import NoResponse, Reply
 
 T = TypeVar("T")
 Headers = list[tuple[bytes, bytes]]
@@ -29,13 +29,13 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class Sleep:
     """Do nothing for so long."""
 
     seconds: float
 
 
-Flow = Generator[Send | Wait, Reply | Lost | None, T]
+Flow = Generator[Send | Sleep, Reply | NoResponse | None, T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ApiCall:
     """One exchange, tries and all.
 
     No try starts after the budget is over, unless it ``polls``: waits for the end of a request that is

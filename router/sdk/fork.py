@@ -38,13 +38,13 @@ class PerProcess(Generic[T]):
 
     def __init__(self, make: Callable[[], T], leave: Callable[[T], None] | None = None) -> None:
         self._make, self._leave = make, leave
-        self._made = (_generation, make())
+        self._owned = (_generation, make())
 
     def get(self) -> T:
         """This process's value. Threads that ask for the first one at once may each get one of their own."""
-        made = self._made
-        if made[0] != _generation:
+        owned = self._owned
+        if owned[0] != _generation:
             if self._leave is not None:
-                self._leave(made[1])
-            made = self._made = (_generation, self._make())
-        return made[1]
+                self._leave(owned[1])
+            owned = self._owned = (_generation, self._make())
+        return owned[1]

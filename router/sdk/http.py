@@ -9,19 +9,19 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from router.sdk.connections import AsyncLanes, Lanes
+from router.sdk.connections import AsyncConnectionPool, ConnectionPool
 from router.sdk.effects import Send
 from router.sdk.errors import HybridRouterError, ProtocolError
 from router.sdk.fork import generation
-from router.sdk.responses import Lost, Reply
+from router.sdk.responses import NoResponse, Reply
 
 _MAX_CACHED_URLS = 256
 
 
-class Wire:
+class HttpCodec:
     """Requests to one server."""
 
-    #: What sending may raise, for the faces to hand to :meth:`lost`.
+    #: What sending may raise, for the clients to hand to :meth:`no_response`.
     errors = httpx.HTTPError
 
     def __init__(self, url: str) -> None:
@@ -31,15 +31,15 @@ class Wire:
 
     def transport(self, given: httpx.BaseTransport | None) -> httpx.BaseTransport:
         self._given = given is not None
-        return given or Lanes(self.server.startswith("https:"))
+        return given or ConnectionPool(self.server.startswith("https:"))
 
     def async_transport(self, given: httpx.AsyncBaseTransport | None) -> httpx.AsyncBaseTransport:
         self._given = given is not None
-        return given or AsyncLanes(self.server.startswith("https:"))
+        return given or AsyncConnectionPool(self.server.startswith("https:"))
 
     def request(self, send: Send) -> httpx.Request:
         if self._given and self._generation != generation():
-            # The lanes are made anew by each process; one of httpx's own transports is not.
+            # Each process makes connections of its own; one of httpx's own transports is not.
             raise HybridRouterError(
                 "the transport that this client was given was made before a fork, and both processes "
                 "would use its connections: make a new client in the child"
@@ -60,18 +60,18 @@ class Wire:
         }
         return Reply(response.status_code, headers, response.content)
 
-    def lost(self, error: httpx.HTTPError, send: Send) -> Lost:
+    def no_response(self, error: httpx.HTTPError, send: Send) -> NoResponse:
         """Raises ProtocolError for a body that cannot be decompressed: another try would not mend it."""
         if isinstance(error, httpx.DecodingError):
             raise ProtocolError(f"the answer of {self.server} cannot be decompressed: {error}") from error
         name = type(error).__name__
         if isinstance(error, httpx.ConnectTimeout):
-            return Lost("no connection in time")
+            return NoResponse("no connection in time")
         if isinstance(error, httpx.PoolTimeout):
-            return Lost("all connections of this client stayed in use", late=True)
+            return NoResponse("all connections of this client stayed in use", late=True)
         if isinstance(error, httpx.TimeoutException):
-            return Lost(f"nothing came within {send.timeout_s:.3g} s", late=True)
-        return Lost(str(error) or name)
+            return NoResponse(f"nothing came within {send.timeout_s:.3g} s", late=True)
+        return NoResponse(str(error) or name)
 
     def _url(self, path: str) -> httpx.URL:
         url = self._urls.get(path)

@@ -16,7 +16,7 @@ from router.sdk import codec
 from router.sdk.codec import ModelInfo, Result, Tensor
 from router.sdk.core import RESPOND_ASYNC, ClientCore
 from router.sdk.deadline import Limit
-from router.sdk.effects import Flow, Options, Send, Ticket, Wait
+from router.sdk.effects import Flow, Options, Send, Sleep, Ticket
 from router.sdk.errors import HybridRouterError, InvalidRequest, JobCancelled, JobFailed
 from router.sdk.fork import generation
 
@@ -32,7 +32,7 @@ Answer = Result | HybridRouterError
 #: With these the server refuses a request for what is in it, or how much.
 _AT_FAULT = (413, 422)
 
-#: What a face answers to :class:`Pull` when the items are over.
+#: What a client answers to :class:`Pull` when the items are over.
 END = object()
 
 
@@ -62,7 +62,7 @@ class Emit:
     value: Answer
 
 
-Step = Pull | Start | Finish | Emit | Send | Wait
+Step = Pull | Start | Finish | Emit | Send | Sleep
 Plan = Generator[Step, Any, None]
 #: Per item, in order: None where it is the next row of the request, else why it is in none.
 Slots = list[InvalidRequest | None]
@@ -107,7 +107,7 @@ class MapPlan:
         return self._generation == generation()
 
     def run(self) -> Plan:
-        """Steps for a face to take; ends after the last item's result."""
+        """Steps for a client to take; ends after the last item's result."""
         info = yield from self._core.known_model(self._model, self._limit)
         more = True
         while more or self._window:

@@ -36,7 +36,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class NoResponse:
     """No answer: not reached, hung up, or (``late``) none within the time given."""
 
     reason: str
@@ -78,12 +78,12 @@ def is_transient(reply: Reply) -> bool:
     return reply.status in (408, 503) or (reply.status in _PROXY_STATUSES and not _is_json(reply))
 
 
-def retry_after_s(reply: Reply | Lost) -> float | None:
+def retry_after_s(reply: Reply | NoResponse) -> float | None:
     """When the server says to try again, in seconds; a date is measured by the server's own ``Date``.
 
     ``Retry-After-Ms`` is the router's exact figure beside the whole seconds of ``Retry-After``.
     """
-    if isinstance(reply, Lost):
+    if isinstance(reply, NoResponse):
         return None
     exact_ms = reply.headers.get("retry-after-ms", "")
     if exact_ms.isdigit():

@@ -27,7 +27,7 @@ import httpx
 import numpy as np
 import orjson
 
-from router.bench.wire import Wire
+from router.bench.http_pool import HttpPool
 from tests.benchmarks import door_keys, mlp
 from tests.benchmarks.report import Figure, at_least, at_most, write
 from tests.support.mutants import try_out
@@ -155,7 +155,7 @@ def _slow_clients(url: str, count: int) -> Iterator[list[int]]:
 
 async def _steady(url: str, seconds: float) -> tuple[list[float], int]:
     """Latencies, ms, of callers that each send a row at fixed times; and how many were not answered 200."""
-    wire = Wire(url)
+    pool = HttpPool(url)
     head, body = _request()
     latencies: list[float] = []
     lost = 0
@@ -166,7 +166,7 @@ async def _steady(url: str, seconds: float) -> tuple[list[float], int]:
         due = began + number * _CALL_EVERY_S / _CALLERS
         while due < began + seconds:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            reply = await wire.exchange("POST", wire.prefix + INFER, head, body)
+            reply = await pool.exchange("POST", pool.prefix + INFER, head, body)
             if reply.status == 200:
                 latencies.append((reply.at_s - due) * 1e3)  # from when it was due: a late start counts
             else:
@@ -176,7 +176,7 @@ async def _steady(url: str, seconds: float) -> tuple[list[float], int]:
     try:
         await asyncio.gather(*(caller(number) for number in range(_CALLERS)))
     finally:
-        await wire.close()
+        await pool.close()
     return latencies, lost
 
 

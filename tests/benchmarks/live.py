@@ -16,8 +16,8 @@ from optimizers.profile import LatencyProfile
 from router import Client
 from router.bench import bodies
 from router.bench.bodies import Bodies
+from router.bench.http_pool import HttpPool
 from router.bench.run import Replayed, replay
-from router.bench.wire import Wire
 from router.cli.client.bench import quality_drops
 from router.sdk.codec import ModelInfo
 from router.simulate import workload
@@ -75,14 +75,14 @@ class Target:
 
     async def _play(self, requests: Sequence[Request], variant: str | None, prefix: str) -> Replayed:
         ready = self._bodies(requests)
-        about = Wire(self.url)
+        about = HttpPool(self.url)
         drops = await quality_drops(about, {self.model})
         await about.close()
-        wire = Wire(self.url + prefix)
+        pool = HttpPool(self.url + prefix)
         try:
-            return await replay(wire, requests, ready, variant=variant, drops=drops)
+            return await replay(pool, requests, ready, variant=variant, drops=drops)
         finally:
-            await wire.close()
+            await pool.close()
 
     def _bodies(self, requests: Sequence[Request]) -> Bodies:
         return bodies.prepare(requests, {self.model: self.info()}, self.data, seed=7)
@@ -101,9 +101,9 @@ class Target:
     ) -> list[float]:
         request = Request(0.0, self.model, _NO_HURRY_MS, 1)
         ready = self._bodies([request])
-        wire = Wire(self.url + prefix)
+        pool = HttpPool(self.url + prefix)
         pin = f"/versions/{variant}" if variant else ""
-        path = f"{wire.prefix}/v2/models/{self.model}{pin}/infer"
+        path = f"{pool.prefix}/v2/models/{self.model}{pin}/infer"
         latencies: list[float] = []
         end = time.perf_counter() + seconds
 
@@ -113,7 +113,7 @@ class Target:
                 number += callers
                 head = b"Latency-Budget-Ms: %d\r\n" % _NO_HURRY_MS + body.head
                 start = time.perf_counter()
-                reply = await wire.exchange("POST", path, head, body.content)
+                reply = await pool.exchange("POST", path, head, body.content)
                 if reply.status != 200:
                     raise RuntimeError(f"{path}: status {reply.status}: {reply.body[:200]!r}")
                 latencies.append((reply.at_s - start) * 1e3)
@@ -121,7 +121,7 @@ class Target:
         try:
             await asyncio.gather(*(caller(number) for number in range(callers)))
         finally:
-            await wire.close()
+            await pool.close()
         return latencies
 
     def capacity_per_s(self, max_batch: int, seconds: float, variant: str | None = None) -> float:

@@ -20,8 +20,8 @@ Cli = Callable[..., Result]
 def against(monkeypatch: pytest.MonkeyPatch, server: Server) -> Cli:
     """A function that runs the command line with ``server`` behind every client; ``env`` is added."""
     transport = httpx.MockTransport(server)
-    monkeypatch.setattr(http, "Lanes", lambda tls: transport)
-    monkeypatch.setattr(http, "AsyncLanes", lambda tls: transport)
+    monkeypatch.setattr(http, "ConnectionPool", lambda tls: transport)
+    monkeypatch.setattr(http, "AsyncConnectionPool", lambda tls: transport)
 
     def invoke(
         *arguments: str | Path,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from optimizers.tensors import Array, TensorSpec
-from router.bulk.chunks import Part, Settled
+from router.bulk.chunks import AnsweredRows, Settled
 from router.bulk.errors import InputError
 from router.bulk.results import result_format
 from router.bulk.store import Paths, Store
@@ -32,11 +32,11 @@ def text(*items: bytes) -> Array:
     return array
 
 
-def part(rows: list[int], *words: bytes) -> Part:
+def part(rows: list[int], *words: bytes) -> AnsweredRows:
     n = np.array(rows)
     scores = np.stack([n / 10, n / 3], axis=1).astype(np.float32)
     grid = np.stack([n, -n], axis=1).astype(np.float64)[..., None]
-    return Part(rows, {"label": n, "scores": scores, "word": text(*words), "grid": grid}, "int8")
+    return AnsweredRows(rows, {"label": n, "scores": scores, "word": text(*words), "grid": grid}, "int8")
 
 
 CHUNKS = (
@@ -50,7 +50,7 @@ def write(results: Path, specs: tuple[TensorSpec, ...], chunks: tuple[Settled, .
     store = Store(Paths(results), {}, specs, disk=FaultyDisk())
     names = [spec.name for spec in specs]
     for chunk in chunks:
-        parts = [Part(p.rows, {n: p.outputs[n] for n in names}, p.variant) for p in chunk.parts]
+        parts = [AnsweredRows(p.rows, {n: p.outputs[n] for n in names}, p.variant) for p in chunk.parts]
         store.append(Settled(chunk.start, chunk.stop, chunk.position, parts, chunk.failures))
     store.finish()
     store.close()
@@ -118,7 +118,7 @@ def test_a_file_without_any_answer_is_still_one_of_its_format(tmp_path: Path, na
 @pytest.mark.parametrize("dtype", ["<f2", "<f8", "|u1", "<i4", "|b1"])
 def test_npy_of_every_kind_of_number_is_read_back(tmp_path: Path, dtype: str) -> None:
     value = np.ones((1, 3), dtype)
-    chunks = (Settled(0, 2, 1.0, [Part([1], {"x": value}, None)], [(0, "bad")]),)
+    chunks = (Settled(0, 2, 1.0, [AnsweredRows([1], {"x": value}, None)], [(0, "bad")]),)
     read = np.load(write(tmp_path / "x.npy", (TensorSpec("x", "FP32", (-1, 3)),), chunks))
     assert read.dtype == np.dtype(dtype)
     assert (read[1] == 1).all()

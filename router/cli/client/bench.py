@@ -12,9 +12,9 @@ import click
 import orjson
 
 from router.bench import bodies, compare
+from router.bench.http_pool import ExchangeError, HttpPool
 from router.bench.picture import PictureError, draw
 from router.bench.run import Replayed, replay
-from router.bench.wire import Wire, WireError
 from router.bulk.errors import InputError
 from router.cli import arrival_options
 from router.cli.common import EXIT_CODES, UNREACHABLE, connect, connection, exit_codes, fail
@@ -89,7 +89,7 @@ def bench(
         _check(requests, known)
         ready = bodies.prepare(requests, known, data, seed)
         replayed = asyncio.run(_replay(url, key, requests, ready, seed))
-    except WireError as error:
+    except ExchangeError as error:
         fail(str(error), UNREACHABLE)
     except _ERRORS as error:
         raise click.ClickException(str(error)) from None
@@ -114,9 +114,9 @@ async def _replay(
     url: str, key: str | None, requests: Sequence[Request], ready: bodies.Bodies, seed: int
 ) -> Replayed:
     headers = {"User-Agent": "hybrid-router", **({"Authorization": f"Bearer {key}"} if key else {})}
-    wire = Wire(url, headers)
+    pool = HttpPool(url, headers)
     try:
-        drops = await quality_drops(wire, {request.model for request in requests})
+        drops = await quality_drops(pool, {request.model for request in requests})
         span_s = requests[-1].at_ms / 1e3
         with click.progressbar(
             length=len(requests), label=f"{len(requests):,} requests in {span_s:,.0f} s", file=sys.stderr
@@ -127,20 +127,20 @@ async def _replay(
                 if count % every == 0 or count == len(requests):
                     bar.update(count - bar.pos)
 
-            return await replay(wire, requests, ready, seed=seed, drops=drops, progress=sent)
+            return await replay(pool, requests, ready, seed=seed, drops=drops, progress=sent)
     finally:
-        await wire.close()
+        await pool.close()
 
 
-async def quality_drops(wire: Wire, models: set[str]) -> dict[tuple[str, str], float]:
-    """Quality drops by model and variant, as the server's metadata tells them. Raises `WireError`."""
+async def quality_drops(pool: HttpPool, models: set[str]) -> dict[tuple[str, str], float]:
+    """Quality drops by model and variant, as the server's metadata tells them. Raises `ExchangeError`."""
     drops = {}
     for model in sorted(models):
-        reply = await wire.exchange("GET", f"{wire.prefix}/v2/models/{model}")
+        reply = await pool.exchange("GET", f"{pool.prefix}/v2/models/{model}")
         try:
             about = orjson.loads(reply.body)["parameters"]
-            for variant, told in about.items():
-                drops[model, variant] = float(told["quality"].get("quality_drop", 0.0))
+            for variant, facts in about.items():
+                drops[model, variant] = float(facts["quality"].get("quality_drop", 0.0))
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
             continue  # another server of the protocol: answers count, their quality is not known
     return drops
@@ -154,7 +154,7 @@ def _tell(
     picture: Path | None,
 ) -> None:
     measured = replayed.result.to_json()
-    found = {name: compare.differences(told, measured) for name, told in predicted.items()}
+    compared = {name: compare.differences(simulated, measured) for name, simulated in predicted.items()}
     numbers: dict[str, Any] = {
         url: {
             **measured,
@@ -162,11 +162,11 @@ def _tell(
             "sender_was_bottleneck": replayed.sender_was_bottleneck,
             "failures": replayed.failures,
         },
-        **{f"compared with {name}": [d._asdict() for d in ds] for name, ds in found.items()},
+        **{f"compared with {name}": [d._asdict() for d in ds] for name, ds in compared.items()},
     }
     if arrival_options.write_json(numbers, json_file):
         click.echo(result.table({url: replayed.result}))
-        for name, differences in found.items():
+        for name, differences in compared.items():
             click.echo("\n" + compare.table(name, differences))
     _warn(replayed)
     if picture is not None:

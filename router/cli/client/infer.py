@@ -98,24 +98,24 @@ def result(
     """
     with exit_codes(), connect(url, key, retry_for="2s") as client:
         job = client.job(id, outputs=outputs or None)
-        state, told = _ended(job, wait)
+        state, outcome = _ended(job, wait)
         if as_json:
-            show.say_json(show.as_json_of(id, state, told))
-        if isinstance(told, ResultPending):
+            show.say_json(show.as_json_of(id, state, outcome))
+        if isinstance(outcome, ResultPending):
             why = f"request {id} is {state}; --wait waits for its end"
-            fail(str(told) if told.status == 429 else why, PENDING)
-        if isinstance(told, Exception):
-            fail(str(told), code_of(told))
+            fail(str(outcome) if outcome.status == 429 else why, PENDING)
+        if isinstance(outcome, Exception):
+            fail(str(outcome), code_of(outcome))
     if not as_json:
-        show.say(told)
+        show.say(outcome)
 
 
 #: What a request can have ended with, and the state where the server does not name it.
 _ENDS = {JobFailed: "failed", JobCancelled: "cancelled", DeadlineExceeded: "expired"}
-_Told = Result | ResultPending | JobFailed | JobCancelled | DeadlineExceeded
+_Outcome = Result | ResultPending | JobFailed | JobCancelled | DeadlineExceeded
 
 
-def _ended(job: Job, wait: str | None) -> tuple[str, _Told]:
+def _ended(job: Job, wait: str | None) -> tuple[str, _Outcome]:
     """The request's state, and its result or the error that it ended with."""
     try:
         state = job.state() if wait is None else "done"
@@ -123,7 +123,7 @@ def _ended(job: Job, wait: str | None) -> tuple[str, _Told]:
             return state, ResultPending(f"request {job.id} is {state}", id=job.id)
         return "done", job.result(wait)
     except ResultPending as error:
-        # Who is told that he asks too often does not ask for the state either.
+        # A client that polls too often does not ask for the state either.
         return "pending" if error.status == 429 else job.state(), error
     except (JobFailed, JobCancelled, DeadlineExceeded) as error:
         return str(error.problem.get("state") or _ENDS[type(error)]), error

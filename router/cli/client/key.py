@@ -35,13 +35,13 @@ def new(tenant: str | None, as_json: bool) -> None:
     Example:
       hybrid-router key new --tenant acme
     """
-    made = new_key()
-    hashed = hash_key(made)
+    secret = new_key()
+    hashed = hash_key(secret)
     if as_json:
-        told = {"key": made, "hash": hashed, "tenant": tenant}
-        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
+        fields = {"key": secret, "hash": hashed, "tenant": tenant}
+        click.echo(orjson.dumps(fields, option=orjson.OPT_INDENT_2).decode())
         return
-    click.echo(f"The key. It is shown this once, and the policy file does not hold it:\n  {made}\n")
+    click.echo(f"The key. It is shown this once, and the policy file does not hold it:\n  {secret}\n")
     click.echo("For the policy file, beside the tenant's other keys, if it has any:")
     click.echo(f'tenants:\n  {tenant or "TENANT"}:\n    keys: ["{hashed}"]')
 

@@ -30,12 +30,13 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def as_json_of(id: str, state: str, told: Result | Exception) -> dict[str, Any]:
+def as_json_of(id: str, state: str, outcome: Result | Exception) -> dict[str, Any]:
     """The same members for a request in any state: null where it has no result, or no error."""
-    answer = as_json(told if isinstance(told, Result) else Result({}))
-    if not isinstance(told, Result):
+    answer = as_json(outcome if isinstance(outcome, Result) else Result({}))
+    if not isinstance(outcome, Result):
         answer = dict.fromkeys(answer)
-    return {**answer, "id": id, "state": state, "error": str(told) if isinstance(told, Exception) else None}
+    error = str(outcome) if isinstance(outcome, Exception) else None
+    return {**answer, "id": id, "state": state, "error": error}
 
 
 def say_json(value: Any) -> None:

@@ -26,16 +26,16 @@ def status(as_json: bool, url: str, key: str | None) -> None:
     """
     with exit_codes(), connect(url, key, retry_for="1s") as client:
         models = client.models()
-        told = {
+        state = {
             "url": url,
             "ready": client.ready(),
             "models": [_about(client, model) for model in models],
         }
     if as_json:
-        show.say_json(told)
+        show.say_json(state)
     else:
-        _say(told)
-    if not told["ready"]:
+        _say(state)
+    if not state["ready"]:
         raise SystemExit(UNREACHABLE)
 
 
@@ -49,10 +49,10 @@ def _about(client: Client, model: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _say(told: Mapping[str, Any]) -> None:
-    ready = click.style("ready", fg="green") if told["ready"] else click.style("not ready", fg="red")
-    click.echo(f"{told['url']}  {ready}")
-    for model in told["models"]:
+def _say(state: Mapping[str, Any]) -> None:
+    ready = click.style("ready", fg="green") if state["ready"] else click.style("not ready", fg="red")
+    click.echo(f"{state['url']}  {ready}")
+    for model in state["models"]:
         takes, gives = _specs(model["inputs"]), _specs(model["outputs"])
         click.echo(f"\n{click.style(model['name'], bold=True)}  {takes} -> {gives}")
         click.echo(f"  variants  {', '.join(model['variants'])}")

@@ -15,7 +15,7 @@ import click
 from router.bulk.errors import BulkError
 from router.bulk.plan import Order
 from router.bulk.progress import shown
-from router.bulk.run import Report, Tally, run
+from router.bulk.run import BulkProgress, Report, run
 from router.bulk.store import Paths
 from router.cli.client import completion, show
 from router.cli.common import (
@@ -115,7 +115,7 @@ def submit(
         with usage_errors():
             bulk = AsyncClient(url, key=key, retry_for=_RETRY_FOR)
 
-        async def work(report: Report) -> Tally:
+        async def work(report: Report) -> BulkProgress:
             async with bulk:
                 with _interruptible():
                     return await run(bulk, info, order, report=report, restart=restart)
@@ -137,10 +137,10 @@ class Followed:
     """Remembers how far a run got, for what is said when it ends early."""
 
     def __init__(self) -> None:
-        self.tally: Tally | None = None
+        self.tally: BulkProgress | None = None
 
     def follow(self, report: Report) -> Report:
-        def both(tally: Tally) -> None:
+        def both(tally: BulkProgress) -> None:
             self.tally = tally
             report(tally)
 
@@ -180,7 +180,7 @@ def _interruptible() -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _summarize(tally: Tally, order: Order, seconds: float, as_json: bool) -> None:
+def _summarize(tally: BulkProgress, order: Order, seconds: float, as_json: bool) -> None:
     done = tally.rows - tally.resumed_at
     failed = Paths(order.results).failed if tally.failed else None
     if as_json:

@@ -21,7 +21,7 @@ from optimizers.examples import configs
 from router import AsyncClient
 from router.cli import main
 from router.demo import interactive, reference, report
-from router.demo.interactive import BUDGET_MS, Record
+from router.demo.interactive import BUDGET_MS, InteractiveRecord
 from router.sdk.errors import HybridRouterError
 from router.simulate import arrivals as trace
 
@@ -99,7 +99,7 @@ def _run(
         console.say(f"serving {policy.name}, ready in {running.started_in_s:.1f} s")
         console.say(running.describe(console.log))
         known = _reference(artifacts, running.policy.models[MODEL].variants)
-        run = Run(running.url, arrivals, seconds, known, artifacts)
+        run = DemoRun(running.url, arrivals, seconds, known, artifacts)
         figures = run.go(console)
         problems: list[str] = figures["problems"]
         _report(run, figures, out, console)
@@ -133,8 +133,8 @@ def _build(folder: Path, console: main.Console) -> None:
     built = digits.build(folder, variants=digits.DEMO_VARIANTS, progress=say)
     if not building:
         return
-    for name, made in built.items():
-        m = made.manifest
+    for name, artifact in built.items():
+        m = artifact.manifest
         console.say(
             f"  {name:<8} {m.metric} {m.quality[m.metric]:.4f}, {m.size_bytes / 1e3:,.0f} kB, "
             f"{m.profile.predict_ms(1):.3f} ms alone, {m.profile.predict_ms(64):.2f} ms for 64"
@@ -150,7 +150,7 @@ def _reference(folder: Path, variants: Sequence[str]) -> reference.Reference:
 
 
 @dataclass
-class Run:
+class DemoRun:
     """One loaded period against a running server."""
 
     url: str
@@ -158,8 +158,8 @@ class Run:
     seconds: float
     known: reference.Reference
     artifacts: Path
-    records: list[Record] = field(default_factory=list)
-    samples: list[report.Sample] = field(default_factory=list)
+    records: list[InteractiveRecord] = field(default_factory=list)
+    samples: list[report.QueueSample] = field(default_factory=list)
     bulk: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] | None = None
     _client: AsyncClient | None = None
@@ -211,18 +211,18 @@ class Run:
         rich = RichConsole(file=console.stream)
         start = time.perf_counter()
         with Live(console=rich, auto_refresh=False, transient=True) as live:
-            told = 0.0
+            reported_s = 0.0
             while True:
                 await asyncio.sleep(0.25)
                 at_s = time.perf_counter() - start
                 queue = (await self._stats()).get("queue", {})
                 self.samples.append(
-                    report.Sample(at_s, queue.get("waiting_rows", 0), self.bulk.get("rows", 0))
+                    report.QueueSample(at_s, queue.get("waiting_rows", 0), self.bulk.get("rows", 0))
                 )
                 if rich.is_terminal:
                     live.update(self._status(at_s), refresh=True)
-                elif at_s - told >= 5.0:
-                    told = at_s
+                elif at_s - reported_s >= 5.0:
+                    reported_s = at_s
                     console.say(self._status(at_s))
 
     def _status(self, at_s: float) -> str:
@@ -265,29 +265,31 @@ class Run:
 
     def _problems(self, bulk: dict[str, Any], before: dict[str, int], after: dict[str, int]) -> list[str]:
         """Whatever must not happen: anything lost, answered twice, or not what its variant answers."""
-        found = []
+        problems: list[str] = []
         silent = len(self.arrivals) - len(self.records)
         failed = [r for r in self.records if r.outcome == "failed"]
         untrue = sum(not r.true_to_variant for r in self.records)
         if silent:
-            found.append(f"{silent} interactive requests got no answer")
+            problems.append(f"{silent} interactive requests got no answer")
         if failed:
-            found.append(f"{len(failed)} interactive requests failed: {failed[0].error}")
+            problems.append(f"{len(failed)} interactive requests failed: {failed[0].error}")
         if untrue:
-            found.append(f"{untrue} interactive answers are not what their variant answers")
+            problems.append(f"{untrue} interactive answers are not what their variant answers")
         if bulk["sent"] != bulk["rows"] + bulk["failed"]:
-            found.append(f"{bulk['sent']} bulk rows sent, {bulk['rows'] + bulk['failed']} answered")
+            problems.append(f"{bulk['sent']} bulk rows sent, {bulk['rows'] + bulk['failed']} answered")
         if bulk["failed"]:
-            found.append(f"{bulk['failed']} bulk rows failed: {bulk.get('errors')}")
+            problems.append(f"{bulk['failed']} bulk rows failed: {bulk.get('errors')}")
         if bulk["untrue"]:
-            found.append(f"{bulk['untrue']} bulk answers are not what their variant answers")
+            problems.append(f"{bulk['untrue']} bulk answers are not what their variant answers")
         delta = {name: after.get(name, 0) - before.get(name, 0) for name in after}
         if not delta or delta.get("done") != delta.get("submitted"):
-            found.append(f"the queue accepted {delta.get('submitted')} jobs and finished {delta.get('done')}")
-        return found
+            problems.append(
+                f"the queue accepted {delta.get('submitted')} jobs and finished {delta.get('done')}"
+            )
+        return problems
 
 
-def _report(run: Run, figures: dict[str, Any], out: Path, console: main.Console) -> None:
+def _report(run: DemoRun, figures: dict[str, Any], out: Path, console: main.Console) -> None:
     RichConsole(file=console.stream, width=110).print(report.table(report.rows(run.records, figures["bulk"])))
     report.write_json(out / "run.json", figures)
     report.draw(out / "run.png", run.records, run.samples)

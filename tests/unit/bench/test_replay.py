@@ -14,9 +14,9 @@ import pytest
 
 from optimizers.tensors import TensorSpec
 from router.bench import bodies, compare
+from router.bench.http_pool import ExchangeError, HttpPool
 from router.bench.run import Replayed, replay
-from router.bench.tally import Record, tallied
-from router.bench.wire import Wire, WireError
+from router.bench.tally import RequestRecord, tallied
 from router.bulk.errors import InputError
 from router.ingress.codec import protocol
 from router.sdk.codec import ModelInfo
@@ -94,12 +94,12 @@ async def always(_: Seen) -> bytes:
 
 
 async def played(fake: Fake, requests: Sequence[Request]) -> Replayed:
-    wire = Wire(fake.url)
+    pool = HttpPool(fake.url)
     try:
         ready = bodies.prepare(requests, {"m": MODEL}, None, 1)
-        return await replay(wire, requests, ready, drops={("m", "v"): 0.25})
+        return await replay(pool, requests, ready, drops={("m", "v"): 0.25})
     finally:
-        await wire.close()
+        await pool.close()
 
 
 async def test_arrivals_do_not_wait_for_answers_and_latency_counts_from_the_intended_time() -> None:
@@ -211,19 +211,19 @@ async def test_refusals_are_told_by_reason_and_results_by_tenant() -> None:
 
 async def test_a_variant_can_be_pinned_and_the_url_may_have_a_path() -> None:
     async with serving(always) as fake:
-        wire = Wire(f"{fake.url}/inner/")
+        pool = HttpPool(f"{fake.url}/inner/")
         requests = [Request(0.0, "m", 50.0, 1)]
-        await replay(wire, requests, bodies.prepare(requests, {"m": MODEL}, None, 1), variant="w")
-        await wire.close()
+        await replay(pool, requests, bodies.prepare(requests, {"m": MODEL}, None, 1), variant="w")
+        await pool.close()
     assert fake.seen[0].line == "POST /inner/v2/models/m/versions/w/infer HTTP/1.1"
 
 
 async def test_connections_are_kept_and_never_more_than_allowed() -> None:
     async with serving(always) as fake:
-        wire = Wire(fake.url, max_connections=3)
+        pool = HttpPool(fake.url, max_connections=3)
         for _ in range(3):
-            await asyncio.gather(*(wire.exchange("GET", "/") for _ in range(10)))
-        await wire.close()
+            await asyncio.gather(*(pool.exchange("GET", "/") for _ in range(10)))
+        await pool.close()
     assert len(fake.seen) == 30 and fake.connections == 3
 
 
@@ -232,10 +232,10 @@ async def test_a_kept_connection_that_the_server_dropped_is_replaced_once() -> N
         return None if len(fake.seen) == 2 else ok()
 
     async with serving(second_time_gone) as fake:
-        wire = Wire(fake.url, max_connections=1)
-        assert (await wire.exchange("GET", "/")).status == 200
-        assert (await wire.exchange("GET", "/")).status == 200
-        await wire.close()
+        pool = HttpPool(fake.url, max_connections=1)
+        assert (await pool.exchange("GET", "/")).status == 200
+        assert (await pool.exchange("GET", "/")).status == 200
+        await pool.close()
     assert len(fake.seen) == 3 and fake.connections == 2
 
 
@@ -244,10 +244,10 @@ async def test_a_new_connection_that_is_dropped_is_an_error_and_not_tried_for_ev
         return None
 
     async with serving(gone) as fake:
-        wire = Wire(fake.url)
-        with pytest.raises(WireError, match="closed"):
-            await wire.exchange("GET", "/")
-        await wire.close()
+        pool = HttpPool(fake.url)
+        with pytest.raises(ExchangeError, match="closed"):
+            await pool.exchange("GET", "/")
+        await pool.close()
     assert len(fake.seen) == 1
 
 
@@ -260,12 +260,12 @@ async def test_no_answer_in_time_is_an_error_and_the_connection_is_not_used_agai
         return ok()
 
     async with serving(first_never) as fake:
-        wire = Wire(fake.url, max_connections=1)
-        with pytest.raises(WireError, match="no answer within"):
-            await wire.exchange("GET", "/", timeout_s=0.05)
-        assert (await wire.exchange("GET", "/")).status == 200
+        pool = HttpPool(fake.url, max_connections=1)
+        with pytest.raises(ExchangeError, match="no answer within"):
+            await pool.exchange("GET", "/", timeout_s=0.05)
+        assert (await pool.exchange("GET", "/")).status == 200
         never.set()
-        await wire.close()
+        await pool.close()
     assert fake.connections == 2
 
 
@@ -283,10 +283,10 @@ async def test_what_is_not_a_whole_answer_is_an_error(data: bytes, says: str) ->
         return data
 
     async with serving(answer) as fake:
-        wire = Wire(fake.url)
-        with pytest.raises(WireError, match=says):
-            await wire.exchange("GET", "/")
-        await wire.close()
+        pool = HttpPool(fake.url)
+        with pytest.raises(ExchangeError, match=says):
+            await pool.exchange("GET", "/")
+        await pool.close()
 
 
 async def test_an_answer_in_pieces_after_a_continue_is_put_together() -> None:
@@ -300,19 +300,19 @@ async def test_an_answer_in_pieces_after_a_continue_is_put_together() -> None:
         writer.close()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    wire = Wire(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    reply = await wire.exchange("GET", "/")
+    pool = HttpPool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    reply = await pool.exchange("GET", "/")
     assert (reply.status, reply.body) == (200, b"abcdef") and reply.at_s >= reply.sent_s
-    await wire.close()
+    await pool.close()
     server.close()
 
 
 async def test_a_server_that_is_not_there_is_an_error_that_names_it() -> None:
     async with serving(always) as fake:
         pass
-    wire = Wire(fake.url)
-    with pytest.raises(WireError, match="no connection"):
-        await wire.exchange("GET", "/")
+    pool = HttpPool(fake.url)
+    with pytest.raises(ExchangeError, match="no connection"):
+        await pool.exchange("GET", "/")
 
 
 def test_a_sender_whose_lateness_shows_in_the_latencies_says_so() -> None:
@@ -327,11 +327,11 @@ def test_a_sender_whose_lateness_shows_in_the_latencies_says_so() -> None:
 
 
 def test_a_refusal_counts_for_the_route_of_the_nearest_budget_of_its_model() -> None:
-    def record(model: str, budget_ms: float, outcome: str, route: str = "") -> Record:
-        return Record(Request(0.0, model, budget_ms, 1), outcome, 1.0, route)
+    def record(model: str, budget_ms: float, outcome: str, route: str = "") -> RequestRecord:
+        return RequestRecord(Request(0.0, model, budget_ms, 1), outcome, 1.0, route)
 
-    def of(tenant: str, outcome: str, route: str = "") -> Record:
-        return Record(Request(0.0, "m", 50.0, 1, tenant), outcome, 1.0, route)
+    def of(tenant: str, outcome: str, route: str = "") -> RequestRecord:
+        return RequestRecord(Request(0.0, "m", 50.0, 1, tenant), outcome, 1.0, route)
 
     own = [of("a", "answered", "theirs"), of("b", "answered", "fast"), of("a", "refused"), of("c", "refused")]
     assert tallied(own, 7, {}).routes["theirs"].outcomes == {"met": 1, "refused": 1}

@@ -14,7 +14,7 @@ import numpy as np
 from optimizers.tensors import Array, Tensors, TensorSpec
 from router.bulk.disk import AppendFile, Disk
 from router.bulk.plan import Order
-from router.bulk.run import Tally, run
+from router.bulk.run import BulkProgress, run
 from router.ingress.codec import protocol
 from router.sdk.async_client import AsyncClient
 from router.sdk.codec import ModelInfo
@@ -187,7 +187,7 @@ async def submit(
     model: ModelInfo = INFO,
     restart: bool = False,
     sync_always: bool = False,
-) -> Tally:
+) -> BulkProgress:
     """One process of a bulk run."""
     clock, ticks = clock or Clock(), itertools.count(0.0, 2.0)
 

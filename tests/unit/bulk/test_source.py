@@ -15,7 +15,7 @@ from optimizers.tensors import TensorSpec
 from router.bulk import chunks
 from router.bulk.chunks import arrange
 from router.bulk.errors import InputError
-from router.bulk.source import Source, open_source
+from router.bulk.source import RowSource, open_source
 from router.sdk.codec import ModelInfo
 
 IMAGE = TensorSpec("image", "FP32", (-1, 2, 3))
@@ -48,7 +48,7 @@ def features_csv(header: bool = True) -> str:
 
 
 def gather(
-    source: Source, info: ModelInfo, start: int = 0, size: int = 4
+    source: RowSource, info: ModelInfo, start: int = 0, size: int = 4
 ) -> tuple[dict[str, list[Any]], Any]:
     """All rows' inputs by name, in order, and the failures."""
     inputs: dict[str, list[Any]] = {spec.name: [] for spec in info.inputs}

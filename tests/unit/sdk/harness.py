@@ -14,8 +14,8 @@ from optimizers.tensors import Array, TensorSpec
 from router.ingress.codec import protocol
 from router.sdk.client import AsyncClient, Client
 from router.sdk.core import ClientCore
-from router.sdk.effects import Flow, Options, Send, Wait
-from router.sdk.responses import Lost, Reply
+from router.sdk.effects import Flow, Options, Send, Sleep
+from router.sdk.responses import NoResponse, Reply
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ class Bench:
         self.clock = Clock()
         self.server = FakeServer(*script, **kw)
         self.latency_s = latency_s
-        self.steps: list[Send | Wait] = []
+        self.steps: list[Send | Sleep] = []
         self.core = ClientCore(
             "http://router.test",
             clock=self.clock,
@@ -206,7 +206,7 @@ class Bench:
         )
 
     def drive(self, flow: Flow[T]) -> T:
-        answer: Reply | Lost | None = None
+        answer: Reply | NoResponse | None = None
         try:
             while True:
                 step = flow.send(answer)
@@ -216,8 +216,8 @@ class Bench:
             value: T = end.value
             return value
 
-    def perform(self, step: Send | Wait) -> Reply | Lost | None:
-        if isinstance(step, Wait):
+    def perform(self, step: Send | Sleep) -> Reply | NoResponse | None:
+        if isinstance(step, Sleep):
             self.clock.sleep(step.seconds)
             return None
         self.clock.now += self.latency_s
@@ -228,9 +228,9 @@ class Bench:
             response = self.server(request)
         except httpx.ReadTimeout as error:
             self.clock.now += step.timeout_s - self.latency_s
-            return Lost(str(error), late=True)
+            return NoResponse(str(error), late=True)
         except httpx.TransportError as error:
-            return Lost(str(error))
+            return NoResponse(str(error))
         return Reply(response.status_code, dict(response.headers), response.content)
 
     def infer(self, budget: str | None = "1s", inputs: object = ONE, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The SDK's two faces: what only they do, and that both do the same."""
+"""The SDK's two clients: what only they do, and that both do the same."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 
 from router import AsyncClient, Client, ServerUnavailable
 from router.sdk import connections
-from router.sdk.connections import AsyncLanes, Lanes, _Stack
+from router.sdk.connections import AsyncConnectionPool, ConnectionPool, _Stack
 from tests.unit.sdk.harness import FakeServer
 
 IMAGE = np.full((2, 2), 3.0)
@@ -122,28 +122,30 @@ def _request(pool_s: float) -> httpx.Request:
     return httpx.Request("GET", "http://127.0.0.1:1/", extensions={"timeout": times})
 
 
-async def test_more_requests_than_lanes_wait_no_longer_than_their_time(
+async def test_more_requests_than_connections_wait_no_longer_than_their_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_LANES", 0)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 0)
     with pytest.raises(httpx.PoolTimeout):
-        Lanes(tls=False).handle_request(_request(0.01))
+        ConnectionPool(tls=False).handle_request(_request(0.01))
     with pytest.raises(httpx.PoolTimeout):
-        await AsyncLanes(tls=False).handle_async_request(_request(0.01))
+        await AsyncConnectionPool(tls=False).handle_async_request(_request(0.01))
 
 
-async def test_a_failed_request_gives_its_lane_and_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MAX_LANES", 1)
-    lanes, twins = Lanes(tls=False), AsyncLanes(tls=False)
+async def test_a_failed_request_gives_its_connection_and_its_turn_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 1)
+    pool, async_pool = ConnectionPool(tls=False), AsyncConnectionPool(tls=False)
     for _ in range(3):
         with pytest.raises(httpx.ConnectError):
-            lanes.handle_request(_request(0.01))
+            pool.handle_request(_request(0.01))
         with pytest.raises(httpx.ConnectError):
-            await twins.handle_async_request(_request(0.01))
-    assert len(lanes._stack.drain()) == len(twins._stack.drain()) == 1
+            await async_pool.handle_async_request(_request(0.01))
+    assert len(pool._stack.drain()) == len(async_pool._stack.drain()) == 1
 
 
-def test_the_last_used_lane_is_taken_first_and_one_idle_for_long_is_let_go(
+def test_the_last_used_connection_is_taken_first_and_one_idle_for_long_is_let_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = 100.0

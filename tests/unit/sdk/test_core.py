@@ -22,7 +22,7 @@ from router.sdk.errors import (
     Unauthenticated,
     Unauthorized,
 )
-from router.sdk.responses import Lost
+from router.sdk.responses import NoResponse
 from tests.unit.sdk.harness import ONE, Bench, bare, problem
 
 
@@ -254,7 +254,7 @@ def test_ready_is_one_try_and_never_raises() -> None:
     flow = bench.core.ready()
     next(flow)
     with pytest.raises(StopIteration) as end:
-        flow.send(Lost("refused"))
+        flow.send(NoResponse("refused"))
     assert end.value.value is False
 
 

@@ -1,4 +1,4 @@
-"""``map``: packed, bounded, in order, in both faces."""
+"""``map``: packed, bounded, in order, in both clients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows_of(request: httpx.Request) -> int:
 
 @pytest.fixture(params=["sync", "async"])
 def mapped(request: pytest.FixtureRequest) -> Any:
-    """Run ``map`` to its end through either face and give what it gave, as one list."""
+    """Run ``map`` to its end through either client and give what it gave, as one list."""
 
     def run(server: FakeServer, items: Any, **options: Any) -> list[Any]:
         if request.param == "sync":

@@ -18,16 +18,16 @@ _CONNECT_WITHIN_S = 5.0
 _NO_BODY = (204, 304)
 
 
-class WireError(Exception):
+class ExchangeError(Exception):
     """An exchange that brought no whole answer; the message says why."""
 
 
-class Dropped(WireError):
+class Dropped(ExchangeError):
     """The connection ended before the first byte of an answer came."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class TimedReply:
     """One answer; header names in lower case. Times by ``time.perf_counter``, seconds."""
 
     status: int
@@ -42,7 +42,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[Reply] | None = None
+        self._answer: asyncio.Future[TimedReply] | None = None
         self._buffer = b""
         self._sent_s = 0.0
         self.alive, self.used = False, False
@@ -51,8 +51,8 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport, self.alive = transport, True
 
-    def send(self, data: bytes) -> asyncio.Future[Reply]:
-        """Write one request; the future ends with its answer, or with `WireError`."""
+    def send(self, data: bytes) -> asyncio.Future[TimedReply]:
+        """Write one request; the future ends with its answer, or with `ExchangeError`."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self._buffer, self._sent_s = b"", time.perf_counter()
@@ -73,21 +73,21 @@ class _Connection(asyncio.Protocol):
             parsed = _parse(self._buffer)
         except (ValueError, IndexError) as error:
             self.close()
-            answer.set_exception(WireError(f"the answer is not HTTP that can be read: {error}"))
+            answer.set_exception(ExchangeError(f"the answer is not HTTP that can be read: {error}"))
             return
         if parsed is not None:
             status, headers, body = parsed
             self.used = True
             if headers.get("connection", "").lower() == "close":
                 self.close()
-            answer.set_result(Reply(status, headers, body, self._sent_s, at_s))
+            answer.set_result(TimedReply(status, headers, body, self._sent_s, at_s))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.alive = False
         answer = self._answer
         if answer is not None and not answer.done():
             why = str(error) if error else "the server closed the connection"
-            answer.set_exception(WireError(f"{why} within an answer") if self._buffer else Dropped(why))
+            answer.set_exception(ExchangeError(f"{why} within an answer") if self._buffer else Dropped(why))
 
     def close(self) -> None:
         self.alive = False
@@ -119,7 +119,7 @@ def _parse(data: bytes) -> tuple[int, dict[str, str], bytes] | None:
     return (status, headers, body) if len(body) == length else None
 
 
-class Wire:
+class HttpPool:
     """A pool of connections to one server; to be used from one event loop.
 
     ``url`` may have a path, which stands before every path of a request. ``headers`` go with each.
@@ -153,11 +153,11 @@ class Wire:
 
     async def exchange(
         self, method: str, path: str, head: bytes = b"", body: bytes = b"", timeout_s: float = 30.0
-    ) -> Reply:
+    ) -> TimedReply:
         """One request and its answer. ``path`` is absolute on the server; ``head`` holds whole header lines.
 
         A request whose kept connection the server had just closed is sent once more, on a new one.
-        Raises `WireError`.
+        Raises `ExchangeError`.
         """
         line = f"{method} {path} HTTP/1.1\r\n".encode("latin-1")
         data = b"".join((line, self._plain, head, b"Content-Length: %d\r\n\r\n" % len(body), body))
@@ -177,9 +177,9 @@ class Wire:
                     finally:
                         self._give(connection)
         except TimeoutError:
-            raise WireError(f"no answer within {timeout_s:.3g} s") from None
+            raise ExchangeError(f"no answer within {timeout_s:.3g} s") from None
         except OSError as error:
-            raise WireError(f"no connection to {self._host}:{self._port}: {error}") from None
+            raise ExchangeError(f"no connection to {self._host}:{self._port}: {error}") from None
 
     async def _take(self) -> _Connection:
         while True:
@@ -204,12 +204,14 @@ class Wire:
         try:
             async with asyncio.timeout(_CONNECT_WITHIN_S):
                 loop = asyncio.get_running_loop()
-                _, made = await loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
+                _, connection = await loop.create_connection(
+                    _Connection, self._host, self._port, ssl=self._tls
+                )
         except BaseException:
             self._open -= 1
             self._wake()
             raise
-        return made
+        return connection
 
     def _give(self, connection: _Connection) -> None:
         if connection.alive:
