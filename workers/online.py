@@ -1,4 +1,4 @@
-"""The online replica: a Ray Serve deployment that runs the batch it is handed, on the variant it is told.
+"""The online replica: a Ray Serve deployment that runs the batches that the router sends it.
 
 The router forms the batches, so this side has no queue of its own beyond the one batch that waits
 while another runs.
@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from optimizers.tensors import Tensors, pack, rows_of, split, unpack
-from workers.execution.faults import Bounds, Ran, describe, find_faults
-from workers.execution.loaded import LoadedVariant
+from workers.execution.faults import Bounds, RunResult, describe, find_faults
+from workers.execution.loaded_variant import LoadedVariant
 from workers.execution.model_thread import ModelThread, attempt
 from workers.execution.work_limits import WorkLimit, limit_for
 
@@ -33,7 +33,7 @@ LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
 T = TypeVar("T")
 Watched = AbstractContextManager[None]
-#: On the event loop nobody could look.
+#: A batch on the event loop is not watched: the loop itself would have to look.
 _NOT_WATCHED = nullcontext()
 
 
@@ -54,11 +54,11 @@ class BatchRunner:
         hung_after_ms: float | None = None,
     ) -> None:
         self._model, self._hung_after_ms = model, hung_after_ms
-        # One thread, so that batches run in the order they came and the event loop stays free for
-        # Serve's health checks; the runtimes release the interpreter lock while they compute. It comes before
-        # the variants: its watch tells the threads that a runtime starts from those before them.
+        # One thread, so that batches run in order of arrival and the event loop stays free for Serve's health
+        # checks; the runtimes release the interpreter lock while they compute. It is made before the variants
+        # are loaded: its watch recognizes the threads of a runtime by their later start.
         self._thread = ModelThread(f"{model}-online", sched_idle=False)
-        #: What a batch of each variant takes at most these days; falls slowly, rises at once.
+        #: What a batch of each variant lately took at most; falls slowly, rises at once.
         self._usual_ms: dict[str, float] = {}
         self._running = 0
         #: What all batches together ran so far.
@@ -69,11 +69,11 @@ class BatchRunner:
         """Run one batch: an `optimizers.tensors.pack` message in, another out.
 
         The message's parameter ``rows`` lists the rows of each request in it. The answer's parameters
-        tell ``wait_ms``, how long the batch waited here for the one before it, and ``run_ms``, how long it
-        ran; ``ran_ms``, how long all batches together have run so far, by which each of several routers
-        learns how much of this replica the others take; and where some requests make the model fail,
-        ``bad``: pairs of a request's place in the batch and the reason. The answer's one tensor is then
-        ``answers``: the message of each of the others, in their order.
+        are ``wait_ms``, how long the batch waited here for the one before it; ``run_ms``, how long it ran;
+        ``ran_ms``, how long all batches together have run so far, from which each of several routers learns
+        how much of this replica the others use; and, where some requests make the model fail, ``bad``: pairs
+        of a request's index in the batch and the reason. The answer's one tensor is then ``answers``: the
+        message of each of the other requests, in their order.
 
         Raises KeyError for a variant this replica does not hold, `workers.execution.faults.ModelFault` where
         no request is to blame.
@@ -87,7 +87,7 @@ class BatchRunner:
                 reply, ran_ms = self._run(variant, message, arrived, lambda rows: _NOT_WATCHED)
             else:
                 watched = partial(self._watched, variant)
-                reply, ran_ms = await self._apart(self._run, variant, message, arrived, watched)
+                reply, ran_ms = await self._in_model_thread(self._run, variant, message, arrived, watched)
         except Exception as error:
             return await self._find_faults(variant, message, arrived, error)
         usual_ms = self._usual_ms.get(variant, ran_ms)
@@ -116,7 +116,7 @@ class BatchRunner:
         return self._thread.watch.work(f"variant {variant!r}, a batch of {rows} rows,", limit)
 
     async def _find_faults(self, variant: str, message: bytes, arrived: float, error: Exception) -> bytes:
-        """Run a batch that failed by bisection; the requests at fault are told why, the others answered.
+        """Run a failed batch by bisection: requests at fault get the reason, the others their answers.
 
         Each run goes behind the batches that wait, so that the search holds nobody else up for long.
         """
@@ -130,29 +130,29 @@ class BatchRunner:
         try:
             step = next(steps)
             while True:
-                ran = await self._apart(self._step, variant, step)
-                ran_ms += ran.ms
-                step = steps.send(ran)
+                run = await self._in_model_thread(self._run_step, variant, step)
+                ran_ms += run.ms
+                step = steps.send(run)
         except StopIteration as done:
             answers: list[Tensors | Exception] = done.value
         bad = [(n, answer) for n, answer in enumerate(answers) if isinstance(answer, Exception)]
         chars = min(_REASON_CHARS, _ALL_REASONS_CHARS // max(1, len(bad)))
-        told = {
+        reply_parameters = {
             "bad": [(n, describe(reason)[:chars]) for n, reason in bad],
             "run_ms": ran_ms,
             "wait_ms": max(0.0, (time.perf_counter() - arrived) * 1e3 - ran_ms),
         }
         # One by one: what was run in different batches need not fit together.
         good = [pack(answer) for answer in answers if not isinstance(answer, Exception)]
-        return pack({"answers": np.array(good, object)}, told)
+        return pack({"answers": np.array(good, object)}, reply_parameters)
 
-    def _step(self, variant: str, step: Tensors | None) -> Ran:
+    def _run_step(self, variant: str, step: Tensors | None) -> RunResult:
         """One run of a search for faults, in the model's thread."""
         loaded = self._loaded[variant]
         with self._watched(variant, 1 if step is None else rows_of(step)):
             return attempt(loaded.run, loaded.probe, step)
 
-    async def _apart(self, function: Callable[..., T], *args: object) -> T:
+    async def _in_model_thread(self, function: Callable[..., T], *args: object) -> T:
         """In the model's thread, behind what runs there."""
         self._running += 1
         try:
@@ -176,7 +176,7 @@ class BatchRunner:
 
 
 class OnlineReplica(BatchRunner):
-    """A Serve replica, which Serve restarts when ``check_health`` raises or does not return."""
+    """A :class:`BatchRunner` as a Serve replica; Serve restarts it when ``check_health`` fails or hangs."""
 
     async def identify(self) -> tuple[str, Any]:
         """This replica's id, and its actor: whoever has that can call it without a Serve handle."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from router.scheduling.prediction import BatchLoad, OnlineLoad, batch_ms, online_ms
-from workers.queue.contract import Waiting
+from workers.queue.contract import WaitingJob
 
 #: How often the queue is looked at.
 LOOK_MS = 100.0
@@ -51,7 +51,7 @@ class Room(NamedTuple):
 class Queued:
     """The queue as a rescue sees it: ``heads`` in order of deadline, ``held_rows`` with the workers."""
 
-    heads: Iterable[Waiting]
+    heads: Iterable[WaitingJob]
     held_rows: int
     now_ms: int
 
@@ -126,7 +126,7 @@ class _Found(NamedTuple):
 
 
 def _in_time(
-    job: Waiting, slack_ms: float, batch: BatchLoad, online: OnlineLoad, ahead_ms: float
+    job: WaitingJob, slack_ms: float, batch: BatchLoad, online: OnlineLoad, ahead_ms: float
 ) -> _Found | None:
     """The most accurate variant that may run the job and is predicted to do it in time."""
     for name, variant in online.variants.items():

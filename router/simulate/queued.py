@@ -29,8 +29,8 @@ from router.simulate.faults import Fault
 from router.simulate.timing import Timing
 from workers.batch.autoscale import workers_wanted
 from workers.batching import LEAST_SHARE, BoundTable, free_worker
-from workers.queue.contract import Accepted, Done, Missed, QueueSettings, QueueStats, Release, Waiting
-from workers.queue.job import Held, JobState, Lease, NewJob
+from workers.queue.contract import Accepted, Done, Missed, QueueSettings, QueueStats, Release, WaitingJob
+from workers.queue.job import JobState, Lease, LeaseRef, NewJob
 from workers.queue.memory.queue import MemoryQueue
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ class QueueSide:
     def look(self) -> QueueStats:
         return now(self._queue.stats())
 
-    def peek(self, count: int) -> list[Waiting]:
+    def peek(self, count: int) -> list[WaitingJob]:
         return now(self._queue.peek(count))
 
     def promote(self, ids: list[str], lease_ms: int) -> list[Lease]:
@@ -313,9 +313,9 @@ class QueueSide:
         ends_ms = self._events.now_ms + run_ms + self._timing.costs.claim_ms
         self._events.at(ends_ms, self._done, worker, worker.epoch, name, chosen)
         # Long before a lease runs out the worker renews it, as often as the batch needs.
-        self._renew(worker, worker.epoch, [lease.held for lease in chosen], ends_ms)
+        self._renew(worker, worker.epoch, [lease.ref for lease in chosen], ends_ms)
 
-    def _renew(self, worker: _Worker, epoch: int, held: list[Held], until_ms: float) -> None:
+    def _renew(self, worker: _Worker, epoch: int, held: list[LeaseRef], until_ms: float) -> None:
         lease_ms = self._section.lease
         if epoch != worker.epoch:
             return

@@ -28,7 +28,7 @@ from tests.benchmarks.drain_parts import WIDTH
 from tests.benchmarks.report import Figure, at_least, at_most, write
 from workers.queue.contract import Done, QueueSettings, Release
 from workers.queue.embedded import EmbeddedServer
-from workers.queue.job import Held, NewJob
+from workers.queue.job import LeaseRef, NewJob
 from workers.queue.redis.queue import RedisQueue
 
 SETTINGS = QueueSettings(max_jobs=2_000_000, keep_ms=600_000)
@@ -252,7 +252,7 @@ async def _latencies(queue: RedisQueue, payload: bytes, size: int, samples: int)
         started = time.perf_counter()
         leases = await queue.claim(64, 60_000, "bench")
         claims.append((time.perf_counter() - started) * 1e3)
-        await queue.settle([Release(*Held(x.id, x.token)) for x in leases])
+        await queue.settle([Release(*LeaseRef(x.id, x.token)) for x in leases])
     return {"submit_p99_ms": quantile(submits, 0.99), "claim_p99_ms": quantile(claims, 0.99)}
 
 

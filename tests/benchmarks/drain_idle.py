@@ -10,14 +10,14 @@ from pathlib import Path
 
 from tests.benchmarks.drain_parts import Free
 from workers.batch.deployment import BatchWorker, deployment
-from workers.execution.model_thread import Model
+from workers.execution.batch_model import BatchModel
 
 
 class IdleWorker(BatchWorker):
     """The real worker; ``artifacts`` is a folder, where it leaves its pid."""
 
     @staticmethod
-    def make_model(artifacts: str, threads: int) -> Model:
+    def make_model(artifacts: str, threads: int) -> BatchModel:
         leave_pid(Path(artifacts) / "worker.pid")
         return Free()
 

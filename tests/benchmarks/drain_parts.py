@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from optimizers.profile import LatencyProfile, fit
 from optimizers.tensors import Tensors, rows_of
-from workers.batch.deployment import ArtifactModel
-from workers.batch.loop import Drain
-from workers.batch.settings import DrainSettings
-from workers.execution.model_thread import Model
+from workers.batch.loop import WorkerLoop
+from workers.batch.settings import LoopSettings
+from workers.execution.batch_model import ArtifactModel, BatchModel
 from workers.queue.redis.queue import RedisQueue
 
 WIDTH = 64
@@ -92,15 +91,15 @@ def loop(model: OneMsRow, rows: int) -> float:
     return time.perf_counter() - started
 
 
-async def worker(model: Model, url: str, variant: str = "v") -> None:
+async def worker(model: BatchModel, url: str, variant: str = "v") -> None:
     sys.setswitchinterval(0.001)  # as workers/batch/deployment.py does
     queue = RedisQueue.open(url, "bench")
-    drain = Drain(queue, model, variant, f"pid:{os.getpid()}", DrainSettings(max_rows=256))
+    loop = WorkerLoop(queue, model, variant, f"pid:{os.getpid()}", LoopSettings(max_rows=256))
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    running = asyncio.create_task(drain.run())
+    running = asyncio.create_task(loop.run())
     await stop.wait()
-    await drain.stop()
+    await loop.stop()
     await running
     await queue.close()
 

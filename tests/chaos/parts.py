@@ -15,8 +15,8 @@ import numpy as np
 from optimizers.profile import LatencyProfile, fit
 from optimizers.tensors import Tensors, pack, rows_of
 from workers.batch.deployment import BatchWorker
-from workers.batch.settings import DrainSettings
-from workers.execution.model_thread import Model
+from workers.batch.settings import LoopSettings
+from workers.execution.batch_model import BatchModel
 from workers.execution.work_limits import WorkLimit
 from workers.queue.contract import DeadlineQueue, Done, Outcome, QueueSettings
 from workers.queue.job import Lease, NewJob
@@ -58,10 +58,10 @@ class PoisonModel:
         pass
 
 
-def drain_settings() -> DrainSettings:
+def loop_settings() -> LoopSettings:
     """A hang is noticed in seconds, yet a worker that was stopped past its lease is not taken for one."""
     limit = WorkLimit(on_cpu_ms=30_000.0, blocked_ms=2.0 * LEASE_MS)
-    return DrainSettings(LEASE_MS, idle_s=5.0, watch_s=0.5, limit=lambda predicted_ms: limit)
+    return LoopSettings(LEASE_MS, idle_s=5.0, watch_s=0.5, limit=lambda predicted_ms: limit)
 
 
 class Log:
@@ -116,15 +116,15 @@ class ChaosReplica(BatchWorker):
     """The Serve replica of the run; ``artifacts`` is the run's folder, where it leaves its pid."""
 
     @staticmethod
-    def make_model(artifacts: str, threads: int) -> Model:
+    def make_model(artifacts: str, threads: int) -> BatchModel:
         fresh = Path(artifacts) / f"replica.pid.{os.getpid()}"
         fresh.write_text(str(os.getpid()))
         fresh.replace(Path(artifacts) / "replica.pid")  # whole at once: the run reads it at any moment
         return PoisonModel()
 
     @staticmethod
-    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> DrainSettings:
-        return drain_settings()
+    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> LoopSettings:
+        return loop_settings()
 
     @staticmethod
     def open_queue(

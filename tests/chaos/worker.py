@@ -1,4 +1,4 @@
-"""One plain worker process of the chaos run: the same drain loop as the Serve replica's.
+"""One plain worker process of the chaos run: the same loop as the Serve replica's.
 
 ``python -m tests.chaos.worker QUEUE_URL FOLDER``
 """
@@ -11,20 +11,20 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.chaos.parts import HUNG, SETTINGS, PoisonModel, drain_settings, open_logged
-from workers.batch.loop import Drain, ModelHangs
+from tests.chaos.parts import HUNG, SETTINGS, PoisonModel, loop_settings, open_logged
+from workers.batch.loop import ModelHangs, WorkerLoop
 from workers.queue.contract import settings_from
 
 
 async def main(url: str, folder: Path) -> None:
     queue = open_logged(url, settings_from(SETTINGS), folder)
-    drain = Drain(queue, PoisonModel(), "v", f"pid:{os.getpid()}", drain_settings())
+    loop = WorkerLoop(queue, PoisonModel(), "v", f"pid:{os.getpid()}", loop_settings())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    running = asyncio.create_task(drain.run())
+    running = asyncio.create_task(loop.run())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    await drain.stop()
+    await loop.stop()
     try:
         await running
     except ModelHangs:

@@ -23,8 +23,8 @@ from optimizers.tensors import TensorError, Tensors, pack, unpack
 from tests.support.small_task import small_task
 from workers.batch import autoscale
 from workers.batch import deployment as batch
-from workers.batch.settings import DrainSettings
-from workers.execution.model_thread import Model, UnknownVariant
+from workers.batch.settings import LoopSettings
+from workers.execution.batch_model import ArtifactModel, BatchModel, VariantUnavailable
 from workers.execution.work_limits import WorkLimit
 from workers.queue.contract import settings_from
 from workers.queue.embedded import EmbeddedServer
@@ -88,14 +88,14 @@ async def ended(queue: RedisQueue, ids: list[str]) -> dict[str, JobStatus]:
 
 
 def test_a_models_variants_are_loaded_when_needed_and_only_from_its_folder(artifacts: Path) -> None:
-    model = batch.ArtifactModel(str(artifacts), threads=1)
+    model = ArtifactModel(str(artifacts), threads=1)
     assert model.load("tree").max_batch == 16
     assert model.check("tree", rows(3)) == 3
     with pytest.raises(TensorError):
         model.check("tree", {"nonsense": np.zeros((1, 1), np.float32)})
     model.probe("tree")
     for name in ("missing", "", "..", "../quarters/tree", "."):
-        with pytest.raises(UnknownVariant):
+        with pytest.raises(VariantUnavailable):
             model.load(name)
     model.close()
 
@@ -142,7 +142,7 @@ async def test_a_killed_worker_is_replaced_and_the_queue_goes_on(
     await queue.close()
 
 
-class Hanging(batch.ArtifactModel):
+class Hanging(ArtifactModel):
     """Never returns from a batch with a value of 99; says which process it is in."""
 
     def run(self, variant: str, batch: Tensors) -> Tensors:
@@ -153,13 +153,13 @@ class Hanging(batch.ArtifactModel):
 
 class HangingWorker(batch.BatchWorker):
     @staticmethod
-    def make_model(artifacts: str, threads: int) -> Model:
+    def make_model(artifacts: str, threads: int) -> BatchModel:
         return Hanging(artifacts, threads)
 
     @staticmethod
-    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> DrainSettings:
+    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> LoopSettings:
         limit = WorkLimit(on_cpu_ms=10_000.0, blocked_ms=1_000.0)
-        return DrainSettings(lease_ms, max_batch, watch_s=0.1, limit=lambda predicted_ms: limit)
+        return LoopSettings(lease_ms, max_batch, watch_s=0.1, limit=lambda predicted_ms: limit)
 
 
 async def test_a_worker_whose_model_hangs_is_replaced_and_the_job_ends_as_a_dead_letter(

@@ -14,9 +14,10 @@ from optimizers.artifact import ArtifactMalformed
 from optimizers.runtimes.example_row import FILE, ExampleFails, RowsNotKept, encode, example_of
 from optimizers.tensors import Tensors, TensorSpec, pack, unpack
 from tests.support import tiny_onnx
-from workers.batch.deployment import ArtifactModel
-from workers.execution.loaded import LoadedVariant
-from workers.execution.model_thread import ModelFault, UnknownVariant, run_jobs
+from workers.execution.batch_model import ArtifactModel, VariantUnavailable
+from workers.execution.faults import ModelFault
+from workers.execution.loaded_variant import LoadedVariant
+from workers.execution.model_thread import run_jobs
 from workers.online import BatchRunner
 
 IMAGE = (TensorSpec("image", "FP32", (-1, 1, -1, -1)),)
@@ -172,7 +173,7 @@ def test_a_model_whose_output_rows_are_not_its_inputs_rows_is_refused_with_the_r
     above_half(tmp_path, example)
     with pytest.raises(RowsNotKept, match=r"output 'boxes' has shape .* one row for each"):
         BatchRunner("tiny", str(tmp_path), ["v"], 1)
-    with pytest.raises(UnknownVariant, match=r"output 'boxes' has shape .* one row for each"):
+    with pytest.raises(VariantUnavailable, match=r"output 'boxes' has shape .* one row for each"):
         ArtifactModel(str(tmp_path), 1).load("v")
 
 

@@ -14,7 +14,7 @@ import pytest
 from optimizers.tensors import Tensors, concat, pack, unpack
 from tests.support import tiny_onnx
 from tests.support.virtual_time import settled
-from workers.execution.model_thread import ModelFault
+from workers.execution.faults import ModelFault
 from workers.execution.work_limits import ThreadTimes
 from workers.execution.work_watch import WorkWatch
 from workers.online import BatchRunner

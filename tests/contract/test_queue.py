@@ -26,7 +26,7 @@ from workers.queue.contract import (
     Release,
 )
 from workers.queue.embedded import EmbeddedServer
-from workers.queue.job import Held, JobState
+from workers.queue.job import JobState, LeaseRef
 from workers.queue.retry import RetryPolicy
 
 Make = Callable[..., Awaitable[Harness]]
@@ -207,7 +207,7 @@ async def test_a_stale_token_changes_nothing_and_says_so(make: Make) -> None:
     await h.advance(101)
     (new,) = await h.queue.claim(1, 10_000, "quick")
     assert new.lost == 1
-    assert await h.queue.extend([old.held], 9999) == [False]
+    assert await h.queue.extend([old.ref], 9999) == [False]
     assert await h.queue.settle([Done("a", old.token, b"late")]) == [False]
     assert await h.queue.settle([Release("a", old.token)]) == [False]
     assert await h.queue.settle([Failed("a", old.token, "late")]) == [False]
@@ -220,7 +220,7 @@ async def test_a_stale_token_changes_nothing_and_says_so(make: Make) -> None:
 async def test_settle_of_an_unknown_job_is_stale(make: Make) -> None:
     h = await make()
     assert await h.queue.settle([Done("nobody", "t", b"r")]) == [False]
-    assert await h.queue.extend([Held("nobody", "t")], 100) == [False]
+    assert await h.queue.extend([LeaseRef("nobody", "t")], 100) == [False]
 
 
 async def test_extend_keeps_a_lease_from_running_out(make: Make) -> None:
@@ -228,7 +228,7 @@ async def test_extend_keeps_a_lease_from_running_out(make: Make) -> None:
     await h.queue.submit([job("a")])
     (lease,) = await h.queue.claim(1, 100, "w")
     await h.advance(90)
-    assert await h.queue.extend([lease.held], 100) == [True]
+    assert await h.queue.extend([lease.ref], 100) == [True]
     await h.advance(90)
     assert await ids(h) == []
     await h.advance(10)
@@ -736,7 +736,7 @@ async def test_leases_by_the_thousand_are_promoted_and_renewed(make: Make) -> No
     await harness.queue.submit([job(name) for name in names])
     leases = await harness.queue.promote([*names, names[0]], 1000, "router")
     assert [x.id for x in leases] == names
-    assert all(await harness.queue.extend([x.held for x in leases], 5000))
+    assert all(await harness.queue.extend([x.ref for x in leases], 5000))
 
 
 async def test_a_claim_hands_out_a_bounded_number_of_bytes_but_at_least_one_job(

@@ -75,7 +75,7 @@ async def test_a_leased_job_whose_record_is_gone_ends_with_its_lease(harness: Ha
     await harness.queue.submit([job("a", tenant="t"), job("b", tenant="t")])
     a, b = await harness.queue.claim(2, 1000, "w")
     await vanish(harness, "job:a")
-    assert await harness.queue.extend([a.held, b.held], 1000) == [False, True]
+    assert await harness.queue.extend([a.ref, b.ref], 1000) == [False, True]
     assert await harness.queue.settle([Done("a", a.token, b"r")]) == [False]
     await harness.advance(1500)
     assert await harness.queue.reap() == 2

@@ -95,7 +95,7 @@ async def test_a_server_that_hides_its_memory_settings_is_asked_in_another_way_o
         with pytest.raises(QueueIncompatible, match="allkeys-lfu"):
             await check_server(url.replace("USER", name))
     (warning,) = await check_server(url.replace("USER", "nothing"))
-    assert "does not tell its maxmemory-policy" in warning
+    assert "does not report its maxmemory-policy" in warning
 
 
 async def test_a_server_that_is_not_there_is_said_so() -> None:

@@ -118,7 +118,7 @@ class Worker:
             jobs = [[x.id, x.deadline_ms, x.lost] for x in leases]
             self.events.append({"kind": "claim", "at_ms": at_ms, "jobs": jobs})
             if self.rng.random() < 0.3:
-                await self.queue.extend([x.held for x in leases], 30)
+                await self.queue.extend([x.ref for x in leases], 30)
             await self.settle([self.outcome(x) for x in leases])
             await self.settle([Done(x.id, x.token, RESULT) for x in self.abandoned])
             self.abandoned = [x for x in leases if self.rng.random() < 0.05]

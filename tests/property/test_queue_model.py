@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from tests.queue_harness import memory, on_redis
 from workers.queue.contract import Done, Failed, Lost, Missed, Outcome, QueueSettings, Release
 from workers.queue.embedded import EmbeddedServer
-from workers.queue.job import TERMINAL, Held, JobState, JobStatus, Lease, NewJob
+from workers.queue.job import TERMINAL, JobState, JobStatus, Lease, LeaseRef, NewJob
 from workers.queue.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -131,8 +131,8 @@ class BothQueues(RuleBasedStateMachine):
     @rule(which=st.lists(TOKENS, min_size=1, max_size=4), lease_ms=st.integers(10, 300))
     def extend(self, which: list[int], lease_ms: int) -> None:
         pairs = [self.pairs[i % len(self.pairs)] for i in which] if self.pairs else []
-        left = self.do(self.left.queue.extend([a.held for a, _ in pairs], lease_ms))
-        right = self.do(self.right.queue.extend([b.held for _, b in pairs], lease_ms))
+        left = self.do(self.left.queue.extend([a.ref for a, _ in pairs], lease_ms))
+        right = self.do(self.right.queue.extend([b.ref for _, b in pairs], lease_ms))
         assert left == right
 
     @rule(id=IDS)
@@ -140,7 +140,7 @@ class BothQueues(RuleBasedStateMachine):
         for harness in (self.left, self.right):
             before = self.do(harness.queue.state(id))
             assert self.do(harness.queue.settle([Done(id, "forged", b"no")])) == [False]
-            assert self.do(harness.queue.extend([Held(id, "forged")], 100)) == [False]
+            assert self.do(harness.queue.extend([LeaseRef(id, "forged")], 100)) == [False]
             assert self.do(harness.queue.state(id)) == before
 
     @rule(id=IDS)

@@ -13,8 +13,8 @@ from workers.ports import check_port, free_port, free_ports
 
 
 @pytest.fixture(autouse=True)
-def nothing_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "_given", set())
+def nothing_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_reserved", set())
 
 
 def test_it_is_below_the_range_that_the_system_draws_from() -> None:
@@ -35,7 +35,7 @@ def test_one_that_somebody_listens_on_is_not_free(
         with pytest.raises(OSError, match="Address already in use"):
             check_port("0.0.0.0", first + 2)
         # Of a row the ends and the middle are tried: with nothing but this row to choose from, none is left.
-        ports._given.clear()
+        ports._reserved.clear()
         monkeypatch.setattr(ports, "_FIRST", first - 4)
         monkeypatch.setattr(ports, "_SPAN", 8)
         with pytest.raises(OSError, match="no 4 free ports in a row"):
@@ -54,7 +54,7 @@ def test_rows_do_not_overlap_and_single_ports_lie_in_none() -> None:
 def test_a_row_leaves_out_what_is_meant_for_another() -> None:
     # A tenth of the range: other processes may hold a port of some rows.
     wanted = free_ports(1_000) + 350
-    ports._given.clear()
+    ports._reserved.clear()
     assert all(
         not start <= wanted < start + 1_000 for start in (free_ports(1_000, [wanted]) for _ in range(4))
     )

@@ -1,7 +1,7 @@
-"""The batch worker: a Ray Serve deployment that drains one model's queue for as long as it lives.
+"""The batch worker: a Ray Serve deployment that works off one model's queue until it is stopped.
 
 It takes no requests. Serve starts it, shows it, restarts it when :meth:`BatchWorker.check_health`
-raises, and scales it; the loop itself is :class:`workers.batch.loop.Drain`.
+raises, and scales it; the loop itself is :class:`workers.batch.loop.WorkerLoop`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from optimizers import artifact
-from optimizers.profile import LatencyProfile
-from optimizers.runner import RunnerError
-from optimizers.tensors import Tensors, check
-from workers.batch.loop import Drain
+from workers.batch.loop import WorkerLoop
 from workers.batch.queue_poll import OrphanLog
-from workers.batch.settings import DrainSettings, Meter
-from workers.execution.loaded import LoadedVariant
-from workers.execution.model_thread import Model, UnknownVariant
+from workers.batch.settings import LoopSettings, Meter
+from workers.execution.batch_model import ArtifactModel, BatchModel
 from workers.execution.work_limits import WorkLimit
 from workers.queue.contract import (
     DeadlineQueue,
@@ -49,41 +44,8 @@ _CHECK_S = 60.0
 _SWITCH_INTERVAL_S = 0.001
 
 
-class ArtifactModel:
-    """The variants in a model's folder (one folder each), loaded when first needed."""
-
-    def __init__(self, artifacts: str, threads: int) -> None:
-        self._folder = artifacts
-        self._threads = threads
-        self._loaded: dict[str, LoadedVariant] = {}
-
-    def load(self, variant: str) -> LatencyProfile:
-        if variant not in self._loaded:
-            try:
-                if not variant or variant != os.path.basename(variant) or variant.startswith("."):
-                    raise UnknownVariant(f"{variant!r} is no variant's name")
-                self._loaded[variant] = LoadedVariant(os.path.join(self._folder, variant), self._threads)
-            except (artifact.ArtifactError, RunnerError) as error:
-                raise UnknownVariant(f"variant {variant!r} cannot be loaded: {error}") from error
-        return self._loaded[variant].profile
-
-    def check(self, variant: str, batch: Tensors) -> int:
-        return check(batch, self._loaded[variant].inputs)
-
-    def run(self, variant: str, batch: Tensors) -> Tensors:
-        return self._loaded[variant].run(batch)
-
-    def probe(self, variant: str) -> None:
-        self._loaded[variant].probe()
-
-    def close(self) -> None:
-        for loaded in self._loaded.values():
-            loaded.close()
-        self._loaded.clear()
-
-
 class BatchWorker:
-    """Serve's face of the loop. All arguments are plain values, so that a config file can hold them.
+    """The loop as a Serve deployment. All arguments are plain values, so that a config file can hold them.
 
     ``queue_url``: see :func:`workers.queue.redis.client.connect`; prefer ``file:`` where it has a password.
     ``queue_settings``: fields of :class:`workers.queue.contract.QueueSettings`, ``retry`` as a mapping too;
@@ -116,7 +78,7 @@ class BatchWorker:
             queue_url, model, settings_from(queue_settings or {}), namespace, layout
         )
         worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._drain = Drain(
+        self._worker_loop = WorkerLoop(
             self._queue,
             self.make_model(artifacts, threads),
             variant,
@@ -126,7 +88,9 @@ class BatchWorker:
         )
         self._metrics = _Metrics(model)
         self._orphans = OrphanLog(model)
-        self._loop = asyncio.get_running_loop().create_task(self._drain.run(), name=f"{model} batch worker")
+        self._task = asyncio.get_running_loop().create_task(
+            self._worker_loop.run(), name=f"{model} batch worker"
+        )
         self._helpers = [
             asyncio.get_running_loop().create_task(body)
             for body in (self._publish(), self._check_server(queue_url))
@@ -141,14 +105,14 @@ class BatchWorker:
         return RedisQueue.open(url, model, settings, namespace=namespace, layout=layout)
 
     @staticmethod
-    def make_model(artifacts: str, threads: int) -> Model:
+    def make_model(artifacts: str, threads: int) -> BatchModel:
         """What the loop runs."""
         return ArtifactModel(artifacts, threads)
 
     @staticmethod
-    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> DrainSettings:
+    def make_settings(lease_ms: int, max_batch: int | None, hung_after_ms: float | None) -> LoopSettings:
         """How the loop works."""
-        settings = DrainSettings(lease_ms=lease_ms, max_rows=max_batch)
+        settings = LoopSettings(lease_ms=lease_ms, max_rows=max_batch)
         if hung_after_ms is None:
             return settings
         limit = WorkLimit(hung_after_ms, hung_after_ms)
@@ -156,19 +120,19 @@ class BatchWorker:
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
-        if self._loop.done():
-            error = None if self._loop.cancelled() else self._loop.exception()
-            raise RuntimeError(f"the drain loop ended: {error!r}") from error
+        if self._task.done():
+            error = None if self._task.cancelled() else self._task.exception()
+            raise RuntimeError(f"the worker loop ended: {error!r}") from error
 
     async def __del__(self) -> None:
-        await self._drain.stop()
+        await self._worker_loop.stop()
         with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._loop
+            await self._task
         for helper in self._helpers:
             helper.cancel()
         await asyncio.gather(*self._helpers, return_exceptions=True)
         await self._queue.close()
-        if self._drain.hangs:
+        if self._worker_loop.hung_reason:
             # Libraries join their threads when a process ends, and one that hangs would keep it for ever.
             logging.shutdown()
             os._exit(1)
@@ -188,7 +152,7 @@ class BatchWorker:
     async def _publish(self) -> None:
         while True:
             await asyncio.sleep(_PUBLISH_S)
-            self._metrics.publish_meter(self._drain.meter)
+            self._metrics.publish_meter(self._worker_loop.meter)
             with contextlib.suppress(QueueUnavailable):
                 stats = await self._queue.stats()
                 self._orphans.note(stats)
@@ -208,7 +172,7 @@ class _Metrics:
 
         tags: Any = ("model", "variant")  # Ray's hints admit a single key only
         self._model = model
-        self._seen: dict[tuple[str, str], int] = {}
+        self._published: dict[tuple[str, str], int] = {}
         self._rows = metrics.Counter(
             "hybrid_batch_rows_total", "Rows that batch workers ended.", (*tags, "outcome")
         )
@@ -233,9 +197,9 @@ class _Metrics:
 
     def publish_meter(self, meter: Meter) -> None:
         for (variant, outcome), rows in meter.rows.items():
-            new = rows - self._seen.get((variant, outcome), 0)
+            new = rows - self._published.get((variant, outcome), 0)
             if new:
-                self._seen[variant, outcome] = rows
+                self._published[variant, outcome] = rows
                 self._rows.inc(new, {"model": self._model, "variant": variant, "outcome": outcome})
         while meter.batches:
             variant, rows, ms = meter.batches.popleft()

@@ -1,7 +1,7 @@
 """The batch worker's loop: claim, form batches, run, settle each job by itself, prefetch meanwhile.
 
-It knows neither Ray nor Redis: a :class:`workers.queue.contract.DeadlineQueue` and a
-:class:`workers.execution.model_thread.Model` are handed in, so that tests drive it with any of them.
+Neither Ray nor Redis is needed: a :class:`workers.queue.contract.DeadlineQueue` and a
+:class:`workers.execution.batch_model.BatchModel` are handed in, so that tests drive it with any of them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,11 @@ from dataclasses import dataclass
 
 from optimizers.profile import OnlineFit
 from optimizers.tensors import RowShapes, TensorError, Tensors, pack, row_shapes, unpack
-from workers.batch.settings import DrainSettings, Meter
+from workers.batch.settings import LoopSettings, Meter
 from workers.batching import LEAST_SHARE, BoundTable, free_worker
-from workers.execution.model_thread import (
-    Model,
-    ModelFault,
-    ModelHangs,
-    ModelThread,
-    UnknownVariant,
-    describe,
-    run_jobs,
-)
-from workers.execution.watched_model import WatchedModel
+from workers.execution.batch_model import BatchModel, VariantUnavailable, WatchedModel
+from workers.execution.faults import ModelFault, describe
+from workers.execution.model_thread import ModelHangs, ModelThread, run_jobs
 from workers.queue.contract import (
     DeadlineQueue,
     Done,
@@ -69,7 +62,7 @@ class _Variant:
         self.table, self.least_rows = table, table.efficient(LEAST_SHARE)
         self._fit = fit
 
-    def ran(self, rows: int, ms: float) -> None:
+    def note_run(self, rows: int, ms: float) -> None:
         if rows > self.table.max_rows:
             return  # it ran in pieces: no sample of any batch size
         self._fit.add(rows, ms)
@@ -78,16 +71,16 @@ class _Variant:
             self.least_rows = self.table.efficient(LEAST_SHARE)
 
 
-class Drain:
+class WorkerLoop:
     """One worker's loop. ``run`` returns after ``stop``; it raises only when it cannot go on."""
 
     def __init__(
         self,
         queue: DeadlineQueue,
-        model: Model,
+        model: BatchModel,
         variant: str,
         worker: str,
-        settings: DrainSettings | None = None,
+        settings: LoopSettings | None = None,
         *,
         sched_idle: bool = True,
     ) -> None:
@@ -95,17 +88,17 @@ class Drain:
         self._queue = queue
         self._variant = variant
         self._worker = worker
-        self._settings = settings or DrainSettings()
+        self._settings = settings or LoopSettings()
         self._thread = ModelThread(f"{queue.model}-batch", sched_idle=sched_idle)
         self._model = WatchedModel(model, self._thread.watch, self._settings.limit, self._settings.load_limit)
-        #: Why the model is taken to hang; then its thread may never end.
-        self.hangs: str | None = None
+        #: Why the model counts as hung, once it does; its thread may then never end.
+        self.hung_reason: str | None = None
         self._variants: dict[str, _Variant] = {}
         self._waiting: list[Lease] = []
-        self._held: dict[str, Lease] = {}
+        self._leased: dict[str, Lease] = {}
         self._running: list[Lease] = []
         self._loading: str | None = None
-        self._stuck: list[Lease] = []
+        self._hung_leases: list[Lease] = []
         self._failed_claims = 0
         self._clock_offset_ms = 0.0
         self._stopping = asyncio.Event()
@@ -114,12 +107,12 @@ class Drain:
         self._watching: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
-        """Load the variant, then drain until :meth:`stop`. On the way out, what was not started is
-        released at once and what was running is settled.
+        """Load the variant, then work until :meth:`stop`. At the end, jobs that were not started are released
+        at once and those that were running are settled.
 
         Raises :class:`ModelFault` or :class:`ModelHangs` where the model cannot go on.
         """
-        bodies = (self._drain(), self._keep_leases(), self._reap(), self._watch_model())
+        bodies = (self._work(), self._renew_leases(), self._reap(), self._watch_model())
         tasks = [asyncio.create_task(body) for body in bodies]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -129,55 +122,56 @@ class Drain:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._leave()
+            await self._shut_down()
 
     async def stop(self) -> None:
         """Ask :meth:`run` to end after the batch that is running."""
         self._stopping.set()
 
-    async def _drain(self) -> None:
+    async def _work(self) -> None:
         await self._load(self._variant)
         while not self._stopping.is_set():
-            batch = await self._next()
+            batch = await self._next_batch()
             if batch is None:
-                await self._idle()
+                await self._wait_until_needed()
             else:
-                await self._run(batch)
+                await self._run_batch(batch)
 
     async def _watch_model(self) -> None:
-        """Raises :class:`ModelHangs` once the model takes longer than its work explains."""
+        """Raises :class:`ModelHangs` once the model takes longer than the size of its work explains."""
         while True:
             await asyncio.sleep(self._settings.watch_s)
-            self.hangs = self._thread.watch.look()
-            if self.hangs:
-                waited_for = [x for x in self._waiting if self._loading == (x.variant or self._variant)]
-                self._stuck = [*self._running, *waited_for]
-                logger.error("batch worker %s gives up: %s", self._worker, self.hangs)
-                raise ModelHangs(self.hangs)
+            self.hung_reason = self._thread.watch.look()
+            if self.hung_reason:
+                loading = [x for x in self._waiting if self._loading == (x.variant or self._variant)]
+                self._hung_leases = [*self._running, *loading]
+                logger.error("batch worker %s gives up: %s", self._worker, self.hung_reason)
+                raise ModelHangs(self.hung_reason)
 
-    async def _next(self) -> _Batch | None:
+    async def _next_batch(self) -> _Batch | None:
         """The next batch that can run now, claiming first if nothing is at hand."""
         if not self._waiting:
             await self._claim(self._variants[self._variant].table.max_rows)
         while self._waiting and not self._stopping.is_set():
             name = self._waiting[0].variant or self._variant
-            same = [x for x in self._waiting if (x.variant or self._variant) == name]
+            same_variant = [x for x in self._waiting if (x.variant or self._variant) == name]
             try:
                 variant = await self._load(name)
-            except UnknownVariant as error:
-                await self._end(same, [Failed(x.id, x.token, describe(error), retry=False) for x in same])
+            except VariantUnavailable as error:
+                reason = describe(error)
+                await self._settle_waiting([Failed(x.id, x.token, reason, retry=False) for x in same_variant])
                 continue
-            hopeless, chosen = free_worker(
-                same, variant.table, self._now_ms(), variant.least_rows, form=_row_shapes
+            too_late, chosen = free_worker(
+                same_variant, variant.table, self._now_ms(), variant.least_rows, form=_row_shapes
             )
-            await self._drop(hopeless, name)
+            await self._settle_missed(too_late, name)
             if chosen:
-                batch = await self._prepare(name, chosen)
+                batch = await self._read_inputs(name, chosen)
                 if batch.leases:
                     return batch
         return None
 
-    async def _run(self, batch: _Batch) -> None:
+    async def _run_batch(self, batch: _Batch) -> None:
         """Run on the model's thread; meanwhile the last batch is settled and the next one claimed."""
         variant = self._variants[batch.variant]
         rows = sum(x.rows for x in batch.leases)
@@ -199,7 +193,7 @@ class Drain:
         elapsed_ms = (time.monotonic() - started) * 1e3
         self.meter.batches.append((batch.variant, rows, elapsed_ms))
         if not any(isinstance(a, Exception) for a in answers):
-            variant.ran(rows, elapsed_ms)
+            variant.note_run(rows, elapsed_ms)
         await self._finish_settling()
         self._settling = asyncio.create_task(self._settle_answers(batch, answers))
 
@@ -238,7 +232,7 @@ class Drain:
         if leases:
             server_ms = leases[0].lease_until_ms - self._settings.lease_ms
             self._clock_offset_ms = server_ms - time.monotonic() * 1e3
-            self._held.update((x.id, x) for x in leases)
+            self._leased.update((x.id, x) for x in leases)
             self._waiting = sorted([*self._waiting, *leases], key=lambda x: x.deadline_ms)
 
     async def _watch_for_work(self) -> bool:
@@ -258,7 +252,7 @@ class Drain:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    async def _prepare(self, variant: str, leases: Sequence[Lease]) -> _Batch:
+    async def _read_inputs(self, variant: str, leases: Sequence[Lease]) -> _Batch:
         """Read and check the inputs; a job that is not what the model takes fails alone."""
         batch = _Batch(variant, [], [])
         bad: list[Outcome] = []
@@ -299,21 +293,21 @@ class Drain:
         except QueueUnavailable as error:
             logger.warning("batch worker %s could not settle %d jobs: %s", self._worker, len(outcomes), error)
         for outcome in outcomes:
-            self._held.pop(outcome.id, None)
+            self._leased.pop(outcome.id, None)
 
-    async def _end(self, leases: Sequence[Lease], outcomes: Sequence[Outcome]) -> None:
-        gone = {x.id for x in leases}
-        self._waiting = [x for x in self._waiting if x.id not in gone]
+    async def _settle_waiting(self, outcomes: Sequence[Outcome]) -> None:
+        settled = {outcome.id for outcome in outcomes}
+        self._waiting = [x for x in self._waiting if x.id not in settled]
         await self._settle(outcomes)
 
-    async def _drop(self, leases: Sequence[Lease], variant: str) -> None:
-        """Hopeless ones are reported as missed now, instead of delaying those behind them."""
+    async def _settle_missed(self, leases: Sequence[Lease], variant: str) -> None:
+        """Report jobs that cannot meet their deadlines as missed now: they would delay those behind them."""
         if leases:
             reason = "it could not be done by its deadline any more"
-            await self._end(leases, [Missed(x.id, x.token, reason) for x in leases])
+            await self._settle_waiting([Missed(x.id, x.token, reason) for x in leases])
             self.meter.rows[variant, "expired"] += sum(x.rows for x in leases)
 
-    async def _idle(self) -> None:
+    async def _wait_until_needed(self) -> None:
         await self._finish_settling()
         if self._stopping.is_set() or self._waiting:
             return
@@ -323,18 +317,18 @@ class Drain:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep_leases(self) -> None:
-        """Renew at a third of the lease; what was lost is not started any more."""
+    async def _renew_leases(self) -> None:
+        """Renew at a third of the lease; jobs whose lease was lost are not started."""
         while True:
             await asyncio.sleep(self._settings.lease_ms / 3000)
-            held = [x.held for x in self._held.values()]
+            refs = [x.ref for x in self._leased.values()]
             with contextlib.suppress(QueueUnavailable):
-                kept = await self._queue.extend(held, self._settings.lease_ms)
-                lost = {h.id for h, mine in zip(held, kept, strict=True) if not mine}
-                lost = {id for id in lost if id in self._held and self._held[id].held in held}
+                kept = await self._queue.extend(refs, self._settings.lease_ms)
+                lost = {ref.id for ref, is_kept in zip(refs, kept, strict=True) if not is_kept}
+                lost = {id for id in lost if id in self._leased and self._leased[id].ref in refs}
                 self._waiting = [x for x in self._waiting if x.id not in lost]
                 for id in lost:
-                    self._held.pop(id, None)
+                    self._leased.pop(id, None)
 
     async def _reap(self) -> None:
         while True:
@@ -342,13 +336,13 @@ class Drain:
             with contextlib.suppress(QueueUnavailable):
                 await self._queue.reap()
 
-    async def _leave(self) -> None:
-        """Settle what ran, give back what did not start, end the thread."""
+    async def _shut_down(self) -> None:
+        """Settle the jobs that ran, release those that did not start, and end the thread."""
         self._stopping.set()
         try:
-            if self.hangs:
+            if self.hung_reason:
                 # It is not known which of them is at fault, or whether any is.
-                await self._end(self._stuck, [Lost(x.id, x.token, self.hangs) for x in self._stuck])
+                await self._settle_waiting([Lost(x.id, x.token, self.hung_reason) for x in self._hung_leases])
             await self._finish_settling()
             if self._watching is not None:
                 self._watching.cancel()
@@ -361,7 +355,7 @@ class Drain:
         except QueueError as error:
             logger.warning("batch worker %s left without giving its work back: %s", self._worker, error)
         finally:
-            if not self.hangs:
+            if not self.hung_reason:
                 with contextlib.suppress(RuntimeError):
                     await self._thread.call(self._model.close)
             self._thread.close()

@@ -133,15 +133,15 @@ class OrphanLog:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._seen: int | None = None
+        self._count: int | None = None
 
     def note(self, stats: QueueStats) -> None:
         count = stats.totals["orphaned"]
-        if self._seen is not None and count > self._seen:
+        if self._count is not None and count > self._count:
             logger.error(
                 "model %s: %d queued jobs lost their record or payload in the queue's server and cannot run; "
                 "they were evicted, or deleted by hand (its maxmemory-policy must be noeviction)",
                 self._model,
-                count - self._seen,
+                count - self._count,
             )
-        self._seen = count
+        self._count = count

@@ -10,7 +10,7 @@ from workers.execution.work_limits import LOAD_LIMIT, WorkLimit, limit_for
 
 
 @dataclass(frozen=True, slots=True)
-class DrainSettings:
+class LoopSettings:
     """``lease_ms`` must be well above the longest batch; leases are renewed at a third of it.
     ``max_rows`` bounds a batch (default: what the variant's profile measured). ``idle_s`` is how long
     one sleep for work lasts at most, ``reap_s`` how often overdue work is looked for, ``watch_s`` how often

@@ -36,7 +36,7 @@ DEFAULT_BOUNDS = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunResult:
     """One run: the outputs, or the error, and the time that it took."""
 
     answer: Tensors | Exception
@@ -44,7 +44,7 @@ class Ran:
 
 
 #: What to run next: a batch, or (None) the model's own probe.
-Steps = Generator[Tensors | None, Ran, list[Tensors | Exception]]
+Steps = Generator[Tensors | None, RunResult, list[Tensors | Exception]]
 
 
 def describe(error: BaseException) -> str:
@@ -92,7 +92,7 @@ def run_all(jobs: Sequence[Tensors], max_rows: int, bounds: Bounds = DEFAULT_BOU
     return list(tensors.split(ran.answer, [tensors.rows_of(job) for job in jobs]))
 
 
-def _check_model() -> Generator[None, Ran, None]:
+def _check_model() -> Generator[None, RunResult, None]:
     ran = yield None
     if isinstance(ran.answer, Exception):
         raise ModelFault(
@@ -100,7 +100,7 @@ def _check_model() -> Generator[None, Ran, None]:
         ) from ran.answer
 
 
-def _run(jobs: Sequence[Tensors], max_rows: int) -> Generator[Tensors, Ran, Ran]:
+def _run(jobs: Sequence[Tensors], max_rows: int) -> Generator[Tensors, RunResult, RunResult]:
     """Run jobs as one batch, in pieces of ``max_rows``."""
     ms, pieces = 0.0, []
     try:
@@ -110,13 +110,13 @@ def _run(jobs: Sequence[Tensors], max_rows: int) -> Generator[Tensors, Ran, Ran]
             ran = yield _rows(batch, start, start + max_rows)
             ms += ran.ms
             if isinstance(ran.answer, Exception):
-                return Ran(ran.answer, ms)
+                return RunResult(ran.answer, ms)
             pieces.append(ran.answer)
         outputs = tensors.concat(pieces)
         tensors.split(outputs, [rows])
     except tensors.TensorError as error:
-        return Ran(error, ms)
-    return Ran(outputs, ms)
+        return RunResult(error, ms)
+    return RunResult(outputs, ms)
 
 
 def _rows(batch: Tensors, start: int, stop: int) -> Tensors:
@@ -130,7 +130,7 @@ class _RowSearch:
         self._max_rows, self._bounds = max_rows, bounds
         self._runs, self._ms = 0, 0.0
 
-    def blame(self, job: Tensors, error: Exception) -> Generator[Tensors, Ran, Exception]:
+    def blame(self, job: Tensors, error: Exception) -> Generator[Tensors, RunResult, Exception]:
         """The error of a request that fails alone, with the rows that are at fault."""
         try:
             total = tensors.rows_of(job)

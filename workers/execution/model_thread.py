@@ -1,5 +1,5 @@
-"""The thread in which a batch worker's model runs, apart from the event loop, and last in the queue
-for the processor: whatever is interactive on the machine goes first.
+"""The thread in which a model runs, so that the event loop stays free. For batch work the thread has the
+scheduling class ``SCHED_IDLE``: interactive work on the machine gets the processor first.
 
 ``SCHED_IDLE`` covers the calling thread and those it starts later, and cannot be undone without
 privilege. So it is set before anything is loaded in this thread, and never in the event loop's.
@@ -16,25 +16,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from optimizers.profile import LatencyProfile
 from optimizers.tensors import Tensors
-from workers.execution.faults import ModelFault, Ran, RowsAtFault, describe, run_all
+from workers.execution.batch_model import BatchModel
+from workers.execution.faults import RunResult, run_all
 from workers.execution.work_watch import WorkWatch
-
-__all__ = [
-    "Model",
-    "ModelFault",
-    "ModelHangs",
-    "ModelThread",
-    "RowsAtFault",
-    "Runs",
-    "UnknownVariant",
-    "attempt",
-    "describe",
-    "run_jobs",
-]
 
 T = TypeVar("T")
 logger = logging.getLogger("ray.serve")
@@ -44,38 +31,8 @@ class ModelHangs(RuntimeError):
     """A call of the model takes longer than its size explains, and may never return."""
 
 
-class UnknownVariant(LookupError):
-    """A job pins a variant that this worker cannot load. The message says why."""
-
-
-class Runs(Protocol):
-    """What `run_jobs` needs of a model."""
-
-    def run(self, variant: str, batch: Tensors) -> Tensors:
-        """The outputs of a batch."""
-        ...
-
-    def probe(self, variant: str) -> None:
-        """Run rows that the variant surely takes; raises whatever is wrong with the model."""
-        ...
-
-
-class Model(Runs, Protocol):
-    """What the drain loop runs. ``load``, ``run`` and ``probe`` are called in the model's thread only."""
-
-    def load(self, variant: str) -> LatencyProfile:
-        """Load a variant unless it is; its time by rows. Raises :class:`UnknownVariant`."""
-        ...
-
-    def check(self, variant: str, batch: Tensors) -> int:
-        """The rows of a loaded variant's input; raises :class:`optimizers.tensors.TensorError`."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class ModelThread:
-    """One thread; calls are awaited and run in the order they came. ``watch`` tells whether one hangs."""
+    """One thread; calls are awaited and run in the order they came. ``watch`` reports a call that hangs."""
 
     def __init__(self, name: str, *, sched_idle: bool = True) -> None:
         self.watch = WorkWatch()
@@ -118,7 +75,9 @@ def _yield_processor() -> None:
         logger.warning("batch work cannot yield the processor by SCHED_IDLE here: %s", error)
 
 
-def run_jobs(model: Runs, variant: str, max_rows: int, jobs: list[Tensors]) -> list[Tensors | Exception]:
+def run_jobs(
+    model: BatchModel, variant: str, max_rows: int, jobs: list[Tensors]
+) -> list[Tensors | Exception]:
     """Run jobs as one batch; one answer each: its outputs, or the error that its rows cause.
 
     Raises :class:`workers.execution.faults.ModelFault` when the model fails on its own probe too: then no row
@@ -135,7 +94,7 @@ def run_jobs(model: Runs, variant: str, max_rows: int, jobs: list[Tensors]) -> l
         return answers
 
 
-def attempt(run: Callable[[Tensors], Tensors], probe: Callable[[], None], step: Tensors | None) -> Ran:
+def attempt(run: Callable[[Tensors], Tensors], probe: Callable[[], None], step: Tensors | None) -> RunResult:
     """Run one of :data:`workers.execution.faults.Steps`, in the model's thread."""
     started = time.perf_counter()
     answer: Tensors | Exception = {}
@@ -146,4 +105,4 @@ def attempt(run: Callable[[Tensors], Tensors], probe: Callable[[], None], step: 
             answer = run(step)
     except Exception as error:  # each runtime raises its own
         answer = error
-    return Ran(answer, (time.perf_counter() - started) * 1e3)
+    return RunResult(answer, (time.perf_counter() - started) * 1e3)

@@ -51,7 +51,7 @@ class WorkWatch:
         self._clock = clock
         self._older = _thread_ids()
         self._piece: _Piece | None = None
-        self._seen: _Piece | None = None
+        self._last_piece: _Piece | None = None
         self._spent = Spent()
         self._threads: dict[int, ThreadTimes] = {}
         self._looked_at = 0.0
@@ -70,15 +70,15 @@ class WorkWatch:
         its time. What happened before the first look at a piece of work does not count."""
         piece, now = self._piece, self._clock()
         if piece is None:
-            self._seen = None
+            self._last_piece = None
             return None
         threads = self._read(self._older, piece.thread)
-        if piece is self._seen:
+        if piece is self._last_piece:
             elapsed_ms = min((now - self._looked_at) * 1e3, _LONGEST_GAP_MS)
             if threads:  # else nothing is known, and nobody is condemned for that
                 self._spent = spend(self._spent, self._threads, threads, elapsed_ms)
         else:
-            self._seen, self._spent = piece, Spent()
+            self._last_piece, self._spent = piece, Spent()
         self._threads, self._looked_at = threads, now
         problem = exceeded(self._spent, piece.limit)
         return f"{piece.what} hangs: {problem}" if problem else None
@@ -87,11 +87,11 @@ class WorkWatch:
 def read_threads(older: set[int], main: int) -> dict[int, ThreadTimes]:
     """The times of thread ``main`` of this process and of those that are not in ``older`` and have its
     scheduling class; empty where they cannot be read."""
-    found = {id: _read(id) for id in {main, *(_thread_ids() - older)}}
-    own = found.get(main)
+    stats = {id: _read(id) for id in {main, *(_thread_ids() - older)}}
+    own = stats.get(main)
     if own is None:
         return {}
-    return {id: one[1] for id, one in found.items() if one is not None and one[0] == own[0]}
+    return {id: one[1] for id, one in stats.items() if one is not None and one[0] == own[0]}
 
 
 def _read(id: int) -> tuple[int, ThreadTimes] | None:

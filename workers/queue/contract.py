@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from workers.queue.job import Held, JobState, JobStatus, Lease, NewJob
+from workers.queue.job import JobState, JobStatus, Lease, LeaseRef, NewJob
 from workers.queue.retry import RetryPolicy
 
 #: What `QueueStats.totals` counts.
@@ -127,7 +127,7 @@ Outcome = Done | Failed | Release | Lost | Missed
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingJob:
     """A waiting job seen from outside, without its payload."""
 
     id: str
@@ -265,7 +265,7 @@ class DeadlineQueue(Protocol):
     async def promote(self, ids: Sequence[str], lease_ms: int, worker: str) -> list[Lease]:
         """Lease exactly these jobs, for the online path to run. Those not waiting are left out."""
 
-    async def extend(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
+    async def extend(self, held: Sequence[LeaseRef], lease_ms: int) -> list[bool]:
         """Renew leases to ``lease_ms`` from now. False: no longer the holder's; stop working on it."""
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
@@ -281,7 +281,7 @@ class DeadlineQueue(Protocol):
         """Wait until at least one of the jobs has ended; the statuses of all that have, or ``[]`` at
         the timeout, or at once when all of them are unknown. Woken by notification."""
 
-    async def peek(self, n: int) -> list[Waiting]:
+    async def peek(self, n: int) -> list[WaitingJob]:
         """The ``n`` claimable jobs of the earliest deadlines, whoever their tenant."""
 
     async def stats(self) -> QueueStats:

@@ -135,7 +135,7 @@ class NewJob:
         return hasher.hexdigest()
 
 
-class Held(NamedTuple):
+class LeaseRef(NamedTuple):
     """What proves that a job is leased to the holder: its id and the claim's fencing token."""
 
     id: str
@@ -163,8 +163,8 @@ class Lease:
     lost: int = 0
 
     @property
-    def held(self) -> Held:
-        return Held(self.id, self.token)
+    def ref(self) -> LeaseRef:
+        return LeaseRef(self.id, self.token)
 
 
 @dataclass(frozen=True, slots=True)

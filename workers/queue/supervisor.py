@@ -1,7 +1,7 @@
-"""Watches a bundled queue server: whenever it dies it is started again, on the same folder and port.
+"""Watches a bundled queue server and starts it again whenever it dies, on the same folder and port.
 
-Why a thread of its own: the kernel ends the server when the thread that started it ends
-(`workers.queue.embedded`), and whoever serves is busy elsewhere, deploying for example.
+It has a thread of its own, because the kernel ends the server when the thread that started it ends
+(`workers.queue.embedded`), and the main thread is busy elsewhere, deploying for example.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from workers.queue.embedded import EmbeddedServer, EmbeddedServerError
 STEADY_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _LINES_SHOWN = 5
-#: At the end it may still be telling somebody who does not listen.
-_TOLD_WITHIN_S = 5.0
+#: At the end its last message may still be on its way to a terminal that does not read.
+_LAST_MESSAGE_S = 5.0
 
 
 def pause_s(failures: int) -> float:
@@ -36,7 +36,7 @@ def supervised(server: EmbeddedServer, say: Callable[[str], None]) -> Iterator[N
         yield
     finally:
         server.stop()
-        watcher.join(_TOLD_WITHIN_S)
+        watcher.join(_LAST_MESSAGE_S)
 
 
 def _watch(server: EmbeddedServer, say: Callable[[str], None]) -> None:
@@ -47,17 +47,17 @@ def _watch(server: EmbeddedServer, say: Callable[[str], None]) -> None:
             return
         last = "\n".join(server.log_tail().splitlines()[-_LINES_SHOWN:])
         about = "requests for the queue get 503 until it is back; its log ends"
-        _say(say, f"the queue server {_ended(code)}: {about}:\n{last}")
+        _say(say, f"the queue server {_how_it_ended(code)}: {about}:\n{last}")
         if time.monotonic() - started >= STEADY_S:
             failures = 0
-        while not _started(server, say, failures):
+        while not _start_again(server, say, failures):
             if server.wait_until_stopped(0):
                 return
             failures += 1
         failures, started = failures + 1, time.monotonic()
 
 
-def _started(server: EmbeddedServer, say: Callable[[str], None], failures: int) -> bool:
+def _start_again(server: EmbeddedServer, say: Callable[[str], None], failures: int) -> bool:
     """One attempt after the pause that is due. False if it failed or the server is to stop."""
     if server.wait_until_stopped(pause_s(failures)):
         return False
@@ -75,7 +75,7 @@ def _started(server: EmbeddedServer, say: Callable[[str], None], failures: int) 
     return True
 
 
-def _ended(code: int) -> str:
+def _how_it_ended(code: int) -> str:
     if code >= 0:
         return f"ended by itself with exit code {code}"
     with suppress(ValueError):

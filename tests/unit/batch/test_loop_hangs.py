@@ -1,4 +1,4 @@
-"""The drain loop on a model that never returns, and on a queue that fails: it ends, or backs off."""
+"""The loop loop on a model that never returns, and on a queue that fails: it ends, or backs off."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from optimizers.profile import LatencyProfile, fit
 from optimizers.tensors import Tensors, rows_of
 from tests.unit.batch.test_loop import Doubler, drained, result, row
-from workers.batch.loop import Drain
-from workers.batch.settings import DrainSettings
+from workers.batch.loop import WorkerLoop
+from workers.batch.settings import LoopSettings
 from workers.execution.model_thread import ModelHangs, ModelThread
 from workers.execution.work_limits import WorkLimit
 from workers.queue.contract import DeadlineQueue, QueueError, QueueSettings, QueueUnavailable
@@ -23,7 +23,7 @@ from workers.queue.memory.queue import MemoryQueue
 
 #: Blocked for 200 ms is too long.
 SOON = WorkLimit(on_cpu_ms=1e9, blocked_ms=200.0)
-QUICK = DrainSettings(lease_ms=60_000, watch_s=0.01, limit=lambda predicted_ms: SOON, load_limit=SOON)
+QUICK = LoopSettings(lease_ms=60_000, watch_s=0.01, limit=lambda predicted_ms: SOON, load_limit=SOON)
 
 
 class Hanging(Doubler):
@@ -50,11 +50,11 @@ class Hanging(Doubler):
 async def hangs(queue: DeadlineQueue, variant: str = "main") -> str:
     """One worker, until it gives up; why."""
     release = threading.Event()
-    drain = Drain(queue, Hanging(release), variant, "w", QUICK, sched_idle=False)
+    loop = WorkerLoop(queue, Hanging(release), variant, "w", QUICK, sched_idle=False)
     try:
         with pytest.raises(ModelHangs) as error:
-            await asyncio.wait_for(drain.run(), 20)
-        assert drain.hangs == str(error.value)
+            await asyncio.wait_for(loop.run(), 20)
+        assert loop.hung_reason == str(error.value)
         return str(error.value)
     finally:
         release.set()
@@ -76,10 +76,10 @@ async def test_a_job_that_hangs_every_time_is_a_dead_letter_that_says_so_and_oth
     status = await queue.state("a")
     assert status is not None and status.state is JobState.DEAD
     assert (status.error or "").startswith("lost its lease 3 times; last: variant 'main' with 1 rows hangs: ")
-    drain = Drain(queue, Doubler(), "main", "w", sched_idle=False)
-    running = asyncio.create_task(drain.run())
+    loop = WorkerLoop(queue, Doubler(), "main", "w", sched_idle=False)
+    running = asyncio.create_task(loop.run())
     ended = await drained(queue, [f"b{i}" for i in range(20)])
-    await drain.stop()
+    await loop.stop()
     await asyncio.wait_for(running, 10)
     assert {i: result(ended[f"b{i}"]) for i in range(20)} == {i: [2 * i] for i in range(20)}
 
@@ -153,11 +153,11 @@ async def test_a_claim_that_fails_is_tried_again_after_a_pause_that_grows(
     errors = [QueueUnavailable("refused"), JobDecodeError("cannot be read"), QueueError("something else")]
     queue = Failing(list(errors))
     await queue.submit([row("a", 1)])
-    drain = Drain(queue, Doubler(), "main", "w", sched_idle=False)
+    loop = WorkerLoop(queue, Doubler(), "main", "w", sched_idle=False)
     with caplog.at_level(logging.WARNING, logger="ray.serve"):
-        running = asyncio.create_task(drain.run())
+        running = asyncio.create_task(loop.run())
         assert result((await drained(queue, ["a"]))["a"]) == [2]
-        await drain.stop()
+        await loop.stop()
         await asyncio.wait_for(running, 10)
     pauses = [b - a for a, b in pairwise(queue.claimed_at[:4])]
     assert all(pause > 0.9 * least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True)), pauses

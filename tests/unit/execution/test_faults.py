@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizers.tensors import Tensors
-from workers.execution.faults import Bounds, ModelFault, Ran, RowsAtFault, find_faults
+from workers.execution.faults import Bounds, ModelFault, RowsAtFault, RunResult, find_faults
 
 
 class Fussy:
@@ -21,16 +21,16 @@ class Fussy:
         self.probes = 0
         self._probe_fails_from = probe_fails_from
 
-    def __call__(self, step: Tensors | None) -> Ran:
+    def __call__(self, step: Tensors | None) -> RunResult:
         if step is None:
             self.probes += 1
             broken = self.probes >= self._probe_fails_from
-            return Ran(RuntimeError("device lost") if broken else {}, 1.0)
+            return RunResult(RuntimeError("device lost") if broken else {}, 1.0)
         values = step["x"]
         self.runs.append(len(values))
         if (values < 0).any():
-            return Ran(ValueError(f"cannot double {values.min():g}"), float(len(values)))
-        return Ran({"y": values * 2}, float(len(values)))
+            return RunResult(ValueError(f"cannot double {values.min():g}"), float(len(values)))
+        return RunResult({"y": values * 2}, float(len(values)))
 
 
 def jobs(*found: list[float]) -> list[Tensors]:

@@ -16,7 +16,7 @@ async def test_what_was_settled_or_cancelled_leaves_no_entry_behind() -> None:
     for i in range(3000):
         await h.queue.submit([job(f"a{i}", 60_000), job(f"b{i}", 70_000)])
         (lease,) = await h.queue.claim(1, 600_000, "w")
-        await h.queue.extend([lease.held], 700_000)
+        await h.queue.extend([lease.ref], 700_000)
         await h.queue.settle([Done(lease.id, lease.token, b"")])
         await h.queue.cancel(f"b{i}")
         await h.advance(1)

@@ -9,7 +9,7 @@ import pytest
 from router.scheduling.prediction import BatchLoad, OnlineLoad
 from router.scheduling.rescue import Promotion, Queued, Quota, Room, choose, worth_a_look
 from tests.support.replica import variant
-from workers.queue.contract import Waiting
+from workers.queue.contract import WaitingJob
 
 NOW = 1_800_000_000_000
 #: 10 ms and 1 ms a row, on either side; the queue drains 100 rows a second.
@@ -20,12 +20,12 @@ ONLINE = OnlineLoad(
 PLENTY = Room(1e9, 1_000_000)
 
 
-def waiting(id: str, slack_ms: int, rows: int = 1, pinned: str | None = None) -> Waiting:
-    return Waiting(id, NOW + slack_ms, rows, "", pinned)
+def waiting(id: str, slack_ms: int, rows: int = 1, pinned: str | None = None) -> WaitingJob:
+    return WaitingJob(id, NOW + slack_ms, rows, "", pinned)
 
 
 def chosen(
-    *jobs: Waiting, held: int = 1, online: OnlineLoad = ONLINE, room: Room = PLENTY, tried: str = ""
+    *jobs: WaitingJob, held: int = 1, online: OnlineLoad = ONLINE, room: Room = PLENTY, tried: str = ""
 ) -> str:
     found = choose(Queued(jobs, held, NOW), BATCH, online, room, tried)
     return " ".join(f"{promotion.id}:{promotion.variant}" for promotion in found)

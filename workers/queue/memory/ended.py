@@ -8,33 +8,33 @@ from collections.abc import Iterator
 
 from workers.queue.contract import QueueSettings
 from workers.queue.job import JobState
-from workers.queue.memory.record import Record
+from workers.queue.memory.record import JobRecord
 
 #: After every id, in a comparison.
 _LAST = "\U0010ffff"
 
 
-class Ended:
+class EndedJobs:
     """Dead letters by the time of their end and by id, all others in the order in which they ended."""
 
     def __init__(self, settings: QueueSettings) -> None:
         self.settings = settings
-        self._others: deque[Record] = deque()
+        self._others: deque[JobRecord] = deque()
         self._dead: list[tuple[int, str]] = []
 
     @property
     def dead_letters(self) -> int:
         return len(self._dead)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: JobRecord) -> None:
         if record.state is JobState.DEAD:
-            insort(self._dead, _grave(record))
+            insort(self._dead, _death_key(record))
         else:
             self._others.append(record)
 
-    def revive(self, record: Record) -> None:
+    def revive(self, record: JobRecord) -> None:
         """A dead letter is queued again or dropped."""
-        del self._dead[bisect_left(self._dead, _grave(record))]
+        del self._dead[bisect_left(self._dead, _death_key(record))]
 
     def newest_dead(self, limit: int, offset: int) -> list[str]:
         """Ids of dead letters, newest first."""
@@ -58,5 +58,5 @@ class Ended:
         return first
 
 
-def _grave(record: Record) -> tuple[int, str]:
+def _death_key(record: JobRecord) -> tuple[int, str]:
     return record.finished_ms or 0, record.job.id

@@ -8,8 +8,8 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 
 from workers.queue.job import JobState
-from workers.queue.memory.fair_lines import FairLines
-from workers.queue.memory.record import Record
+from workers.queue.memory.fair_queue import FairQueue
+from workers.queue.memory.record import JobRecord
 
 _SPARE = 64
 
@@ -18,38 +18,38 @@ class Places:
     """``waiting_rows`` counts the rows in line and in a backoff."""
 
     def __init__(self) -> None:
-        self.lines = FairLines()
+        self.lines = FairQueue()
         self.leased = 0
         self.delayed = 0
         self.waiting_rows = 0
-        self._times: list[tuple[int, int, Record]] = []
+        self._times: list[tuple[int, int, JobRecord]] = []
         self._noted = 0
         self._kept = 0
 
-    def wait(self, record: Record) -> None:
+    def wait(self, record: JobRecord) -> None:
         """Put a job that stands nowhere in line."""
         record.state, record.token, record.not_before_ms = JobState.PENDING, None, None
         self.waiting_rows += record.job.rows
         self.lines.add(record)
 
-    def delay(self, record: Record, until_ms: int) -> None:
+    def delay(self, record: JobRecord, until_ms: int) -> None:
         """Put a job that stands nowhere in a backoff."""
         record.state, record.token, record.not_before_ms = JobState.PENDING, None, until_ms
         self.waiting_rows += record.job.rows
         self.delayed += 1
         self._note(until_ms, record)
 
-    def lease(self, record: Record, token: str, until_ms: int) -> None:
+    def lease(self, record: JobRecord, token: str, until_ms: int) -> None:
         """Hand a job that stands nowhere to a worker."""
         record.state, record.token, record.lease_until_ms = JobState.LEASED, token, until_ms
         self.leased += 1
         self._note(until_ms, record)
 
-    def renew(self, record: Record, until_ms: int) -> None:
+    def renew(self, record: JobRecord, until_ms: int) -> None:
         record.lease_until_ms = until_ms
         self._note(until_ms, record)
 
-    def leave(self, record: Record) -> None:
+    def leave(self, record: JobRecord) -> None:
         """Take a job from where it stands."""
         if record.state is JobState.LEASED:
             self.leased -= 1
@@ -70,12 +70,12 @@ class Places:
             heappop(self._times)
         return None
 
-    def take_due(self, now_ms: int) -> Record | None:
+    def take_due(self, now_ms: int) -> JobRecord | None:
         """A job whose lease has run out or whose backoff is over, to be moved before the next call."""
         at_ms = self.next_time_ms()
         return None if at_ms is None or at_ms > now_ms else heappop(self._times)[2]
 
-    def _note(self, at_ms: int, record: Record) -> None:
+    def _note(self, at_ms: int, record: JobRecord) -> None:
         self._noted += 1
         heappush(self._times, (at_ms, self._noted, record))
         if len(self._times) > 2 * self._kept + _SPARE:  # most of them belong to leases that were settled
@@ -85,7 +85,7 @@ class Places:
             self._kept = len(self._times)
 
 
-def _due_ms(record: Record) -> int | None:
+def _due_ms(record: JobRecord) -> int | None:
     if record.not_before_ms is not None:
         return record.not_before_ms
     return record.lease_until_ms if record.state is JobState.LEASED else None

@@ -30,13 +30,13 @@ from workers.queue.contract import (
     QueueSettings,
     QueueStats,
     Submitted,
-    Waiting,
+    WaitingJob,
 )
-from workers.queue.job import TERMINAL, Failure, Held, JobState, JobStatus, Lease, NewJob
-from workers.queue.memory.ended import Ended
+from workers.queue.job import TERMINAL, Failure, JobState, JobStatus, Lease, LeaseRef, NewJob
+from workers.queue.memory.counts import QueueCounts
+from workers.queue.memory.ended import EndedJobs
 from workers.queue.memory.places import Places
-from workers.queue.memory.record import Record, applied_before, kind_of, lease_of, status_of
-from workers.queue.memory.tally import Tally
+from workers.queue.memory.record import JobRecord, applied_before, kind_of, lease_of, status_of
 from workers.queue.retry import Decision, Expire, GiveUp, Retry, after_failure, after_lost_lease
 
 _KEPT_FAILURES = 10
@@ -57,11 +57,11 @@ class MemoryQueue:
         self.settings = settings or QueueSettings()
         self._now = now_ms or (lambda: int(time.time() * 1000))
         self._rng = rng or random.Random()
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, JobRecord] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._places = Places()
-        self._ended = Ended(self.settings)
-        self._tally = Tally()
+        self._ended = EndedJobs(self.settings)
+        self._counts = QueueCounts()
         self._sequence = 0
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._idle: set[asyncio.Event] = set()
@@ -101,15 +101,15 @@ class MemoryQueue:
         ]
         return self._lease(waiting, now, lease_ms, worker)
 
-    async def extend(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
+    async def extend(self, held: Sequence[LeaseRef], lease_ms: int) -> list[bool]:
         now = self._tick()
         answers = []
         for id, token in held:
             record = self._records.get(id)
-            mine = record is not None and record.state is JobState.LEASED and record.token == token
-            if record is not None and mine:
+            is_held = record is not None and record.state is JobState.LEASED and record.token == token
+            if record is not None and is_held:
                 self._places.renew(record, now + lease_ms)
-            answers.append(mine)
+            answers.append(is_held)
         return answers
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
@@ -149,27 +149,27 @@ class MemoryQueue:
                 if not self._watchers.get(id, True):
                     del self._watchers[id]
 
-    async def peek(self, n: int) -> list[Waiting]:
+    async def peek(self, n: int) -> list[WaitingJob]:
         now = self._tick()
         first = islice(self._places.lines.in_time(now), max(0, n))
-        return [Waiting(r.job.id, r.deadline_ms, r.job.rows, r.job.tenant, r.job.variant) for r in first]
+        return [WaitingJob(r.job.id, r.deadline_ms, r.job.rows, r.job.tenant, r.job.variant) for r in first]
 
     async def stats(self) -> QueueStats:
         now = self._tick()
-        tally, places = self._tally, self._places
+        counts, places = self._counts, self._places
         return QueueStats(
             now_ms=now,
-            jobs=tally.jobs,
-            rows=tally.rows,
-            bytes=tally.bytes,
-            waiting_jobs=tally.jobs - places.leased - places.delayed,
+            jobs=counts.jobs,
+            rows=counts.rows,
+            bytes=counts.bytes,
+            waiting_jobs=counts.jobs - places.leased - places.delayed,
             waiting_rows=places.waiting_rows,
             delayed_jobs=places.delayed,
             leased_jobs=places.leased,
             dead_letters=self._ended.dead_letters,
             earliest_deadline_ms=places.lines.earliest_deadline_ms(),
-            rows_per_s=tally.rows_per_s(now),
-            totals=dict(tally.totals),
+            rows_per_s=counts.rows_per_s(now),
+            totals=dict(counts.totals),
         )
 
     async def wait_for_work(self, timeout_s: float) -> bool:
@@ -218,7 +218,7 @@ class MemoryQueue:
             record.attempts = record.lost = 0
             record.given_back = record.ended_token = record.claimed_ms = None
             record.submitted_ms, record.deadline_ms = now, now + budget_ms
-            self._tally.enter(record.job)
+            self._counts.enter(record.job)
             self._enqueue(record)
         return [r.job.id for r in moved]
 
@@ -244,7 +244,7 @@ class MemoryQueue:
             self._forget(id)
         return now
 
-    def _known(self, ids: Iterable[str]) -> list[Record]:
+    def _known(self, ids: Iterable[str]) -> list[JobRecord]:
         return [self._records[id] for id in ids if id in self._records]
 
     def _submit(self, job: NewJob, now: int, first_ms: int | None) -> Submitted:
@@ -255,17 +255,17 @@ class MemoryQueue:
             if first.digest != digest:
                 return KeyConflict(job.id, first.job.id)
             return Accepted(first.job.id, first.deadline_ms, duplicate=True)
-        full = self._tally.full(job, self.settings)
+        full = self._counts.full(job, self.settings)
         if full:
             what, over, ended = full
-            return Full(job.id, what, self._tally.room_ms(over, ended, first_ms, now))
+            return Full(job.id, what, self._counts.room_ms(over, ended, first_ms, now))
         self._sequence += 1
-        record = Record(job, digest, self._sequence, now, now + job.budget_ms)
+        record = JobRecord(job, digest, self._sequence, now, now + job.budget_ms)
         self._records[job.id] = record
         if scoped:
             self._keys[scoped] = job.id
-        self._tally.totals["submitted"] += 1
-        self._tally.enter(job)
+        self._counts.totals["submitted"] += 1
+        self._counts.enter(job)
         self._enqueue(record)
         return Accepted(job.id, record.deadline_ms)
 
@@ -274,12 +274,12 @@ class MemoryQueue:
         lines = self._places.lines
         return next((lines.earliest_deadline_ms(t) for t in lines.next_tenants(1)), None)
 
-    def _enqueue(self, record: Record) -> None:
+    def _enqueue(self, record: JobRecord) -> None:
         self._places.wait(record)
         for event in self._idle:
             event.set()
 
-    def _lease(self, taken: list[Record], now: int, lease_ms: int, worker: str) -> list[Lease]:
+    def _lease(self, taken: list[JobRecord], now: int, lease_ms: int, worker: str) -> list[Lease]:
         token = uuid.uuid4().hex
         for record in taken:
             self._places.leave(record)
@@ -310,7 +310,7 @@ class MemoryQueue:
             record.given_back = outcome.token, kind_of(outcome)
         return True
 
-    def _fail(self, record: Record, outcome: Failed, now: int, draw: float) -> None:
+    def _fail(self, record: JobRecord, outcome: Failed, now: int, draw: float) -> None:
         if not outcome.retry:
             self._note_failure(record, now, outcome.error)
             self._finish(record, JobState.FAILED, now, outcome.error)
@@ -325,10 +325,10 @@ class MemoryQueue:
             now,
             draw,
         )
-        self._tally.totals["retried"] += isinstance(decision, Retry)
+        self._counts.totals["retried"] += isinstance(decision, Retry)
         self._carry_out(record, decision, now, outcome.error)
 
-    def _carry_out(self, record: Record, decision: Decision, now: int, error: str) -> None:
+    def _carry_out(self, record: JobRecord, decision: Decision, now: int, error: str) -> None:
         match decision:
             case Expire():
                 self._finish(record, JobState.EXPIRED, now, error)
@@ -341,15 +341,15 @@ class MemoryQueue:
                 else:
                     self._enqueue(record)
 
-    def _note_failure(self, record: Record, now: int, error: str) -> None:
+    def _note_failure(self, record: JobRecord, now: int, error: str) -> None:
         record.failures = [*record.failures, Failure(now, record.worker or "", error)][-_KEPT_FAILURES:]
         record.error = error
 
-    def _finish(self, record: Record, state: JobState, now: int, error: str | None) -> None:
+    def _finish(self, record: JobRecord, state: JobState, now: int, error: str | None) -> None:
         self._places.leave(record)
         record.state, record.finished_ms, record.error = state, now, error
         record.token = None
-        self._tally.end(record.job, state, now)
+        self._counts.end(record.job, state, now)
         self._ended.add(record)
         for event in self._watchers.get(record.job.id, ()):
             event.set()
@@ -365,9 +365,9 @@ class MemoryQueue:
             self._lose(record, now, "")
         return moved
 
-    def _lose(self, record: Record, now: int, why: str) -> None:
+    def _lose(self, record: JobRecord, now: int, why: str) -> None:
         record.lost += 1
-        self._tally.totals["lost"] += 1
+        self._counts.totals["lost"] += 1
         decision = after_lost_lease(record.lost, self.settings.max_lost_leases, record.deadline_ms, now)
         if why:
             self._note_failure(record, now, why)

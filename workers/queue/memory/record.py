@@ -9,11 +9,11 @@ from workers.queue.contract import Done, Failed, Lost, Missed, Outcome
 from workers.queue.job import Failure, JobState, JobStatus, Lease, NewJob
 
 #: A place in line: deadline in ms, sequence, a number that no two have, and who stands there.
-Entry = tuple[int, int, int, "Record"]
+Entry = tuple[int, int, int, "JobRecord"]
 
 
 @dataclass(slots=True, eq=False)
-class Record:
+class JobRecord:
     job: NewJob
     digest: str
     sequence: int
@@ -62,14 +62,14 @@ def kind_of(outcome: Outcome) -> str:
     return "release"
 
 
-def applied_before(record: Record, outcome: Outcome) -> bool:
+def applied_before(record: JobRecord, outcome: Outcome) -> bool:
     kind = kind_of(outcome)
     if record.ended_token == outcome.token:
         return record.state in _MAY_END[kind]
     return record.given_back == (outcome.token, kind)
 
 
-def status_of(r: Record) -> JobStatus:
+def status_of(r: JobRecord) -> JobStatus:
     return JobStatus(
         id=r.job.id,
         state=r.state,
@@ -90,7 +90,7 @@ def status_of(r: Record) -> JobStatus:
     )
 
 
-def lease_of(r: Record, token: str) -> Lease:
+def lease_of(r: JobRecord, token: str) -> Lease:
     return Lease(
         r.job.id,
         token,

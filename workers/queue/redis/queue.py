@@ -27,9 +27,9 @@ from workers.queue.contract import (
     QueueSettings,
     QueueStats,
     Submitted,
-    Waiting,
+    WaitingJob,
 )
-from workers.queue.job import Held, JobState, JobStatus, Lease, NewJob, decode_leases, encode_new
+from workers.queue.job import JobState, JobStatus, Lease, LeaseRef, NewJob, decode_leases, encode_new
 from workers.queue.redis.client import Caller, connect, for_blocking_reads
 from workers.queue.redis.codec import (
     decode_fields,
@@ -143,7 +143,7 @@ class RedisQueue:
             leases += decode_leases(raw[0], raw[1:])
         return leases
 
-    async def extend(self, held: Sequence[Held], lease_ms: int) -> list[bool]:
+    async def extend(self, held: Sequence[LeaseRef], lease_ms: int) -> list[bool]:
         self._check_open()
         kept: list[bool] = []
         for part in split(held):
@@ -187,11 +187,11 @@ class RedisQueue:
                 if ended or all(r == 0 for r in raw) or not await self._sleep(event, until):
                     return ended
 
-    async def peek(self, n: int) -> list[Waiting]:
+    async def peek(self, n: int) -> list[WaitingJob]:
         self._check_open()
         raw = await self._call("peek", n)
         return [
-            Waiting(id.decode(), deadline, rows, tenant.decode(), variant.decode() or None)
+            WaitingJob(id.decode(), deadline, rows, tenant.decode(), variant.decode() or None)
             for id, deadline, rows, tenant, variant in raw
         ]
 
@@ -244,13 +244,13 @@ class RedisQueue:
 
     async def dead_letters(self, limit: int = 100, offset: int = 0) -> list[JobStatus]:
         self._check_open()
-        found: list[JobStatus] = []
+        letters: list[JobStatus] = []
         for at in range(offset, offset + limit, MAX_CLAIM):
             count, records = await self._call("dead", at, min(MAX_CLAIM, offset + limit - at))
-            found += [decode_record(id.decode(), record, None) for id, record in records]
+            letters += [decode_record(id.decode(), record, None) for id, record in records]
             if count < MAX_CLAIM:
                 break
-        return found
+        return letters
 
     async def show_dead(self, id: str) -> DeadLetter | None:
         self._check_open()

@@ -24,7 +24,7 @@ def layout_of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> st
 
 
 async def check_server(url: str) -> list[str]:
-    """What to warn of. Raises :class:`QueueUnavailable` if the server does not answer and
+    """Warnings about the server. Raises :class:`QueueUnavailable` if the server does not answer and
     :class:`QueueIncompatible` if it cannot hold a queue: a member of a cluster, or one that deletes jobs."""
     client = connect(url)
     try:
@@ -45,7 +45,7 @@ async def check_server(url: str) -> list[str]:
 
 
 async def check_layouts(url: str, namespace: str, layouts: Mapping[str, str]) -> list[str]:
-    """What to warn of, for models and their layouts. Raises :class:`QueueIncompatible` where a queue holds
+    """Warnings for models and their layouts. Raises :class:`QueueIncompatible` where a queue holds
     unfinished jobs of a model with another layout."""
     warnings = []
     for model, layout in layouts.items():
@@ -74,22 +74,22 @@ def other_layout(model: str, namespace: str, layout: str, noted: str, unfinished
 
 
 async def _section(client: Redis, name: str) -> Mapping[str, Any]:
-    """A part of ``INFO``; empty where the server does not tell."""
+    """A section of ``INFO``; empty where the server does not allow it."""
     try:
-        found: Mapping[str, Any] = await client.info(name)
+        section: Mapping[str, Any] = await client.info(name)
     except RedisError:
         return {}
-    return found
+    return section
 
 
 async def _memory(client: Redis) -> tuple[str | None, int]:
-    """The eviction policy and the memory from which it applies (0: none); None where neither is told."""
-    told = await _section(client, "memory")
-    policy, limit = told.get("maxmemory_policy"), told.get("maxmemory")
+    """The eviction policy and the memory from which it applies (0: none); None where it is not reported."""
+    info = await _section(client, "memory")
+    policy, limit = info.get("maxmemory_policy"), info.get("maxmemory")
     try:
         if policy is None or limit is None:
-            set_to = await client.config_get("maxmemory", "maxmemory-policy")
-            policy, limit = set_to.get("maxmemory-policy"), set_to.get("maxmemory")
+            config = await client.config_get("maxmemory", "maxmemory-policy")
+            policy, limit = config.get("maxmemory-policy"), config.get("maxmemory")
     except RedisError:
         pass  # managed servers forbid it
     return policy, int(limit or 0)
@@ -98,7 +98,7 @@ async def _memory(client: Redis) -> tuple[str | None, int]:
 def _eviction(memory: tuple[str | None, int]) -> list[str]:
     policy, limit = memory
     if policy is None:
-        return ["the server does not tell its maxmemory-policy; make sure that it is noeviction"]
+        return ["the server does not report its maxmemory-policy; make sure that it is noeviction"]
     if policy == "noeviction" or not limit:
         return []
     if policy.startswith("allkeys"):

@@ -1,4 +1,4 @@
--- What the verbs share; put in front of each by workers/scripts.py. Key and field names: workers/keys.py.
+-- What the verbs share; put in front of each by workers/queue/redis/scripts.py. Key and field names: workers/queue/redis/keys.py.
 -- KEYS[1] base name of the queue. ARGV[1] its settings as JSON. A verb ends with flush().
 local B, call = KEYS[1], redis.call
 local S = cjson.decode(ARGV[1])

@@ -12,7 +12,7 @@ local function applied_before(j, token, kind)
   return call('HGET', job_key(j.id), 'lt') == token .. ':' .. kind
 end
 
--- The same arithmetic as workers/retry.py, after_failure.
+-- The same arithmetic as workers/queue/retry.py, after_failure.
 local function retry(j, err, draw)
   j.at = j.at + 1
   call('HSET', job_key(j.id), 'at', j.at)

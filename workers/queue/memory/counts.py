@@ -11,7 +11,7 @@ _RATE_MS = 10_000
 _PAUSE_MS = 60_000
 
 
-class Tally:
+class QueueCounts:
     """Running counts: unfinished ``jobs``, ``rows``, ``bytes``, each tenant's share of them, ``totals``.
 
     Rates decay with a time constant of 10 s, by the arithmetic of ``lua/lib.lua``, ``note_rate``.

@@ -18,35 +18,35 @@ from math import inf
 
 from workers.queue import contract
 from workers.queue.contract import QueueSettings
-from workers.queue.memory.record import Entry, Record
+from workers.queue.memory.record import Entry, JobRecord
 
 _SPARE = 64
 
 
 @dataclass(slots=True)
-class _Line:
+class _TenantQueue:
     """One tenant's waiting jobs; ``live`` of the heap's entries still belong to a job in line."""
 
     virtual: float
     heap: list[Entry] = field(default_factory=list)
     live: int = 0
 
-    def head(self) -> Record:
-        while not _stands(self.heap[0]):
+    def head(self) -> JobRecord:
+        while not _is_current(self.heap[0]):
             heappop(self.heap)
         return self.heap[0][3]
 
     def tidy(self) -> None:
         if len(self.heap) > 2 * self.live + _SPARE:
-            self.heap = [entry for entry in self.heap if _stands(entry)]
+            self.heap = [entry for entry in self.heap if _is_current(entry)]
             heapify(self.heap)
 
 
-class FairLines:
+class FairQueue:
     """Waiting jobs in one line per tenant; a tenant without any has no line and no virtual time."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, _TenantQueue] = {}
         self._order: list[tuple[float, bytes, str]] = []
         self._now = 0.0
         self._entered = 0
@@ -54,18 +54,18 @@ class FairLines:
     def __bool__(self) -> bool:
         return bool(self._lines)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: JobRecord) -> None:
         tenant = record.job.tenant
         line = self._lines.get(tenant)
         if line is None:
-            line = self._lines[tenant] = _Line(self._now)
+            line = self._lines[tenant] = _TenantQueue(self._now)
             insort(self._order, (line.virtual, tenant.encode(), tenant))
         self._entered += 1
         record.entry = (record.deadline_ms, record.sequence, self._entered, record)
         heappush(line.heap, record.entry)
         line.live += 1
 
-    def remove(self, record: Record) -> None:
+    def remove(self, record: JobRecord) -> None:
         """Take a job out of its line, if it stands in one."""
         if record.entry is None:
             return
@@ -91,9 +91,9 @@ class FairLines:
         lines = self._lines.values() if tenant is None else filter(None, [self._lines.get(tenant)])
         return min((line.head().deadline_ms for line in lines), default=None)
 
-    def take_late(self, tenant: str, now_ms: int, limit: float = inf) -> list[Record]:
+    def take_late(self, tenant: str, now_ms: int, limit: float = inf) -> list[JobRecord]:
         """Take out those of a tenant whose deadline has passed, the first ``limit`` of them."""
-        late: list[Record] = []
+        late: list[JobRecord] = []
         while len(late) < limit and (line := self._lines.get(tenant)) is not None:
             record = line.head()
             if record.deadline_ms > now_ms:
@@ -102,7 +102,7 @@ class FairLines:
             late.append(record)
         return late
 
-    def in_time(self, now_ms: int) -> Iterator[Record]:
+    def in_time(self, now_ms: int) -> Iterator[JobRecord]:
         """Those whose deadline has not passed, earliest first, whoever their tenant.
 
         The heaps are walked, not popped: O(log n) for each job that is asked for.
@@ -116,10 +116,10 @@ class FairLines:
             for child in (2 * at + 1, 2 * at + 2):
                 if child < len(heap):
                     heappush(front, (heap[child], number, child))
-            if _stands(entry) and entry[0] > now_ms:
+            if _is_current(entry) and entry[0] > now_ms:
                 yield entry[3]
 
-    def take(self, n: int, max_rows: int | None, settings: QueueSettings, now_ms: int) -> list[Record]:
+    def take(self, n: int, max_rows: int | None, settings: QueueSettings, now_ms: int) -> list[JobRecord]:
         """Take out up to ``n`` jobs, ``max_rows`` rows in all (always at least one job).
 
         A tenant whose first job is late has no turn. A job that lost its workers before goes alone, so that
@@ -127,7 +127,7 @@ class FairLines:
         """
         turns = [(self._lines[t].virtual, place, t) for place, t in enumerate(self.next_tenants(n))]
         passed: dict[str, float] = {}
-        taken: list[Record] = []
+        taken: list[JobRecord] = []
         rows = size = 0
         while turns and len(taken) < n:
             virtual, place, tenant = turns[0]
@@ -164,10 +164,10 @@ class FairLines:
         line.virtual = virtual
         insort(self._order, (virtual, tenant.encode(), tenant))
 
-    def _leave_order(self, tenant: str, line: _Line) -> None:
+    def _leave_order(self, tenant: str, line: _TenantQueue) -> None:
         del self._order[bisect_left(self._order, (line.virtual, tenant.encode(), tenant))]
 
 
-def _stands(entry: Entry) -> bool:
+def _is_current(entry: Entry) -> bool:
     """Whether the entry is where its job waits, and not a place that it has left."""
     return entry[3].entry is entry

@@ -1,4 +1,4 @@
-"""A variant in memory, as replicas and batch workers run it: with a row that it is known to take."""
+"""A variant in memory, as online replicas and batch workers run it, with a row that is known to run."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class LoadedVariant:
     """
 
     def __init__(self, artifact_path: str, threads: int) -> None:
-        found = artifact.read(artifact_path)
-        self.profile: LatencyProfile = found.manifest.profile
-        self._runner = load(found, threads=threads)
-        example = example_of(found)
+        stored = artifact.read(artifact_path)
+        self.profile: LatencyProfile = stored.manifest.profile
+        self._runner = load(stored, threads=threads)
+        example = example_of(stored)
         try:
-            takes_it = try_out(self._runner, example)
+            example_runs = try_out(self._runner, example)
         except RunnerError as error:
             self._runner.close()
             raise type(error)(f"{artifact_path}: {error}") from error
         #: A row that has run here. While there is none, a failure says nothing of the model.
-        self._known_row: Tensors | None = example.row if takes_it else None
-        if not takes_it:
+        self._known_row: Tensors | None = example.row if example_runs else None
+        if not example_runs:
             logger.warning(
                 "%s: the model does not take a row of zeros, and the artifact has no example row; make it "
                 "again with `hybrid-router optimize`",
