@@ -9,8 +9,8 @@ from router.policy.reading import load as load
 from router.policy.reading import parse as parse
 from router.policy.reading import read as read
 from router.policy.sections import DEFAULT_ROUTE as DEFAULT_ROUTE
-from router.policy.sections import Batch as Batch
-from router.policy.sections import Model as Model
-from router.policy.sections import Online as Online
+from router.policy.sections import BatchSection as BatchSection
+from router.policy.sections import ModelSection as ModelSection
+from router.policy.sections import OnlineSection as OnlineSection
 from router.policy.sections import Policy as Policy
 from router.policy.sections import Route as Route

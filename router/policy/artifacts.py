@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from optimizers import artifact
 from optimizers.artifact import ArtifactError, Manifest
 from optimizers.runtimes.example_row import Example, example_of
-from router.policy import Model, Policy, PolicyError
+from router.policy import ModelSection, Policy, PolicyError
 from router.policy.facts import MeasuredVariant
 
 #: A router runs no model that takes longer for a row: everybody else's requests would wait for the processor.
@@ -61,7 +61,7 @@ def read_examples(policy: Policy) -> dict[str, Example]:
     return found
 
 
-def _mismatches(model: Model, manifests: Mapping[str, Manifest]) -> list[str]:
+def _mismatches(model: ModelSection, manifests: Mapping[str, Manifest]) -> list[str]:
     problems = []
     first = next(iter(manifests.values()), None)
     for name, manifest in manifests.items():

@@ -82,13 +82,13 @@ class Route(Section):
         return next(variant for variant, weight in reversed(self.split.items()) if weight > 0)
 
 
-class Rescue(Section):
+class RescueSection(Section):
     """How much of a model's online time may go to queued jobs that would be late; 0 gives them none."""
 
     share: Share = 0.1
 
 
-class Online(Section):
+class OnlineSection(Section):
     """Online replicas: each holds every variant listed, best first or in any order.
 
     ``in_time`` is the share of the accepted requests that are to be answered in time, 99.9% for example.
@@ -112,10 +112,10 @@ class Online(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     ready_within: Annotated[Milliseconds, Field(gt=0)] | None = None
     hung_after: Annotated[Milliseconds, Field(gt=0)] | None = None
-    rescue: Rescue = Rescue()
+    rescue: RescueSection = RescueSection()
 
     @model_validator(mode="after")
-    def _one_in_each_router(self) -> Online:
+    def _one_in_each_router(self) -> OnlineSection:
         if self.in_router and self.replicas > 1:
             raise ValueError(
                 f"replicas is {self.replicas}, and with in_router each router has one of its own; leave "
@@ -138,7 +138,7 @@ class WorkerRange(Section):
         return self
 
 
-class Batch(Section):
+class BatchSection(Section):
     """Batch workers that drain the model's queue: a number of them, or a range to scale in.
 
     ``hung_after`` is how long one batch may compute, or be blocked, before its worker is replaced; waiting
@@ -164,15 +164,15 @@ class Batch(Section):
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
-class Model(Section):
+class ModelSection(Section):
     """One model: where its variants lie, and how they are served."""
 
     artifacts: Path
-    online: Online | None = None
-    batch: Batch | None = None
+    online: OnlineSection | None = None
+    batch: BatchSection | None = None
 
     @model_validator(mode="after")
-    def _served(self) -> Model:
+    def _served(self) -> ModelSection:
         if self.online is None and self.batch is None:
             raise ValueError("a model needs an 'online' section, a 'batch' section, or both")
         return self
@@ -186,16 +186,16 @@ class Model(Section):
         return tuple(names)
 
 
-class Results(Section):
+class ResultsSection(Section):
     keep: Milliseconds = 24 * 3_600_000.0
 
 
-class Defaults(Section):
+class DefaultsSection(Section):
     """What holds where a request does not say: its budget, and how long a queued call is held open."""
 
     budget: BudgetMs = 1_000.0
     hold: Milliseconds = 20_000.0
-    results: Results = Results()
+    results: ResultsSection = ResultsSection()
 
 
 class QueueLimits(Section):
@@ -203,7 +203,7 @@ class QueueLimits(Section):
     bytes: Bytes = 4 << 30
 
 
-class Limits(Section):
+class LimitsSection(Section):
     """Bounds that hold before memory or work is spent."""
 
     body: Bytes = 16 << 20
@@ -213,13 +213,13 @@ class Limits(Section):
     tenant: TenantLimits = TenantLimits()
 
 
-class Logs(Section):
+class LogsSection(Section):
     """The log of requests: what share of those that went well is written. All others are."""
 
     share: Share = 0.01
 
 
-class Cors(Section):
+class CorsSection(Section):
     """Pages of which origins may call the server from a browser; by default none but its own.
 
     An origin is scheme, host and port, as ``https://app.example``; ``*`` allows every page. Cookies and other
@@ -254,14 +254,14 @@ class RedisSection(Section):
 class Policy(Section):
     """The whole file. Routes are tried in order; a request that none takes goes to ``auto``."""
 
-    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    models: Annotated[dict[Name, ModelSection], Field(min_length=1)]
     routes: tuple[Route, ...] = ()
     tenants: dict[Name, Tenant] = Field(default_factory=dict)
-    defaults: Defaults = Defaults()
-    limits: Limits = Limits()
+    defaults: DefaultsSection = DefaultsSection()
+    limits: LimitsSection = LimitsSection()
     redis: RedisSection = RedisSection()
-    logs: Logs = Logs()
-    cors: Cors = Cors()
+    logs: LogsSection = LogsSection()
+    cors: CorsSection = CorsSection()
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:

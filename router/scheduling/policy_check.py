@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from router.policy import DEFAULT_ROUTE, Model, Policy, Route
+from router.policy import DEFAULT_ROUTE, ModelSection, Policy, Route
 from router.policy.facts import MeasuredVariant
 from router.policy.space import Space
 from router.units import format_ms
@@ -56,13 +56,13 @@ def check(policy: Policy, variants: Variants) -> list[Finding]:
     return found
 
 
-def hop_ms(served: Model) -> float:
+def hop_ms(served: ModelSection) -> float:
     """What a call costs beside the model: nothing to speak of where the router runs it itself."""
     return 0.0 if served.online and served.online.in_router else _HOP_MS
 
 
 def _serve(
-    served: Model, route: Route, model: str, variants: Mapping[str, MeasuredVariant], top_ms: float
+    served: ModelSection, route: Route, model: str, variants: Mapping[str, MeasuredVariant], top_ms: float
 ) -> Iterator[Finding]:
     """Whether the requests of one model that take this route, the longest budget being ``top_ms``, can be
     served at all, and in time."""

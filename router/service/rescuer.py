@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from optimizers.tensors import TensorError, TensorSpec, check, pack, unpack
 from router.online.dispatcher import DispatchError, OnlineDispatcher
-from router.policy import Batch, Online
+from router.policy import BatchSection, OnlineSection
 from router.policy.facts import MeasuredVariant
 from router.scheduling.prediction import batch_load
 from router.scheduling.rescue import LOOK_MS, Promotion, Queued, Quota, choose, worth_a_look
@@ -41,8 +41,8 @@ class Rescuer:
         dispatcher: OnlineDispatcher,
         inputs: Sequence[TensorSpec],
         variant: MeasuredVariant,
-        online: Online,
-        batch: Batch,
+        online: OnlineSection,
+        batch: BatchSection,
         recorder: Recorder,
         waits: Callable[[], bool],
         clock: Callable[[], float] = lambda: time.monotonic() * 1_000.0,
@@ -55,7 +55,7 @@ class Rescuer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking: asyncio.Task[int] | None = None
 
-    def configure(self, online: Online, batch: Batch) -> None:
+    def configure(self, online: OnlineSection, batch: BatchSection) -> None:
         """Go on under other settings of the two sides."""
         self._batch = batch
         self._quota.configure(online.rescue.share, online.replicas, online.max_batch)

@@ -28,10 +28,10 @@ from router.ingress.grpc.peers import is_here
 from router.ingress.http.application import Ingress
 from router.online.dispatcher import OnlineDispatcher
 from router.online.replicas import OwnSource, Replicas, ServeSource, Source
-from router.policy import Batch, Policy, PolicyError, Reading
+from router.policy import BatchSection, Policy, PolicyError, Reading
 from router.policy.artifacts import read_examples, read_manifests
+from router.policy.changes import PolicyChange
 from router.policy.facts import MeasuredVariant
-from router.policy.reload import Look, PolicyFile, follow
 from router.policy.secrets import URL_ELSEWHERE, holds_password
 from router.scheduling.prediction import drain_rows_per_s
 from router.service.metrics import Publisher, Recorder
@@ -39,6 +39,7 @@ from router.service.request_log import LogFile, RequestLog, file_name, serve_fol
 from router.service.requests import ServedModel
 from router.service.rescuer import Rescuer
 from router.service.service import Service
+from router.serving.policy_file import PolicyFile, follow
 from router.serving.warm_up import WarmUp
 from workers import online
 from workers.batch import autoscale, deployment
@@ -130,7 +131,7 @@ def application(reading: Reading, args: AppArgs) -> Application:
 
 
 def _batch_deployment(
-    name: str, section: Batch, manifest: Manifest, folder: str, redis_url: str, policy: Policy
+    name: str, section: BatchSection, manifest: Manifest, folder: str, redis_url: str, policy: Policy
 ) -> Any:
     count, settings, scaling = section.workers, policy.queue_settings, None
     if not isinstance(count, int):
@@ -199,7 +200,7 @@ class Router(GrpcMethods):
         self._tasks = [
             asyncio.create_task(self._warm_up.run()),
             asyncio.create_task(self._service.queued.watch()),
-            asyncio.create_task(follow(self._policy_file, self._take)),
+            asyncio.create_task(follow(self._policy_file, self._apply_policy)),
             asyncio.create_task(Publisher(self._recorder).run()),
             asyncio.create_task(self._log_file.flush()),
             *(
@@ -298,11 +299,11 @@ class Router(GrpcMethods):
     def _may_rescue(self, served: ServedModel) -> bool:
         return self._warm_up.is_warm(served.name) and self._service.queued.may_hold_work(served)
 
-    def _take(self, look: Look) -> None:
-        if look.outcome == "applied":
-            self._service.apply_policy(look.policy)
+    def _apply_policy(self, change: PolicyChange) -> None:
+        if change.outcome == "applied":
+            self._service.apply_policy(change.policy)
             for name, rescuer in self._rescuers.items():
-                section = look.policy.models[name]
+                section = change.policy.models[name]
                 if section.online and section.batch:
                     rescuer.configure(section.online, section.batch)
         self._recorder.policy(self._policy_file.digest, self._policy_file.state)

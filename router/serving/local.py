@@ -39,7 +39,7 @@ class Server:
     metrics_url: str | None
     redis_url: str | None
     started_in_s: float
-    #: The policy's name in a word, as `router.policy.reload` makes it.
+    #: The digest of the policy's text (`router.policy.reading.digest_of`).
     digest: str = ""
     grpc_address: str | None = None
     #: Whether calls come from this machine only.

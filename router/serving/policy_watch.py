@@ -12,8 +12,9 @@ from pathlib import Path
 
 from router.policy import Policy, PolicyError, Reading
 from router.policy.artifacts import read_manifests
-from router.policy.reload import Look, PolicyFile
+from router.policy.changes import PolicyChange
 from router.policy.sections import RedisSection
+from router.serving.policy_file import PolicyFile
 
 
 def follow(
@@ -28,18 +29,18 @@ def follow(
     """Watch the file until ``stop``; ``deploy`` replaces the running processes by those of a policy."""
     file = PolicyFile(path, policy, digest)
     while not stop.wait(every_s):
-        before, look = file.policy, file.look()
-        if look.outcome in ("applied", "needs redeploy"):
-            if _server(before.redis) != _server(look.policy.redis):
+        before, change = file.policy, file.look()
+        if change.outcome in ("applied", "needs redeploy"):
+            if _server(before.redis) != _server(change.policy.redis):
                 say("policy: 'redis' has changed, which needs a stop and a start; the rest is applied")
-            if look.policy.limits.body > max(before.limits.body, policy.limits.body):
+            if change.policy.limits.body > max(before.limits.body, policy.limits.body):
                 say("policy: 'limits.body' has grown; gRPC takes such messages after a stop and a start")
-        if look.outcome == "applied":
-            say(f"policy {look.digest} applied")
-        elif look.outcome == "refused":
-            say(f"policy {look.digest} refused, the old one stays:\n{look.problem}")
-        elif look.outcome == "needs redeploy":
-            _replace(file, look, deploy, say)
+        if change.outcome == "applied":
+            say(f"policy {change.digest} applied")
+        elif change.outcome == "refused":
+            say(f"policy {change.digest} refused, the old one stays:\n{change.problem}")
+        elif change.outcome == "needs redeploy":
+            _replace(file, change, deploy, say)
 
 
 def _server(section: RedisSection) -> tuple[str | None, str, str]:
@@ -48,19 +49,19 @@ def _server(section: RedisSection) -> tuple[str | None, str, str]:
 
 
 def _replace(
-    file: PolicyFile, look: Look, deploy: Callable[[Reading], None], say: Callable[[str], None]
+    file: PolicyFile, change: PolicyChange, deploy: Callable[[Reading], None], say: Callable[[str], None]
 ) -> None:
     try:
-        read_manifests(look.policy, str(file.path))
+        read_manifests(change.policy, str(file.path))
     except PolicyError as error:
-        say(f"policy {look.digest} refused, the old one stays:\n{error}")
+        say(f"policy {change.digest} refused, the old one stays:\n{error}")
         return
-    say(f"policy {look.digest}: replacing processes one after the other; no request is lost")
+    say(f"policy {change.digest}: replacing processes one after the other; no request is lost")
     begun = time.monotonic()
     try:
-        deploy(look.reading)
+        deploy(change.reading)
     except (PolicyError, RuntimeError) as error:
-        say(f"policy {look.digest} could not be deployed, see the log: {error}")
+        say(f"policy {change.digest} could not be deployed, see the log: {error}")
         return
-    file.deployed(look)
-    say(f"policy {look.digest} applied in {time.monotonic() - begun:.1f} s")
+    file.deployed(change)
+    say(f"policy {change.digest} applied in {time.monotonic() - begun:.1f} s")

@@ -15,7 +15,7 @@ from optimizers.artifact import Manifest
 from optimizers.runtimes.example_row import Example
 from optimizers.tensors import pack
 from router.online.dispatcher import BadRows, DispatchError, OnlineDispatcher
-from router.policy import Online, Policy
+from router.policy import OnlineSection, Policy
 from router.scheduling.probing import probe_within_ms
 from router.service.requests import ServedModel
 
@@ -54,7 +54,7 @@ class _Warming:
     """One online model, and how far its warm-up is."""
 
     def __init__(
-        self, served: ServedModel, dispatcher: OnlineDispatcher, section: Online, example: Example
+        self, served: ServedModel, dispatcher: OnlineDispatcher, section: OnlineSection, example: Example
     ) -> None:
         self.served, self.dispatcher, self.example = served, dispatcher, example
         # Rows of an open size may be large: no call is larger than what a caller may send.
@@ -125,7 +125,7 @@ class WarmUp:
     def __init__(
         self,
         models: Mapping[str, ServedModel],
-        sections: Mapping[str, Online],
+        sections: Mapping[str, OnlineSection],
         examples: Mapping[str, Example],
     ) -> None:
         self._warming = {

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from router.policy import Online, Policy
+from router.policy import OnlineSection, Policy
 from router.policy.facts import MeasuredVariant
 from router.scheduling.admission import Enqueue, Reject, RunOnline, decide
 from router.scheduling.prediction import ModelLoad
@@ -118,7 +118,7 @@ class Simulation:
         self._busy_ms = (0.0, 0.0)
 
     def _add_rescuers(
-        self, section: Online | None, online: OnlineSide | None, batch: QueueSide | None
+        self, section: OnlineSection | None, online: OnlineSide | None, batch: QueueSide | None
     ) -> None:
         if section and online and batch and section.rescue.share:
             for front in online.routers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from router.policy import Online
+from router.policy import OnlineSection
 from router.policy.facts import MeasuredVariant
 from router.scheduling.admission import RunOnline
 from router.scheduling.prediction import OnlineLoad
@@ -26,7 +26,7 @@ class OnlineSide:
 
     def __init__(
         self,
-        section: Online,
+        section: OnlineSection,
         variants: Mapping[str, MeasuredVariant],
         events: Events,
         timing: Timing,
@@ -84,7 +84,7 @@ class Front:
 
     def __init__(
         self,
-        section: Online,
+        section: OnlineSection,
         variants: Mapping[str, MeasuredVariant],
         pool: Pool,
         events: Events,

@@ -11,7 +11,7 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import Any, TypeVar
 
-from router.policy import Batch
+from router.policy import BatchSection
 from router.policy.facts import MeasuredVariant
 from router.scheduling.admission import Enqueue
 from router.scheduling.prediction import (
@@ -72,7 +72,7 @@ class QueueSide:
     def __init__(
         self,
         model: str,
-        section: Batch,
+        section: BatchSection,
         variants: Mapping[str, MeasuredVariant],
         settings: QueueSettings,
         events: Events,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from router.policy import Online
+from router.policy import OnlineSection
 from router.scheduling.prediction import BatchLoad
 from router.scheduling.rescue import LOOK_MS, Promotion, Queued, Quota, choose, worth_a_look
 from router.simulate.asked import Extra, Outcome
@@ -27,7 +27,7 @@ _LEASE_BEYOND_MS = 5_000
 class Rescuer:
     """One router's rescues of one model; looks until ``wanted`` says that there is nothing to look for."""
 
-    def __init__(self, front: Front, queue: QueueSide, section: Online, events: Events) -> None:
+    def __init__(self, front: Front, queue: QueueSide, section: OnlineSection, events: Events) -> None:
         self._front, self._queue, self._events = front, queue, events
         self._quota = Quota(section.rescue.share, section.replicas, section.max_batch)
         self._tried: dict[str, None] = {}

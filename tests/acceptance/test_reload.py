@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from router import Client
-from router.policy.reload import digest_of
+from router.policy.reading import digest_of
 from tests.acceptance.conftest import Served
 
 IMAGE = np.zeros((1, 1, 8, 8), np.float32)

@@ -15,7 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from router.ingress.grpc.server import add_to_server
 from router.policy import PolicyError
-from router.policy.reload import digest_of
+from router.policy.reading import digest_of
 from router.serving.application import build
 from tests.support import every_datatype
 from workers.batch.deployment import BatchWorker

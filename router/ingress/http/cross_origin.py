@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from router.ingress.semantics import Headers
-from router.policy.sections import Cors
+from router.policy.sections import CorsSection
 
 #: What a page may send beside the headers that every page may.
 _SENDS = (
@@ -34,7 +34,7 @@ def preflight(methods: Sequence[str]) -> Headers:
     ]
 
 
-def add_to(headers: Headers, scope: Mapping[str, Any], cors: Cors) -> None:
+def add_to(headers: Headers, scope: Mapping[str, Any], cors: CorsSection) -> None:
     """Add to an answer's headers whether the page that asks may read it; nothing if no origin is listed."""
     if not cors.origins:
         return

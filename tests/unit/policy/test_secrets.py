@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from router.policy import PolicyError, parse
-from router.policy.reload import PolicyFile, digest_of, follow
+from router.policy.reading import digest_of
 from router.policy.secrets import holds_password
+from router.serving.policy_file import PolicyFile, follow
 from workers.queue.contract import QueueUnavailable
 from workers.queue.redis import client
 from workers.queue.redis.client import resolve_url

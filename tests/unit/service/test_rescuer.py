@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from optimizers.tensors import TensorSpec, pack, unpack
 from router.online.dispatcher import OnlineDispatcher
-from router.policy import Batch, Online
-from router.policy.sections import Rescue
+from router.policy import BatchSection, OnlineSection
+from router.policy.sections import RescueSection
 from router.service.metrics import Recorder
 from router.service.rescuer import Rescuer
 from tests.support.replica import Replica, batch, variant
@@ -64,8 +64,8 @@ async def rescuing(
         dispatcher,
         (TensorSpec("x", "FP32", (-1, 1)),),
         variant("v"),
-        Online(variants=("v",), max_batch=8),
-        Batch(variant="v", max_batch=8),
+        OnlineSection(variants=("v",), max_batch=8),
+        BatchSection(variant="v", max_batch=8),
         recorder,
         waits=lambda: waits,
         clock=now_ms,
@@ -195,11 +195,11 @@ async def test_interactive_requests_come_first() -> None:
 @in_virtual_time
 async def test_a_rescuer_without_a_share_leaves_all_to_the_queue_until_it_has_one() -> None:
     async with rescuing() as side:
-        batch_side = Batch(variant="v", max_batch=8)
-        side.rescuer.configure(Online(variants=("v",), rescue=Rescue(share=0.0)), batch_side)
+        batch_side = BatchSection(variant="v", max_batch=8)
+        side.rescuer.configure(OnlineSection(variants=("v",), rescue=RescueSection(share=0.0)), batch_side)
         await side.submit("a", 2_000, 1.0)
         await side.submit("b", 9_000, 1.0)
         await asyncio.sleep(2.5)
         assert side.replica.batches == []
-        side.rescuer.configure(Online(variants=("v",), rescue=Rescue(share=0.2)), batch_side)
+        side.rescuer.configure(OnlineSection(variants=("v",), rescue=RescueSection(share=0.2)), batch_side)
         assert (await side.end_of("b")).met

@@ -19,7 +19,7 @@ from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.runtimes.example_row import Example, zeros
 from optimizers.tensors import TensorSpec
 from router.online.dispatcher import OnlineDispatcher
-from router.policy import Online, Policy
+from router.policy import OnlineSection, Policy
 from router.service.requests import ServedModel
 from router.serving.application import Router
 from router.serving.warm_up import WarmUp, ready_within_s
@@ -27,7 +27,7 @@ from tests.support.replica import Replica, run_ms, variant
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
 
 INPUTS = (TensorSpec("x", "FP32", (-1, 1)),)
-SECTION = Online(variants=("v",), max_batch=8)
+SECTION = OnlineSection(variants=("v",), max_batch=8)
 ZEROS = Example(zeros(INPUTS), is_real=False)
 
 
@@ -180,7 +180,7 @@ async def test_a_variant_that_takes_zeros_is_probed_beside_one_that_does_not() -
     both = {"fussy": variant("fussy"), "v": variant("v")}
     model.online = OnlineDispatcher(both, fussy, replicas=1, max_batch=8, max_waiting=100, clock=now_ms)
     task = asyncio.create_task(
-        WarmUp({"m": model}, {"m": Online(variants=("fussy", "v"), max_batch=8)}, {"m": ZEROS}).run()
+        WarmUp({"m": model}, {"m": OnlineSection(variants=("fussy", "v"), max_batch=8)}, {"m": ZEROS}).run()
     )
     await asyncio.sleep(30.0)
     before = len(replica.calls)

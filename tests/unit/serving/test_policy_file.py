@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from router.policy import Reading, parse
-from router.policy.reload import Look, PolicyFile, digest_of, follow
-from router.serving import policy_watch as following
+from router.policy.changes import PolicyChange
+from router.policy.reading import digest_of
+from router.serving import policy_watch
+from router.serving.policy_file import PolicyFile, follow
 
 BASE = """
 models:
@@ -38,7 +40,7 @@ class Changing:
         # Two writes within the clock's grain would look like one.
         os.utime(self.path, ns=(self._written * 10**9, self._written * 10**9))
 
-    def looked(self) -> Look:
+    def looked(self) -> PolicyChange:
         """What is found once the file has come to rest."""
         self.file.look()
         return self.file.look()
@@ -55,8 +57,8 @@ def test_nothing_has_changed(changing: Changing) -> None:
 
 def test_another_route_is_taken_over(changing: Changing) -> None:
     changing.write(BASE.replace("first", "second"))
-    look = changing.looked()
-    assert look.outcome == "applied"
+    change = changing.looked()
+    assert change.outcome == "applied"
     assert changing.file.policy.routes[0].name == "second"
     assert changing.looked().outcome == "same"
 
@@ -81,9 +83,9 @@ def test_a_broken_file_is_refused_once_and_the_old_policy_stays(
     changing: Changing, text: str, problem: str
 ) -> None:
     changing.write(text)
-    look = changing.looked()
-    assert look.outcome == "refused"
-    assert problem in (look.problem or "")
+    change = changing.looked()
+    assert change.outcome == "refused"
+    assert problem in (change.problem or "")
     assert changing.file.policy.routes[0].name == "first"
     assert changing.looked().outcome == "same"
     assert changing.file.state == "refused"
@@ -122,11 +124,11 @@ def test_going_back_to_what_is_in_force_ends_the_problem(changing: Changing) -> 
 )
 def test_what_needs_other_processes_says_so(changing: Changing, before: str, after: str, key: str) -> None:
     changing.write(BASE.replace(before, after))
-    look = changing.looked()
-    assert look.outcome == changing.file.state == "needs redeploy"
-    assert f"{key} changed" in (look.problem or "")
+    change = changing.looked()
+    assert change.outcome == changing.file.state == "needs redeploy"
+    assert f"{key} changed" in (change.problem or "")
     assert changing.file.policy == parse(BASE)
-    changing.file.deployed(look)
+    changing.file.deployed(change)
     assert changing.file.state == "applied"
     assert changing.file.policy == parse(BASE.replace(before, after))
 
@@ -158,7 +160,7 @@ def test_the_last_key_cannot_be_taken_away_while_serving(tmp_path: Path) -> None
 
 
 async def test_a_follower_is_told_of_changes_only(changing: Changing) -> None:
-    told: list[Look] = []
+    changes: list[PolicyChange] = []
     rounds = iter([None, BASE.replace("first", "second"), None, None, "models: [", None, None])
 
     class Over(Exception):
@@ -173,8 +175,8 @@ async def test_a_follower_is_told_of_changes_only(changing: Changing) -> None:
             changing.write(text)
 
     with pytest.raises(Over):
-        await follow(changing.file, told.append, sleep=sleep)
-    assert [look.outcome for look in told] == ["applied", "refused"]
+        await follow(changing.file, changes.append, sleep=sleep)
+    assert [change.outcome for change in changes] == ["applied", "refused"]
 
 
 class Rounds(threading.Event):
@@ -194,7 +196,7 @@ class Rounds(threading.Event):
 
 
 def test_who_serves_in_the_foreground_is_told(changing: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "read_manifests", lambda policy, path: {})
+    monkeypatch.setattr(policy_watch, "read_manifests", lambda policy, path: {})
     said: list[str] = []
     deployed: list[Reading] = []
     texts = [
@@ -205,7 +207,7 @@ def test_who_serves_in_the_foreground_is_told(changing: Changing, monkeypatch: p
         BASE.replace("replicas: 1", "replicas: 2"),
         None,
     ]
-    following.follow(
+    policy_watch.follow(
         changing.path,
         parse(BASE),
         digest_of(BASE),
