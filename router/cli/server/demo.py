@@ -19,7 +19,8 @@ from rich.live import Live
 
 from optimizers.examples import configs
 from router import AsyncClient
-from router.cli import main
+from router.cli.lazy import require_linux
+from router.cli.server import foreground
 from router.demo import interactive, reference, report
 from router.demo.interactive import BUDGET_MS, InteractiveRecord
 from router.sdk.errors import HybridRouterError
@@ -56,8 +57,8 @@ def demo(
         arrivals = _arrivals(seconds, rate, trace_file)
     except trace.TraceError as error:
         raise click.ClickException(str(error)) from None
-    main.require_linux()
-    with main.ending(), main.quiet(out / "demo.log") as console, main.interruptible():
+    require_linux()
+    with foreground.ending(), foreground.quiet(out / "demo.log") as console, foreground.interruptible():
         try:
             problems = _run(
                 policy or configs() / "digits.yaml", host, port, arrivals, seconds, out, keep, console
@@ -66,7 +67,7 @@ def demo(
             console.say("stopped")
             raise SystemExit(130) from None
         except Exception as error:
-            main.fail(error, console)
+            foreground.fail(error, console)
     if problems:
         raise SystemExit(1)
 
@@ -88,7 +89,7 @@ def _run(
     seconds: float,
     out: Path,
     keep: bool,
-    console: main.Console,
+    console: foreground.Console,
 ) -> list[str]:
     from router.serving import local, state
 
@@ -105,7 +106,7 @@ def _run(
         _report(run, figures, out, console)
         if keep and not problems:
             _leave_running(running.url, known, out, console)
-        main.next_interrupt_ends_at_once()
+        foreground.next_interrupt_ends_at_once()
     return problems
 
 
@@ -118,7 +119,7 @@ def _artifacts(policy: Path) -> Path:
     return models[MODEL].artifacts
 
 
-def _build(folder: Path, console: main.Console) -> None:
+def _build(folder: Path, console: foreground.Console) -> None:
     from optimizers.examples import digits
 
     building: list[str] = []
@@ -164,13 +165,13 @@ class DemoRun:
     summary: dict[str, Any] | None = None
     _client: AsyncClient | None = None
 
-    def go(self, console: main.Console) -> dict[str, Any]:
+    def go(self, console: foreground.Console) -> dict[str, Any]:
         """Load, wait for all that was accepted, and give the figures with what went wrong."""
         before, after = asyncio.run(self._load(console))
         bulk = self.summary or {"sent": -1, "rows": 0, "failed": 0, "untrue": 0, "variants": {}, "late": 0}
         return report.figures(self.records, bulk, self._problems(bulk, before, after))
 
-    async def _load(self, console: main.Console) -> tuple[dict[str, int], dict[str, int]]:
+    async def _load(self, console: foreground.Console) -> tuple[dict[str, int], dict[str, int]]:
         before = await self._totals()
         worker = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "router.demo.bulk", self.url, MODEL, str(self.artifacts)),
@@ -206,7 +207,7 @@ class DemoRun:
             else:
                 self.bulk = value
 
-    async def _watch(self, console: main.Console) -> None:
+    async def _watch(self, console: foreground.Console) -> None:
         """Sample the queue four times a second; show both paths as they go."""
         rich = RichConsole(file=console.stream)
         start = time.perf_counter()
@@ -289,7 +290,7 @@ class DemoRun:
         return problems
 
 
-def _report(run: DemoRun, figures: dict[str, Any], out: Path, console: main.Console) -> None:
+def _report(run: DemoRun, figures: dict[str, Any], out: Path, console: foreground.Console) -> None:
     RichConsole(file=console.stream, width=110).print(report.table(report.rows(run.records, figures["bulk"])))
     report.write_json(out / "run.json", figures)
     report.draw(out / "run.png", run.records, run.samples)
@@ -306,7 +307,7 @@ def _report(run: DemoRun, figures: dict[str, Any], out: Path, console: main.Cons
     console.say(f"saved {out / 'run.png'} and {out / 'run.json'}")
 
 
-def _leave_running(url: str, known: reference.Reference, out: Path, console: main.Console) -> None:
+def _leave_running(url: str, known: reference.Reference, out: Path, console: foreground.Console) -> None:
     """Print three lines to paste, and wait for Ctrl-C."""
     from router import Client
     from router.serving import ray_start
