@@ -1,5 +1,7 @@
-"""The command line. Each command is one file under `router/cli/client` or `router/cli/server`, imported when it
-is asked for: a client needs no server installed."""
+"""The command line. Each command is one file under `router/cli/client` or `router/cli/server`.
+
+It is imported when you ask for it, so that a client needs no server installed.
+"""
 
 from __future__ import annotations
 
