@@ -9,6 +9,7 @@ from optimizers.passes.distill_rules import fit_rules
 from optimizers.passes.distill_tree import fidelity, fit_tree
 from optimizers.passes.rules import RuleList
 from optimizers.tensors import Array
+from tests.support.effort import tries
 
 # Steps well over the 1e-7 below which scikit-learn takes two values for one.
 FLOATS = st.integers(-4096, 4096).map(lambda i: i / 64)
@@ -20,7 +21,7 @@ TABLES = st.integers(2, 60).flatmap(
 
 
 @given(TABLES, st.integers(2, 12))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=tries(80), deadline=None)
 def test_tree_fitted_to_a_tree_has_fidelity_one(table: tuple[Array, Array], leaves: int) -> None:
     rows, answers = table
     teacher = fit_tree(rows, answers, max_leaves=leaves, classes="abcd")
@@ -29,7 +30,7 @@ def test_tree_fitted_to_a_tree_has_fidelity_one(table: tuple[Array, Array], leav
 
 
 @given(TABLES, st.integers(1, 6), st.integers(1, 4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=tries(80), deadline=None)
 def test_rules_keep_their_bounds_and_beat_or_equal_the_commonest_answer(
     table: tuple[Array, Array], max_rules: int, max_conditions: int
 ) -> None:

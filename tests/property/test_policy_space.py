@@ -13,6 +13,7 @@ from router.policy import Policy
 from router.policy.facts import Ask
 from router.policy.space import ABSENT, OTHER, Space
 from router.scheduling.policy_check import check
+from tests.support.effort import tries
 from tests.unit.policy.test_space import NOT_SHADOWED, SHADOWED, VARIANTS, policy_of
 
 CONDITIONS: dict[str, list[Any]] = {
@@ -72,7 +73,7 @@ def test_every_combination_tried_one_by_one_says_the_same(whens: list[dict[str, 
     tried_one_by_one(policy)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=tries(60), deadline=None)
 @given(st.lists(WHEN, min_size=1, max_size=4))
 def test_random_routes_too(whens: list[dict[str, Any]]) -> None:
     policy = policy_of(*whens)

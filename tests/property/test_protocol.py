@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as arrays
 from optimizers.tensors import DTYPES, Array, TensorSpec, to_bytes
 from router.ingress.codec import json_slices
 from router.ingress.codec.protocol import InvalidRequest, decode, encode
+from tests.support.effort import tries
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
 NUMERIC = [name for name in DTYPES if name != "BYTES"]
@@ -115,14 +116,14 @@ def test_random_bytes_raise_nothing_but_a_protocol_error(raw: bytes, length: int
     assert survives(raw, length) in (True, False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=tries(300), deadline=None)
 @given(MESSAGE, st.binary(max_size=16), st.booleans())
 def test_any_json_raises_nothing_but_a_protocol_error(message: Any, tail: bytes, binary: bool) -> None:
     head = orjson.dumps(message)
     assert survives(head + tail if binary else head, len(head) if binary else None) in (True, False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=tries(300), deadline=None)
 @given(st.data())
 def test_a_mutated_request_raises_nothing_but_a_protocol_error(data: st.DataObject) -> None:
     entries = [
@@ -183,7 +184,7 @@ def outcome(text: bytes) -> Any:
     return {name: (array.dtype.str, array.shape, repr(array.tolist())) for name, array in inputs.items()}
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=tries(500))
 @given(bodies())
 def test_a_body_read_in_pieces_is_what_it_is_read_at_once(text: bytes) -> None:
     """With steps of a few bytes, as if the body were large: the same arrays, and nothing more is taken."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.queue_harness import memory, on_redis
+from tests.support.effort import tries
 from workers.queue.contract import Done, Failed, Lost, Missed, Outcome, QueueSettings, Release
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.job import TERMINAL, JobState, JobStatus, Lease, LeaseRef, NewJob
@@ -218,7 +219,7 @@ def test_both_queues_answer_alike_whatever_is_asked(url: str) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=20,
+            max_examples=tries(20),
             stateful_step_count=40,
             deadline=None,
             phases=(Phase.reuse, Phase.generate, Phase.shrink),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.effort import tries
 from tests.support.simulated import random_case
 
 #: A few in every run of the tests; the online benchmark plays 200. A seed that fails replays by its number.
-SEEDS = range(24)
+SEEDS = range(tries(24))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

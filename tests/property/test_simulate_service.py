@@ -13,10 +13,11 @@ from router.policy.facts import MeasuredVariant
 from router.simulate.faults import Fault
 from router.simulate.result import REFUSALS
 from router.simulate.workload import Request
+from tests.support.effort import tries
 from tests.support.simulated import asking, asking_routes, profile, tenants
 from tests.support.twins import Case, served, simulated, wall_clock_s
 
-SEEDS = range(16)
+SEEDS = range(tries(16))
 #: A batch of one takes 41 ms or 11; no time varies.
 VARIANTS = {
     name: {

@@ -40,6 +40,8 @@ routes:
 defaults: {budget: 2s, hold: 10s}
 limits: {body: 64KiB, rows: 16}
 """
+#: What ``GET /v2/policy`` answers here, where no file is followed.
+POLICY_IN_FORCE = {"digest": "0123456789ab", "state": "applied", "pending": None}
 INPUT, OUTPUT = TensorSpec("x", "FP32", (-1, 1)), TensorSpec("y", "FP32", (-1, 1))
 QUEUE_START_MS = 1_800_000_000_000
 
@@ -123,7 +125,9 @@ async def serving(
         has_queue = queue if model.batch else None
         models[name] = ServedModel(name, (INPUT,), (OUTPUT,), manifests, dispatcher, has_queue)
     service, ready = Service(parsed, models, recorder, clock=now_ms), [True]
-    ingress = Ingress(service, service.readiness(lambda model: ready[0]), "1.2.3")
+    ingress = Ingress(
+        service, service.readiness(lambda model: ready[0]), "1.2.3", lambda: dict(POLICY_IN_FORCE)
+    )
     app: Any = ingress
     transport = httpx.ASGITransport(app=app, root_path=root_path)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://test{root_path}") as client:
