@@ -31,6 +31,8 @@ from workers.queue.embedded import EmbeddedServer
 from workers.queue.job import JobState, JobStatus, NewJob
 from workers.queue.redis.queue import RedisQueue
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"keep_ms": 600_000}
 
 

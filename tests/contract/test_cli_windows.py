@@ -18,6 +18,8 @@ from tests.support.loopback import listening
 from tests.unit.bulk.harness import BulkServer, order_of, submit, table
 from tests.unit.sdk.harness import FakeServer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

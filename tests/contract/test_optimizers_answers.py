@@ -35,6 +35,8 @@ from optimizers.task import Dataset, Metric, Model, Preprocess, Task
 from optimizers.tensors import TensorSpec
 from tests.support.small_task import Branches, small_task
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Structured:

@@ -32,6 +32,8 @@ from optimizers.task import Context, Model
 from tests.support import onnx_bodies
 from tests.support.onnx_bodies import INPUTS, MODELS, OTHER_ROWS, OUTPUTS, ROWS
 
+pytestmark = pytest.mark.slow
+
 #: Passes, and the mean error that they may make of the mean magnitude of the answers.
 PASSES: dict[str, tuple[tuple[PassSpec, ...], float]] = {
     "plain": ((), 1e-6),

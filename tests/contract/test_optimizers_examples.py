@@ -20,6 +20,8 @@ from optimizers.pipeline.recipe import Latency, QuantizeDynamic, Recipe, RecipeE
 from optimizers.task import Dataset, Task
 from tests.support.small_task import small_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, artifact.Artifact]:

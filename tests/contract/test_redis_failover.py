@@ -16,6 +16,8 @@ from workers.queue.embedded import EmbeddedServer
 from workers.queue.redis.client import connect
 from workers.queue.redis.queue import RedisQueue
 
+pytestmark = pytest.mark.slow
+
 
 class Forwarder:
     """One address for several servers, as of a load balancer: it picks one when a connection opens."""
