@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optimizers.passes.spec import PassSpec, RecipeError
+from optimizers.passes.spec import PassSpec
 
 
 @dataclass(frozen=True)
@@ -17,4 +17,4 @@ class ImportOnnx(PassSpec):
 
     def __post_init__(self) -> None:
         if not self.file:
-            raise RecipeError(f"{self.kind}.file: name an ONNX file")
+            raise self.refusal("file", "name an ONNX file")

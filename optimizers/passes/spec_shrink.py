@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optimizers.passes.spec import PassSpec, RecipeError, one_of, within
+from optimizers.passes.spec import PassSpec, one_of, within
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Prune(PassSpec):
         within(self, "rows", 1, 1_000_000)
         _training(self, least_epochs=0)
         if len(self.block) != 2 or min(self.block) < 1:
-            raise RecipeError(f"{self.kind}.block: two whole numbers from 1, not {self.block!r}")
+            raise self.refusal("block", f"two whole numbers from 1, not {self.block!r}")
         if self.schedule == "polynomial" and not self.epochs:
-            raise RecipeError(f"{self.kind}.schedule: polynomial grows while training; give epochs too")
+            raise self.refusal("schedule", "polynomial grows while training; give epochs too")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class PruneChannels(PassSpec):
         within(self, "round_to", 1, 1024)
         _training(self, least_epochs=0)
         if self.schedule == "constant" and self.steps > 1:
-            raise RecipeError(f"{self.kind}.steps: more than one step needs schedule: polynomial")
+            raise self.refusal("steps", "more than one step needs schedule: polynomial")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class DistillNetwork(PassSpec):
         within(self, "weight", 0, 1)
         _training(self, least_epochs=1)
         if not self.architecture:
-            raise RecipeError(f"{self.kind}.architecture: name the student, one of the task's architectures")
+            raise self.refusal("architecture", "name the student, one of the task's architectures")
 
 
 def _training(spec: PassSpec, least_epochs: int) -> None:

@@ -61,9 +61,9 @@ class QuantizeStatic(PassSpec):
         within(self, "batch", 1, 65_536)
         within(self, "keep_float", 0, 10_000)
         if self.engine == "openvino" and self.calibration != "minmax":
-            raise RecipeError(
-                f"{self.kind}.calibration: NNCF chooses its range estimators itself; "
-                "leave out calibration, or set engine: onnx"
+            raise self.refusal(
+                "calibration",
+                "NNCF chooses its range estimators itself; leave out calibration, or set engine: onnx",
             )
 
 
@@ -83,7 +83,7 @@ class QuantizeDynamic(PassSpec):
 
     def __post_init__(self) -> None:
         if not self.ops:
-            raise RecipeError(f"{self.kind}.ops: name at least one ONNX operator")
+            raise self.refusal("ops", "name at least one ONNX operator")
 
 
 @dataclass(frozen=True)
@@ -236,15 +236,15 @@ class Search:
     are judged on the validation data; the variant that is kept is then measured like any other.
     """
 
-    step: int
-    values: Mapping[str, tuple[Any, ...]]
+    step: int = 0
+    values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     tries: int = 8
 
     def __post_init__(self) -> None:
         if not 1 <= self.tries <= 1000:
-            raise RecipeError(f"search.tries: must be from 1 to 1000, not {self.tries}")
+            raise RecipeError(f"must be from 1 to 1000, not {self.tries}", "tries")
         if not self.values or any(not v for v in self.values.values()):
-            raise RecipeError("search.values: name at least one field and at least one value for each")
+            raise RecipeError("name at least one field and at least one value for each", "values")
 
 
 @dataclass(frozen=True)
@@ -261,16 +261,15 @@ class Variant:
     search: Search | None = None
 
     def __post_init__(self) -> None:
-        where = f"variants.{self.name}"
         if self.runtime and self.runtime not in RUNTIME_NAMES:
-            raise RecipeError(f"{where}.runtime: {self.runtime!r} is not one of {', '.join(RUNTIME_NAMES)}")
+            raise RecipeError(f"{self.runtime!r} is not one of {', '.join(RUNTIME_NAMES)}", "runtime")
         if self.threads < 1:
-            raise RecipeError(f"{where}.threads: must be 1 or more, not {self.threads}")
+            raise RecipeError(f"must be 1 or more, not {self.threads}", "threads")
         if self.device not in ("cpu", "cuda"):
-            raise RecipeError(f"{where}.device: {self.device!r} is neither cpu nor cuda")
+            raise RecipeError(f"{self.device!r} is neither cpu nor cuda", "device")
         if self.search and not 0 <= self.search.step < len(self.passes):
             raise RecipeError(
-                f"{where}.search.step: {self.search.step} is no pass; there are {len(self.passes)}, from 0"
+                f"{self.search.step} is no pass; there are {len(self.passes)}, from 0", "search", "step"
             )
 
 
@@ -283,9 +282,9 @@ class Latency:
 
     def __post_init__(self) -> None:
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] != 1:
-            raise RecipeError("latency.batches: whole numbers that ascend from 1")
+            raise RecipeError("whole numbers that ascend from 1", "batches")
         if not 0 < self.seconds <= 3600:
-            raise RecipeError(f"latency.seconds: must be in (0, 3600], not {self.seconds}")
+            raise RecipeError(f"must be in (0, 3600], not {self.seconds}", "seconds")
 
 
 @dataclass(frozen=True)
@@ -308,13 +307,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise RecipeError(f"seed: must be 0 or more, not {self.seed}")
+            raise RecipeError(f"must be 0 or more, not {self.seed}", "seed")
         names = [v.name for v in self.variants]
         if len(names) != len(set(names)):
-            raise RecipeError(f"variants: a name stands twice in {names}")
+            raise RecipeError(f"a name stands twice in {names}", "variants")
         if not any(not v.passes for v in self.variants):
             raise RecipeError(
-                "variants: one without passes must be there, to compare the others with; add float32: {}"
+                "one without passes must be there, to compare the others with; add float32: {}", "variants"
             )
 
     @property

@@ -34,14 +34,13 @@ def choose(
     assert search is not None
     goals = (*recipe.goals, *variant.goals)
     if not goals:
-        raise RecipeError(f"variants.{variant.name}.search: a search needs goals to choose by")
+        raise RecipeError("a search needs goals to choose by", "variants", variant.name, "search")
     best: tuple[float, Variant] | None = None
     tried: list[dict[str, Any]] = []
     names = list(search.values)
     for values in itertools.islice(itertools.product(*search.values.values()), search.tries):
         changes = dict(zip(names, values, strict=True))
-        where = f"variants.{variant.name}.search"
-        spec = candidate(variant.passes[search.step], changes, where)
+        spec = candidate(variant.passes[search.step], changes, "variants", variant.name, "search")
         passes = (*variant.passes[: search.step], spec, *variant.passes[search.step + 1 :])
         tentative = replace(variant, passes=passes, search=None)
         say(variant.name, f"trying {', '.join(f'{k}={v}' for k, v in changes.items())}")

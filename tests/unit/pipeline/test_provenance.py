@@ -89,6 +89,7 @@ def test_every_library_that_an_optimizer_module_imports_counts() -> None:
         "matplotlib",
         "orjson",
         "pydantic",
+        "pydantic_core",
         "rich",
         "yaml",
         "optimizers",
