@@ -15,9 +15,11 @@ from optimizers.tensors import TensorSpec, pack, unpack
 from router.ingress.http.application import Ingress
 from router.online.dispatcher import OnlineDispatcher
 from router.policy import parse
+from router.policy.reading import digest_of
 from router.service.metrics import Recorder
 from router.service.requests import ServedModel
 from router.service.service import Service
+from router.serving.policy_file import PolicyFile
 from tests.support.replica import Replica, variant
 from tests.support.virtual_time import now_ms
 from workers.queue.contract import Done, Failed, Outcome, QueueSettings
@@ -40,8 +42,6 @@ routes:
 defaults: {budget: 2s, hold: 10s}
 limits: {body: 64KiB, rows: 16}
 """
-#: What ``GET /v2/policy`` answers here, where no file is followed.
-POLICY_IN_FORCE = {"digest": "0123456789ab", "state": "applied", "pending": None}
 INPUT, OUTPUT = TensorSpec("x", "FP32", (-1, 1)), TensorSpec("y", "FP32", (-1, 1))
 QUEUE_START_MS = 1_800_000_000_000
 
@@ -125,9 +125,8 @@ async def serving(
         has_queue = queue if model.batch else None
         models[name] = ServedModel(name, (INPUT,), (OUTPUT,), manifests, dispatcher, has_queue)
     service, ready = Service(parsed, models, recorder, clock=now_ms), [True]
-    ingress = Ingress(
-        service, service.readiness(lambda model: ready[0]), "1.2.3", lambda: dict(POLICY_IN_FORCE)
-    )
+    file = PolicyFile("policy.yaml", parsed, digest_of(policy))
+    ingress = Ingress(service, service.readiness(lambda model: ready[0]), "1.2.3", file.describe)
     app: Any = ingress
     transport = httpx.ASGITransport(app=app, root_path=root_path)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://test{root_path}") as client:
