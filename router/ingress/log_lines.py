@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from router.ingress.codec.protocol import InferRequest
-from router.ingress.semantics import HttpError
 from router.ingress.statuses import http_error
 from router.service.requests import Answer, InferenceRequest, PendingRequest
 from router.service.trace_context import trace_id, trace_parent
@@ -17,37 +15,40 @@ _QUOTES_CONTENT = frozenset({422, 500})
 
 
 def success(
-    outcome: Answer | PendingRequest, call: InferenceRequest, request: InferRequest, started_s: float
+    outcome: Answer | PendingRequest, request: InferenceRequest, given_id: str | None, started_s: float
 ) -> dict[str, Any]:
-    """The line of a request that was answered or queued; ``started_s`` is on the monotonic clock."""
-    told: dict[str, Any] = {
+    """The line of a request that was answered or queued.
+
+    ``given_id`` is the id that its caller gave; ``started_s`` is on the monotonic clock.
+    """
+    line: dict[str, Any] = {
         "outcome": "queued",
         "status": 202,
-        "request_id": request.id or outcome.id or _request_id(call.headers),
-        "trace_id": trace_id(call.trace) if call.trace else None,
-        "tenant": call.tenant or None,
-        "model": call.model,
+        "request_id": given_id or outcome.id or _request_id(request.headers),
+        "trace_id": trace_id(request.trace) if request.trace else None,
+        "tenant": request.tenant or None,
+        "model": request.model,
         "route": outcome.route,
-        "budget_ms": round(call.budget_ms, 3),
+        "budget_ms": round(request.budget_ms, 3),
         "predicted_ms": None if outcome.predicted_ms is None else round(outcome.predicted_ms, 3),
         "total_ms": _since_ms(started_s),
     }
     if isinstance(outcome, Answer):
-        told |= {
+        line |= {
             "outcome": "answered" if outcome.deadline_met else "late",
             "status": 200,
             "variant": outcome.variant,
             "path": outcome.path,
             "queued_ms": round(outcome.queued_ms, 3),
         }
-    return told
+    return line
 
 
 def failure(
     error: Exception, model: str, tenant: str, headers: Mapping[bytes, bytes], started_s: float
 ) -> dict[str, Any]:
     """The line of a request that got no result."""
-    known = error if isinstance(error, HttpError) else http_error(error)
+    known = http_error(error)
     trace = trace_parent(headers)
     return {
         "outcome": "failed" if known.status >= 500 else "refused",

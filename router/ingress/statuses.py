@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optimizers.tensors import TensorError
 from router.ingress import semantics
-from router.ingress.codec.protocol import InvalidRequest
+from router.ingress.codec.protocol import MalformedRequest
 from router.ingress.semantics import HttpError
 from router.service.errors import (
     Conflict,
@@ -24,7 +24,9 @@ from workers.queue.job import JobState
 
 
 def http_error(error: Exception) -> HttpError:
-    """The status of each typed error from below."""
+    """The status of each typed error from below; 500 for any other."""
+    if isinstance(error, HttpError):
+        return error
     detail = str(error)
     if isinstance(error, Refused):
         if error.kind == "unserved":
@@ -39,7 +41,7 @@ def http_error(error: Exception) -> HttpError:
     if isinstance(error, Unavailable):
         return HttpError(503, detail, headers=semantics.retry_after(1.0))
     known: dict[type[Exception], int] = {
-        InvalidRequest: 400,
+        MalformedRequest: 400,
         TensorError: 422,
         NotPermitted: 403,
         RowsFailed: 422,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from optimizers.tensors import DTYPES, TensorSpec, to_bytes
-from router.ingress.codec.protocol import InvalidRequest
+from router.ingress.codec.protocol import MalformedRequest
 from router.ingress.grpc.messages import message
 from router.ingress.grpc.protocol import decode, encode, parse
 
@@ -21,7 +21,7 @@ def reads_or_refuses(data: bytes) -> bool:
     """Whether the message was read; a refusal must be one line that a person can use."""
     try:
         asked = decode(parse("ModelInferRequest", data))
-    except InvalidRequest as error:
+    except MalformedRequest as error:
         assert 10 < len(str(error)) < 2_000
         return False
     assert all(isinstance(array, np.ndarray) for array in asked.inputs.values())
@@ -82,7 +82,7 @@ def test_what_is_read_is_what_was_sent_and_the_answer_reads_the_same(sent: tuple
     spec = TensorSpec("x", datatype, array.shape)
     told = parse(
         "ModelInferResponse",
-        encode(asked.inputs, [spec], asked, variant="v", request_id="", parameters={}),
+        encode(asked.inputs, [spec], asked, model="m", variant="v", request_id="", parameters={}),
     )
     assert list(told.raw_output_contents) == list(made.raw_input_contents)
     assert list(told.outputs[0].shape) == list(array.shape)

@@ -1,4 +1,4 @@
-"""Whatever is sent, the protocol gives back the same tensors or a InvalidRequest, never anything else."""
+"""Whatever is sent, the protocol gives back the same tensors or a MalformedRequest, never anything else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from optimizers.tensors import DTYPES, Array, TensorSpec, to_bytes
 from router.ingress.codec import json_slices
-from router.ingress.codec.protocol import InvalidRequest, decode, encode
+from router.ingress.codec.protocol import MalformedRequest, decode, encode
 from tests.support.effort import tries
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
@@ -101,10 +101,10 @@ LENGTHS = st.none() | st.integers(-1, 300)
 
 
 def survives(raw: bytes, length: int | None) -> bool:
-    """Whether a body decodes; anything but a InvalidRequest is raised to the test."""
+    """Whether a body decodes; anything but a MalformedRequest is raised to the test."""
     try:
         decode(raw, length)
-    except InvalidRequest as error:
+    except MalformedRequest as error:
         assert "\n" not in str(error)
         return False
     return True
@@ -179,7 +179,7 @@ def bodies(draw: st.DrawFn) -> bytes:
 def outcome(text: bytes) -> Any:
     try:
         inputs = decode(text, None).inputs
-    except InvalidRequest:
+    except MalformedRequest:
         return None
     return {name: (array.dtype.str, array.shape, repr(array.tolist())) for name, array in inputs.items()}
 

@@ -17,7 +17,7 @@ _SHOWN_CHARS = 40
 _KINDS = {"BOOL": "b", "FP16": "fiu", "BF16": "fiu", "FP32": "fiu", "FP64": "fiu", "BYTES": "OU"}
 
 
-class InvalidRequest(ValueError):
+class MalformedRequest(ValueError):
     """A body that is not what the protocol says; the message names the member at fault."""
 
 
@@ -36,12 +36,12 @@ def array_of(data: list[Any], datatype: str, name: str, *, truths: bool = True) 
     """An array of ``datatype`` from evenly nested lists, in their shape.
 
     ``truths`` says whether there may be a true or false among numbers, which costs a look. Raises
-    `InvalidRequest` for what ``datatype`` does not hold.
+    `MalformedRequest` for what ``datatype`` does not hold.
     """
     try:
         array = np.array(data, dtype=object) if datatype == "BYTES" else np.array(data)
     except (ValueError, OverflowError):
-        raise InvalidRequest(f"input {name!r}: 'data' is ragged or not of one kind") from None
+        raise MalformedRequest(f"input {name!r}: 'data' is ragged or not of one kind") from None
     if datatype == "BYTES":
         return _texts(array, name)
     kind = array.dtype.kind
@@ -52,7 +52,7 @@ def array_of(data: list[Any], datatype: str, name: str, *, truths: bool = True) 
         raise _misfit(data, datatype, name)
     # numpy takes a true among numbers for a 1.
     if kind != "b" and truths and bool in kinds(data):
-        raise InvalidRequest(f"input {name!r}: 'data' holds true or false among the numbers of {datatype}")
+        raise MalformedRequest(f"input {name!r}: 'data' holds true or false among the numbers of {datatype}")
     return _cast(array, datatype, name)
 
 
@@ -63,7 +63,7 @@ def kinds(data: list[Any]) -> set[type]:
     return set(map(type, data))
 
 
-def _misfit(data: list[Any], datatype: str, name: str) -> InvalidRequest:
+def _misfit(data: list[Any], datatype: str, name: str) -> MalformedRequest:
     """The error for data of a kind that ``datatype`` does not take; it names the first that is not."""
     takes = {"BOOL": (bool,), "FP16": (int, float), "BF16": (int, float)}
     takes |= {"FP32": (int, float), "FP64": (int, float)}
@@ -75,7 +75,7 @@ def _misfit(data: list[Any], datatype: str, name: str) -> InvalidRequest:
         reason += "; write NaN for what is not a number, or send the tensor as binary data"
     elif isinstance(wrong, float):
         reason += f"; {datatype} takes whole numbers within its range"
-    return InvalidRequest(reason)
+    return MalformedRequest(reason)
 
 
 def _first_other(data: list[Any], types: tuple[type, ...]) -> Any:
@@ -94,7 +94,7 @@ _NOTHING = object()
 
 def _texts(array: Array, name: str) -> Array:
     if any(type(item) is not str for item in array.ravel()):
-        raise InvalidRequest(f"input {name!r}: BYTES data in JSON must be strings")
+        raise MalformedRequest(f"input {name!r}: BYTES data in JSON must be strings")
     flat = np.empty(array.size, dtype=object)
     flat[:] = [item.encode() for item in array.ravel()]
     return flat.reshape(array.shape)
@@ -108,8 +108,8 @@ def _whole(data: list[Any], datatype: str, name: str) -> Array:
         raise _out_of_range(negative[negative < 0].flat[0], datatype, name) from None
 
 
-def _out_of_range(value: Any, datatype: str, name: str) -> InvalidRequest:
-    return InvalidRequest(f"input {name!r}: {value} is out of the range of {datatype}")
+def _out_of_range(value: Any, datatype: str, name: str) -> MalformedRequest:
+    return MalformedRequest(f"input {name!r}: {value} is out of the range of {datatype}")
 
 
 def whole_numbers(array: Array, datatype: str, name: str) -> Array:
@@ -139,5 +139,5 @@ def _cast(array: Array, datatype: str, name: str) -> Array:
     return cast
 
 
-def _too_large(array: Array, cast: Array, datatype: str, name: str) -> InvalidRequest:
+def _too_large(array: Array, cast: Array, datatype: str, name: str) -> MalformedRequest:
     return _out_of_range(array[np.isinf(cast) & np.isfinite(array)].flat[0], datatype, name)

@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from optimizers.tensors import DTYPES, MAX_RANK, Array
-from router.ingress.codec.json_data import InvalidRequest, array_of
+from router.ingress.codec.json_data import MalformedRequest, array_of
 from router.ingress.codec.steps import STEP_BYTES, Steps
 
 #: A JSON part up to this is parsed in one call.
@@ -80,7 +80,7 @@ class Parts:
         return self._cuts.get(data) if isinstance(data, str) else None
 
     def array(self, cut: Cut, datatype: str, count: int, name: str) -> Steps[Array]:
-        """The list as a flat array of ``count`` elements of ``datatype``. Raises `InvalidRequest`."""
+        """The list as a flat array of ``count`` elements of ``datatype``. Raises `MalformedRequest`."""
         _check_even(cut, name)
         array, filled = np.empty(count, DTYPES[datatype]), 0
         for start, stop in cut.pieces:
@@ -89,14 +89,14 @@ class Parts:
                 values = self._values(cut, start, stop)
             except ValueError as error:
                 where = f"within the {stop - start} bytes from byte {start} on"
-                raise InvalidRequest(f"the body is not JSON: input {name!r}, {where}: {error}") from None
+                raise MalformedRequest(f"the body is not JSON: input {name!r}, {where}: {error}") from None
             piece = array_of(values, datatype, name)
             if piece.ndim != 1 or filled + len(piece) > count:
-                raise InvalidRequest(f"input {name!r}: 'data' is ragged or not of one kind")
+                raise MalformedRequest(f"input {name!r}: 'data' is ragged or not of one kind")
             array[filled : filled + len(piece)] = piece
             filled += len(piece)
         if filled != count:
-            raise InvalidRequest(f"input {name!r}: 'data' is ragged or not of one kind")
+            raise MalformedRequest(f"input {name!r}: 'data' is ragged or not of one kind")
         return array
 
     def _values(self, cut: Cut, start: int, stop: int) -> list[Any]:
@@ -138,7 +138,7 @@ def _finite(text: str) -> float:
 def parts(body: bytes) -> Steps[Parts]:
     """The body of a request, parsed.
 
-    Raises ValueError for what is not JSON, and `InvalidRequest` for too much of it that is no tensor's data.
+    Raises ValueError for what is not JSON, and `MalformedRequest` where too much of it is no tensor's data.
     """
     if len(body) <= WHOLE_BYTES:
         return Parts(body, loads(body), {})
@@ -164,7 +164,7 @@ def parts(body: bytes) -> Steps[Parts]:
     rest.append(body[kept:])
     size = sum(map(len, rest))
     if size > MAX_REST_BYTES:
-        raise InvalidRequest(
+        raise MalformedRequest(
             f"{size} bytes of the JSON are no lists of numbers or strings under 'data', {MAX_REST_BYTES} are "
             "allowed; send large tensors as binary data"
         )
@@ -261,11 +261,11 @@ def _end_of_text(body: bytes, at: int) -> int | None:
 
 
 def _check_even(cut: Cut, name: str) -> None:
-    """Raise `InvalidRequest` unless the brackets and commas are those of evenly nested lists."""
+    """Raise `MalformedRequest` unless the brackets and commas are those of evenly nested lists."""
     skeleton = cut.skeleton
     depth = len(skeleton) - len(skeleton.lstrip(b"["))
     if depth > MAX_RANK:
-        raise InvalidRequest(
+        raise MalformedRequest(
             f"input {name!r}: 'data' is nested deeper than the {MAX_RANK} axes that are allowed"
         )
     block = b""
@@ -277,4 +277,4 @@ def _check_even(cut: Cut, name: str) -> None:
             break
         block = b"[" + ((block + b",") * items)[:-1] + b"]"
     if block != skeleton:
-        raise InvalidRequest(f"input {name!r}: 'data' is ragged or not of one kind")
+        raise MalformedRequest(f"input {name!r}: 'data' is ragged or not of one kind")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from router.ingress.codec.json_data import InvalidRequest
+from router.ingress.codec.json_data import MalformedRequest
 
 _STATELESS = "models here keep no state between requests; leave it out"
 _NO_SHARED_MEMORY = "shared memory is not offered; send the data in the request"
@@ -30,7 +30,7 @@ TENSOR: Mapping[str, str] = {
 
 
 def refuse(parameters: Mapping[str, Any], names: Mapping[str, str], what: str) -> None:
-    """Raise `InvalidRequest` for the first parameter of ``names`` that asks for something.
+    """Raise `MalformedRequest` for the first parameter of ``names`` that asks for something.
 
     0, false, null and the empty string ask for nothing: they are the protocol's defaults, which clients send.
     """
@@ -38,4 +38,4 @@ def refuse(parameters: Mapping[str, Any], names: Mapping[str, str], what: str) -
         return
     for name, reason in names.items():
         if parameters.get(name):
-            raise InvalidRequest(f"{what}: {reason} (parameter {name!r})")
+            raise MalformedRequest(f"{what}: {reason} (parameter {name!r})")

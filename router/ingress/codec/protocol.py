@@ -34,7 +34,7 @@ from optimizers.tensors import (
     element_count,
 )
 from router.ingress.codec import json_slices, tensor_steps
-from router.ingress.codec.json_data import InvalidRequest as InvalidRequest
+from router.ingress.codec.json_data import MalformedRequest as MalformedRequest
 from router.ingress.codec.json_data import array_of
 from router.ingress.codec.json_data import shown as shown
 from router.ingress.codec.json_slices import Parts
@@ -55,7 +55,7 @@ _NESTED = frozenset({list, dict})
 
 
 @dataclass(slots=True)
-class InferRequest:
+class DecodedBody:
     """One decoded request. ``outputs`` is None where the caller asks for all; else name -> binary or not."""
 
     inputs: Tensors
@@ -70,7 +70,7 @@ def decode(
     header_length: int | None,
     max_rows: int = MAX_DIMENSION,
     specs: Sequence[TensorSpec] | None = None,
-) -> InferRequest:
+) -> DecodedBody:
     """A request from its body, in one go: the result of `decode_steps`."""
     return finish(decode_steps(body, header_length, max_rows, specs))
 
@@ -80,32 +80,32 @@ def decode_steps(
     header_length: int | None,
     max_rows: int = MAX_DIMENSION,
     specs: Sequence[TensorSpec] | None = None,
-) -> Steps[InferRequest]:
+) -> Steps[DecodedBody]:
     """A request from its body; ``header_length`` is the JSON part's length where binary data follows.
 
     ``specs`` are the model's inputs: what names, datatypes and shapes the request declares is compared with
-    them, and with ``max_rows``, before any data are read. Raises `InvalidRequest`, `TooManyRows`, and
+    them, and with ``max_rows``, before any data are read. Raises `MalformedRequest`, `TooManyRows`, and
     `TensorError` for inputs that are not the model's.
     """
     if header_length is not None and not 0 < header_length <= len(body):
-        raise InvalidRequest(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
+        raise MalformedRequest(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
     head = body if header_length is None else body[:header_length]
     try:
         parts = yield from json_slices.parts(head.removeprefix(_BYTE_ORDER_MARK))
-    except InvalidRequest:
+    except MalformedRequest:
         raise
     except ValueError as error:
         raise _not_json(error, header_length) from None
     message = parts.message
     if not isinstance(message, dict) or not isinstance(message.get("inputs"), list):
-        raise InvalidRequest("the body must be a JSON object with a list 'inputs'")
+        raise MalformedRequest("the body must be a JSON object with a list 'inputs'")
     if len(message["inputs"]) > MAX_TENSORS:
-        raise InvalidRequest(f"{len(message['inputs'])} inputs in one request, {MAX_TENSORS} are allowed")
+        raise MalformedRequest(f"{len(message['inputs'])} inputs in one request, {MAX_TENSORS} are allowed")
     parameters = _parameters(message.get("parameters"))
     binary = _truth(parameters, "binary_data_output", "parameter binary_data_output")
     request_id = message.get("id")
     if request_id is not None and (not isinstance(request_id, str) or len(request_id) > MAX_ID_CHARS):
-        raise InvalidRequest(f"'id' must be a string of at most {MAX_ID_CHARS} characters")
+        raise MalformedRequest(f"'id' must be a string of at most {MAX_ID_CHARS} characters")
     outputs = message.get("outputs")
     wanted = None if not outputs else _outputs(outputs, binary)
     declared = _declared(message["inputs"], max_rows, specs)
@@ -114,35 +114,35 @@ def decode_steps(
     for one in declared:
         inputs[one.name] = yield from _data(one, raw, parts)
     if raw.left:
-        raise InvalidRequest(f"{raw.left} bytes follow the last binary input")
-    return InferRequest(inputs, request_id, parameters, wanted, binary)
+        raise MalformedRequest(f"{raw.left} bytes follow the last binary input")
+    return DecodedBody(inputs, request_id, parameters, wanted, binary)
 
 
-def _not_json(error: ValueError, header_length: int | None) -> InvalidRequest:
+def _not_json(error: ValueError, header_length: int | None) -> MalformedRequest:
     reason = str(error)
     if "depth" in reason or "deep" in reason:
-        return InvalidRequest("the body is nested too deep; nothing in the protocol is")
+        return MalformedRequest("the body is nested too deep; nothing in the protocol is")
     told = f"the body is not JSON: {reason[:150]}"
     if header_length is None:
         told += f"; where binary data follows, {HEADER_LENGTH} is the length of the JSON"
-    return InvalidRequest(told)
+    return MalformedRequest(told)
 
 
 def _parameters(value: Any) -> dict[str, Any]:
     """The request's parameters, whose values the protocol bounds to strings, numbers and truths."""
     parameters = _mapping(value, "parameters")
     if len(parameters) > MAX_PARAMETERS:
-        raise InvalidRequest(f"'parameters' has {len(parameters)} members, {MAX_PARAMETERS} are allowed")
+        raise MalformedRequest(f"'parameters' has {len(parameters)} members, {MAX_PARAMETERS} are allowed")
     for name, given in parameters.items():
         if len(name) > MAX_NAME_CHARS:
             limit = f"{MAX_NAME_CHARS} are allowed"
-            raise InvalidRequest(f"parameter {shown(name)} has {len(name)} characters in its name, {limit}")
+            raise MalformedRequest(f"parameter {shown(name)} has {len(name)} characters in its name, {limit}")
         if type(given) in _NESTED:
-            raise InvalidRequest(
+            raise MalformedRequest(
                 f"parameter {shown(name)} is {shown(given)}; send a string, a number, true or false"
             )
         if type(given) is float and not math.isfinite(given):
-            raise InvalidRequest(f"parameter {shown(name)} is {shown(given)}, which is no number")
+            raise MalformedRequest(f"parameter {shown(name)} is {shown(given)}, which is no number")
     refuse(parameters, REQUEST, "the request")
     return parameters
 
@@ -150,7 +150,7 @@ def _parameters(value: Any) -> dict[str, Any]:
 def _truth(parameters: Mapping[str, Any], name: str, what: str, default: bool = False) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise InvalidRequest(f"{what} is {shown(value)}; it must be true or false")
+        raise MalformedRequest(f"{what} is {shown(value)}; it must be true or false")
     return value
 
 
@@ -173,7 +173,7 @@ class _Raw:
 
     def take(self, size: int, name: str) -> memoryview:
         if size > self.left:
-            raise InvalidRequest(f"input {name!r} announces {size} binary bytes, {self.left} are left")
+            raise MalformedRequest(f"input {name!r} announces {size} binary bytes, {self.left} are left")
         at = len(self._body) - self.left
         self.left -= size
         return self._body[at : at + size]
@@ -184,7 +184,7 @@ def _mapping(value: Any, what: str, name: str = "") -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{what.format(name)!r} must be a JSON object")
+        raise MalformedRequest(f"{what.format(name)!r} must be a JSON object")
     return value
 
 
@@ -194,9 +194,9 @@ def _named(entry: Any, what: str) -> str:
     if isinstance(name, str) and len(name) <= MAX_NAME_CHARS:
         return name
     if not isinstance(name, str):
-        raise InvalidRequest(f"each {what} must be a JSON object with a 'name'")
+        raise MalformedRequest(f"each {what} must be a JSON object with a 'name'")
     limit = f"{MAX_NAME_CHARS} are allowed"
-    raise InvalidRequest(f"{what} {shown(name)} has {len(name)} characters in its name, {limit}")
+    raise MalformedRequest(f"{what} {shown(name)} has {len(name)} characters in its name, {limit}")
 
 
 class _Declared(NamedTuple):
@@ -216,7 +216,7 @@ def _declared(entries: list[Any], max_rows: int, specs: Sequence[TensorSpec] | N
     for entry in entries:
         one = _declare(entry, max_rows)
         if one.name in declared:
-            raise InvalidRequest(f"input {one.name!r} is given twice")
+            raise MalformedRequest(f"input {one.name!r} is given twice")
         declared[one.name] = one
     if specs is not None:
         check_declared({one.name: (one.datatype, one.shape) for one in declared.values()}, specs)
@@ -227,11 +227,11 @@ def _declare(entry: Any, max_rows: int) -> _Declared:
     name = _named(entry, "input")
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise InvalidRequest(
+        raise MalformedRequest(
             f"input {name!r}: unknown datatype {shown(datatype)}; known: {', '.join(DTYPES)}"
         )
     if not isinstance(shape, list) or not shape or len(shape) > MAX_RANK:
-        raise InvalidRequest(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
+        raise MalformedRequest(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
     if type(shape[0]) is int and max_rows < shape[0] <= MAX_DIMENSION:
         raise TooManyRows(f"{shape[0]} rows in one request; the policy's limits.rows is {max_rows}")
     parameters = _mapping(entry.get("parameters"), "input {} parameters", name)
@@ -239,15 +239,15 @@ def _declare(entry: Any, max_rows: int) -> _Declared:
     size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in entry:
-            raise InvalidRequest(f"input {name!r}: 'data' is missing")
+            raise MalformedRequest(f"input {name!r}: 'data' is missing")
     elif type(size) is not int or size < 0:
-        raise InvalidRequest(f"input {name!r}: 'binary_data_size' must be a whole number of bytes")
+        raise MalformedRequest(f"input {name!r}: 'binary_data_size' must be a whole number of bytes")
     elif "data" in entry:
-        raise InvalidRequest(f"input {name!r}: give 'data' or 'binary_data_size', not both")
+        raise MalformedRequest(f"input {name!r}: give 'data' or 'binary_data_size', not both")
     try:
         count = element_count(shape, name)
     except TensorError as error:
-        raise InvalidRequest(f"input {error}") from None
+        raise MalformedRequest(f"input {error}") from None
     return _Declared(name, datatype, shape, count, entry, size)
 
 
@@ -258,7 +258,7 @@ def _data(one: _Declared, raw: _Raw, parts: Parts) -> Steps[Array]:
             taken = raw.take(one.binary_bytes, one.name)
             return (yield from tensor_steps.read(taken, one.datatype, one.shape, one.name))
         except TensorError as error:
-            raise InvalidRequest(f"input {error}") from None
+            raise MalformedRequest(f"input {error}") from None
     data = one.entry["data"]
     cut = parts.cut_at(data)
     if cut is not None:
@@ -267,9 +267,9 @@ def _data(one: _Declared, raw: _Raw, parts: Parts) -> Steps[Array]:
         array = yield from parts.array(cut, one.datatype, one.elements, one.name)
         return array.reshape(one.shape)
     if not isinstance(data, list):
-        raise InvalidRequest(f"input {one.name!r}: 'data' must be a list")
+        raise MalformedRequest(f"input {one.name!r}: 'data' must be a list")
     if _depth(data) > MAX_RANK:
-        raise InvalidRequest(
+        raise MalformedRequest(
             f"input {one.name!r}: 'data' is nested deeper than the {MAX_RANK} axes that are allowed"
         )
     array = array_of(data, one.datatype, one.name, truths=raw.may_hold_truths())
@@ -278,8 +278,8 @@ def _data(one: _Declared, raw: _Raw, parts: Parts) -> Steps[Array]:
     return array.reshape(one.shape)
 
 
-def _other_count(one: _Declared, count: int) -> InvalidRequest:
-    return InvalidRequest(f"input {one.name!r}: shape {one.shape} does not hold {count} elements")
+def _other_count(one: _Declared, count: int) -> MalformedRequest:
+    return MalformedRequest(f"input {one.name!r}: shape {one.shape} does not hold {count} elements")
 
 
 def _depth(data: Any) -> int:
@@ -293,9 +293,9 @@ def _depth(data: Any) -> int:
 
 def _outputs(entries: Any, binary: bool) -> dict[str, bool]:
     if not isinstance(entries, list):
-        raise InvalidRequest("'outputs' must be a list")
+        raise MalformedRequest("'outputs' must be a list")
     if len(entries) > MAX_TENSORS:
-        raise InvalidRequest(f"{len(entries)} outputs in one request, {MAX_TENSORS} are allowed")
+        raise MalformedRequest(f"{len(entries)} outputs in one request, {MAX_TENSORS} are allowed")
     wanted: dict[str, bool] = {}
     for entry in entries:
         name = _named(entry, "output")

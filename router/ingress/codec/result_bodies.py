@@ -13,7 +13,7 @@ import orjson
 
 from optimizers.tensors import Array, Buffer, TensorSpec, from_bytes, to_bytes
 from router.ingress.codec import tensor_steps
-from router.ingress.codec.json_data import InvalidRequest
+from router.ingress.codec.json_data import MalformedRequest
 from router.ingress.codec.steps import STEP_ITEMS, Steps, finish
 
 
@@ -40,8 +40,8 @@ def encode_steps(
     """A response body and, where binary data follows, the length of its JSON part.
 
     ``envelope`` holds the other members (model_name, model_version, id, parameters). ``wanted`` picks
-    outputs and says which are binary; without it all go, binary or not by ``binary``. Raises `InvalidRequest`
-    for an output that JSON cannot carry: NaN, infinity, bytes that are not UTF-8.
+    outputs and says which are binary; without it all go, binary or not by ``binary``. Raises
+    `MalformedRequest` for an output that JSON cannot carry: NaN, infinity, bytes that are not UTF-8.
     """
     entries: list[dict[str, Any]] = []
     blobs: list[Buffer] = []
@@ -91,7 +91,7 @@ def _check_finite(outputs: Sequence[tuple[str, Any]]) -> None:
     for name, data in outputs:
         if isinstance(data, np.ndarray) and data.dtype.kind == "f" and not np.isfinite(data).all():
             reason = "NaN or infinity, which JSON has no word for"
-            raise InvalidRequest(f"output {name!r} holds {reason}; ask for it as binary data")
+            raise MalformedRequest(f"output {name!r} holds {reason}; ask for it as binary data")
 
 
 def _json_list(array: Array, spec: TensorSpec) -> Steps[bytes]:
@@ -111,7 +111,7 @@ def _to_json(array: Array, spec: TensorSpec) -> Any:
         try:
             return [item if isinstance(item, str) else bytes(item).decode() for item in array]
         except UnicodeDecodeError:
-            raise InvalidRequest(
+            raise MalformedRequest(
                 f"output {spec.name!r} is not UTF-8 text; ask for it as binary data"
             ) from None
     if spec.datatype == "FP16":

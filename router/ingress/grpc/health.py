@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from router.ingress.codec.protocol import InvalidRequest
+from router.ingress.codec.protocol import MalformedRequest
 from router.ingress.grpc.messages import SERVICE
 
 _PACKAGE = "grpc.health.v1"
@@ -63,12 +63,12 @@ def message(name: str) -> Any:
 
 
 def status(data: bytes, ready: bool) -> Status:
-    """The status of the service that a request names. Raises `InvalidRequest` for what is no request."""
+    """The status of the service that a request names. Raises `MalformedRequest` for what is no request."""
     asked = message("HealthCheckRequest")()
     try:
         asked.ParseFromString(data)
     except DecodeError:
-        raise InvalidRequest("the message is not a grpc.health.v1.HealthCheckRequest") from None
+        raise MalformedRequest("the message is not a grpc.health.v1.HealthCheckRequest") from None
     if asked.service not in ("", SERVICE):
         return Status.SERVICE_UNKNOWN
     return Status.SERVING if ready else Status.NOT_SERVING

@@ -7,31 +7,24 @@ parsed, and nothing that Serve does with a message depends on its class.
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from optimizers.tensors import TensorError, TensorSpec
-from router.ingress import semantics
-from router.ingress.codec.protocol import InferRequest, InvalidRequest
+from optimizers.tensors import TensorSpec
+from router.ingress.calls import CallHandler, answer_parameters, explained
+from router.ingress.codec.protocol import DecodedBody, MalformedRequest
 from router.ingress.codec.steps import Steps
 from router.ingress.grpc import health, protocol
 from router.ingress.grpc.messages import SERVICE, message
-from router.ingress.grpc.protocol import InferMessage
 from router.ingress.grpc.raw_message import RawMessage
 from router.ingress.grpc.statuses import GrpcStatus, StillWaiting, grpc_status
-from router.ingress.log_lines import failure, success
 from router.ingress.semantics import HttpError
-from router.ingress.turns import Turns
 from router.service.errors import NotPermitted, ServiceError, UnknownModel, UnknownModelVariant
 from router.service.readiness import Readiness
 from router.service.request_log import RequestLog
 from router.service.requests import Answer, InferenceRequest, PendingRequest
 from router.service.service import Service
 from router.service.trace_context import trace_parent
-
-_log = logging.getLogger("ray.serve")
 
 Headers = Mapping[bytes, bytes]
 Metadata = list[tuple[str, str]]
@@ -74,7 +67,7 @@ class GrpcIngress:
         log: RequestLog | None = None,
         admits: Callable[[str], bool] = lambda peer: True,
     ) -> None:
-        self._log = log or RequestLog(lambda: 0.0, _log.info)
+        self._calls = CallHandler(service, log)
         self._service, self._ready, self._version, self._admits = service, ready, version, admits
         self._methods: dict[str, Callable[[bytes, Headers], Awaitable[bytes]]] = {
             "ServerLive": self._server_live,
@@ -85,7 +78,7 @@ class GrpcIngress:
             "ModelInfer": self._model_infer,
             "Check": self._check,
         }
-        self._turns, self._watchers = Turns(), 0
+        self._watchers = 0
 
     async def call(self, method: str, request: RawMessage, context: CallContext) -> RawMessage:
         """One call. What goes wrong is told by the context's code, with an empty message beside it."""
@@ -98,19 +91,11 @@ class GrpcIngress:
             if trace is not None:
                 _trail(context, ("traceparent", trace))
             return answer
-        except (HttpError, ServiceError, InvalidRequest, TensorError, StillWaiting) as error:
+        except StillWaiting as error:
             _end(context, grpc_status(error))
-        except Exception:
-            _log.exception("gRPC call %s failed", method)
-            _end(context, grpc_status(HttpError(500, "an internal error; the router's log has it")))
+        except Exception as error:
+            _end(context, grpc_status(explained(error, f"gRPC call {method}")))
         return RawMessage()
-
-    def identify(self, headers: Headers) -> str:
-        """The tenant that a call acts for, from its metadata: ``authorization: Bearer KEY`` or ``x-api-key``.
-
-        Raises `NotAuthenticated` or `NotPermitted`.
-        """
-        return self._service.keyring.tenant(headers)
 
     async def _server_live(self, data: bytes, headers: Headers) -> bytes:
         return _answer("ServerLiveResponse", live=True)
@@ -148,25 +133,23 @@ class GrpcIngress:
                     await asyncio.sleep(every_s)
             finally:
                 self._watchers -= 1
-        except (HttpError, ServiceError, InvalidRequest) as error:
+        except (HttpError, ServiceError, MalformedRequest) as error:
             _end(context, grpc_status(error))
 
     async def _model_ready(self, data: bytes, headers: Headers) -> bytes:
-        tenant = self.identify(headers)
+        self._calls.identify(headers)  # before anything is parsed
         asked = protocol.parse("ModelReadyRequest", data)
-        self._service.permit(tenant, asked.name)
         try:
-            self._service.model(asked.name, asked.version or None)
+            self._calls.model(headers, asked.name, asked.version or None)
         except (UnknownModel, UnknownModelVariant):
             # Triton's answer too: whoever waits for a model asks for it before it is there.
             return _answer("ModelReadyResponse", ready=False)
         return _answer("ModelReadyResponse", ready=self._ready.model(asked.name))
 
     async def _model_metadata(self, data: bytes, headers: Headers) -> bytes:
-        tenant = self.identify(headers)
+        self._calls.identify(headers)  # before anything is parsed
         asked = protocol.parse("ModelMetadataRequest", data)
-        self._service.permit(tenant, asked.name)
-        model = self._service.model(asked.name, asked.version or None)
+        model = self._calls.model(headers, asked.name, asked.version or None)
         return _answer(
             "ModelMetadataResponse",
             name=model.name,
@@ -177,85 +160,47 @@ class GrpcIngress:
         )
 
     async def _model_infer(self, data: bytes, headers: Headers) -> bytes:
-        # Nothing tells when the first byte of the message came: Serve calls when all of it is there.
-        arrived_ms, started_s, tenant, model = self._service.now_ms(), time.monotonic(), "", ""
-        try:
-            tenant = self.identify(headers)
-            with self._service.counted(tenant):
-                parsed = self._parse(data)
-                model = parsed.model_name
-                asked = await self._turns.run(self._decode(parsed, tenant))
-                call = self._call(asked, tenant, headers, arrived_ms)
-                outcome = await self._service.infer(call)
-        except Exception as error:
-            if self._log.wants(well=False):
-                self._log.write(**failure(error, model, tenant, headers, started_s))
-            raise
-        if self._log.wants(isinstance(outcome, PendingRequest) or outcome.deadline_met):
-            self._log.write(**success(outcome, call, InferRequest({}, asked.id), started_s))
-        if isinstance(outcome, PendingRequest):
-            raise StillWaiting(outcome)
-        return await self._turns.run(
-            protocol.encode_steps(
-                outcome.outputs,
-                self._service.model(model).outputs,
-                asked,
-                variant=outcome.variant,
-                request_id=asked.id or outcome.id or "",
-                parameters=_told(outcome),
-            )
+        # Serve calls when the whole message is there; nothing says when its first byte came.
+        return await self._calls.infer(GrpcTransport(data, headers), self._service.now_ms())
+
+
+class GrpcTransport:
+    """A ModelInfer call of Serve's gRPC server, for `CallHandler.infer`. The message names its model."""
+
+    #: There is no 202 here, and the caller's own deadline ends the wait.
+    can_defer = False
+
+    def __init__(self, data: bytes, headers: Headers) -> None:
+        self._data, self.headers = data, headers
+        self.model = ""
+        self.variant: str | None = None
+
+    async def read(self, limit: int) -> Any:
+        if len(self._data) > limit:
+            size = len(self._data)
+            raise HttpError(413, f"the message has {size} bytes, the policy's limits.body is {limit}")
+        message = protocol.parse("ModelInferRequest", self._data)
+        self.model, self.variant = message.model_name, message.model_version or None
+        return message
+
+    def decode(self, body: Any, inputs: Sequence[TensorSpec], max_rows: int) -> Steps[DecodedBody]:
+        return protocol.decode_steps(body, inputs, max_rows)
+
+    def deferred(self, pending: PendingRequest, request: InferenceRequest) -> bytes:
+        raise StillWaiting(pending)
+
+    def answered(
+        self, answer: Answer, outputs: Sequence[TensorSpec], body: DecodedBody, request: InferenceRequest
+    ) -> Steps[bytes]:
+        return protocol.encode_steps(
+            answer.outputs,
+            outputs,
+            body,
+            model=self.model,
+            variant=answer.variant,
+            request_id=body.id or answer.id or "",
+            parameters=answer_parameters(answer),
         )
-
-    def _parse(self, data: bytes) -> Any:
-        limit = self._service.policy.limits.body
-        if len(data) > limit:
-            raise HttpError(413, f"the message has {len(data)} bytes, the policy's limits.body is {limit}")
-        return protocol.parse("ModelInferRequest", data)
-
-    def _decode(self, parsed: Any, tenant: str) -> Steps[InferMessage]:
-        def inputs_of(model: str, variant: str | None) -> tuple[TensorSpec, ...]:
-            self._service.permit(tenant, model)
-            return self._service.model(model, variant).inputs
-
-        return protocol.decode_steps(parsed, inputs_of, self._service.policy.limits.rows)
-
-    def _call(
-        self, asked: InferMessage, tenant: str, headers: Headers, arrived_ms: float
-    ) -> InferenceRequest:
-        model = self._service.model(asked.model, asked.variant)
-        unknown = (asked.outputs or frozenset()) - {spec.name for spec in model.outputs}
-        if unknown:
-            known = ", ".join(spec.name for spec in model.outputs)
-            raise InvalidRequest(f"unknown output {min(unknown)!r}; the model gives {known}")
-        budget_ms = semantics.budget_ms(asked.parameters, headers, self._service.policy.defaults.budget)
-        return InferenceRequest(
-            asked.model,
-            asked.inputs,
-            budget_ms,
-            asked.variant,
-            # There is no 202 here, and the caller's own deadline ends the wait: hold for all of the budget.
-            semantics.hold_s(headers, min(budget_ms / 1_000.0, semantics.MAX_WAIT_S)),
-            semantics.idempotency_key(headers),
-            tenant,
-            headers,
-            asked.parameters,
-            trace_parent(headers),
-            arrived_ms,
-        )
-
-
-def _told(answer: Answer) -> dict[str, Any]:
-    """How the answer was made, in the names that HTTP gives."""
-    told: dict[str, Any] = {
-        "route": answer.route,
-        "path": answer.path,
-        "variant": answer.variant,
-        "queued_ms": round(answer.queued_ms, 3),
-        "deadline_met": answer.deadline_met,
-    }
-    if answer.predicted_ms is not None:
-        told["predicted_ms"] = round(answer.predicted_ms, 3)
-    return told
 
 
 def _answer(kind: str, /, **fields: Any) -> bytes:

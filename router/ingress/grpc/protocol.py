@@ -6,8 +6,8 @@ reading of what it leaves open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -25,7 +25,7 @@ from optimizers.tensors import (
 from router.ingress.codec import tensor_steps
 from router.ingress.codec.json_data import whole_numbers
 from router.ingress.codec.not_offered import REQUEST, TENSOR, refuse
-from router.ingress.codec.protocol import InvalidRequest
+from router.ingress.codec.protocol import DecodedBody, MalformedRequest
 from router.ingress.codec.steps import STEP_ITEMS, Steps, finish
 from router.ingress.grpc.messages import message
 from router.service.errors import TooManyRows
@@ -58,59 +58,44 @@ _ITEMS = {
 }
 
 
-class InferMessage(NamedTuple):
-    """One decoded ModelInferRequest. ``outputs`` is None where all are asked for; ``raw`` as it was asked."""
-
-    model: str
-    variant: str | None
-    inputs: Tensors
-    id: str
-    parameters: dict[str, Any]
-    outputs: frozenset[str] | None
-    raw: bool
-
-
 def parse(name: str, data: bytes) -> Any:
-    """The message ``name`` from its bytes. Raises `InvalidRequest`."""
+    """The message ``name`` from its bytes. Raises `MalformedRequest`."""
     parsed = message(name)()
     try:
         parsed.ParseFromString(data)
     except DecodeError:
-        raise InvalidRequest(f"the message is not an {parsed.DESCRIPTOR.full_name}") from None
+        raise MalformedRequest(f"the message is not an {parsed.DESCRIPTOR.full_name}") from None
     return parsed
 
 
-def decode(asked: Any, max_rows: int = MAX_DIMENSION) -> InferMessage:
+def decode(
+    asked: Any, specs: Sequence[TensorSpec] | None = None, max_rows: int = MAX_DIMENSION
+) -> DecodedBody:
     """A request from its parsed message in one go: the result of `decode_steps`."""
-    return finish(decode_steps(asked, lambda model, variant: None, max_rows))
+    return finish(decode_steps(asked, specs, max_rows))
 
 
 def decode_steps(
-    asked: Any,
-    inputs_of: Callable[[str, str | None], Sequence[TensorSpec] | None],
-    max_rows: int = MAX_DIMENSION,
-) -> Steps[InferMessage]:
-    """A request from its parsed message. Raises `InvalidRequest` that names the tensor at fault.
+    asked: Any, specs: Sequence[TensorSpec] | None = None, max_rows: int = MAX_DIMENSION
+) -> Steps[DecodedBody]:
+    """A request from its parsed message. Raises `MalformedRequest` that names the tensor at fault.
 
-    ``inputs_of`` gives the inputs of a model and its variant; what the request declares is compared with
-    them, and with ``max_rows``, before any data are read. Raises what it raises, `TooManyRows`, and
-    `TensorError` for inputs that are not the model's.
+    ``specs`` are the model's inputs: what the request declares is compared with them, and with ``max_rows``,
+    before any data are read. Raises `TooManyRows` too, and `TensorError` for inputs that are not the model's.
     """
     raws = asked.raw_input_contents
     if raws and len(raws) != len(asked.inputs):
-        raise InvalidRequest(f"raw_input_contents has {len(raws)} entries for {len(asked.inputs)} inputs")
+        raise MalformedRequest(f"raw_input_contents has {len(raws)} entries for {len(asked.inputs)} inputs")
     parameters = values(asked.parameters)
     refuse(parameters, REQUEST, "the request")
     declared: dict[str, tuple[str, list[int]]] = {}
     for tensor in asked.inputs:
         if tensor.name in declared:
-            raise InvalidRequest(f"input {tensor.name!r} is given twice")
+            raise MalformedRequest(f"input {tensor.name!r} is given twice")
         refuse(_given(tensor.parameters), TENSOR, f"input {tensor.name!r}")
         declared[tensor.name] = tensor.datatype, _shape(tensor, max_rows)
     for tensor in asked.outputs:
         refuse(_given(tensor.parameters), TENSOR, f"output {tensor.name!r}")
-    variant = asked.model_version or None
-    specs = inputs_of(asked.model_name, variant)
     if specs is not None:
         check_declared(declared, specs)
     inputs: Tensors = {}
@@ -118,23 +103,16 @@ def decode_steps(
         try:
             inputs[tensor.name] = yield from _input(tensor, raws[index] if raws else None)
         except TensorError as error:
-            raise InvalidRequest(f"input {error}") from None
-    return InferMessage(
-        asked.model_name,
-        variant,
-        inputs,
-        asked.id,
-        parameters,
-        frozenset(tensor.name for tensor in asked.outputs) or None,
-        bool(raws),
-    )
+            raise MalformedRequest(f"input {error}") from None
+    outputs = dict.fromkeys((tensor.name for tensor in asked.outputs), bool(raws)) or None
+    return DecodedBody(inputs, asked.id or None, parameters, outputs, bool(raws))
 
 
 def _shape(tensor: Any, max_rows: int) -> list[int]:
     """The shape of an input whose datatype is known and whose rows are not too many."""
     if tensor.datatype not in DTYPES:
         known = ", ".join(DTYPES)
-        raise InvalidRequest(f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}; known: {known}")
+        raise MalformedRequest(f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}; known: {known}")
     shape = list(tensor.shape)
     if shape and max_rows < shape[0] <= MAX_DIMENSION:
         raise TooManyRows(f"{shape[0]} rows in one request; the policy's limits.rows is {max_rows}")
@@ -145,14 +123,14 @@ def _input(tensor: Any, raw: bytes | None) -> Steps[Array]:
     name, datatype, shape = tensor.name, tensor.datatype, list(tensor.shape)
     if raw is not None:
         if tensor.HasField("contents"):
-            raise InvalidRequest(f"input {name!r}: give 'contents' or raw_input_contents, not both")
+            raise MalformedRequest(f"input {name!r}: give 'contents' or raw_input_contents, not both")
         return (yield from tensor_steps.read(raw, datatype, shape, name))
     field = _FIELDS.get(datatype)
     if field is None:
-        raise InvalidRequest(f"input {name!r}: {datatype} has no typed contents; use raw_input_contents")
+        raise MalformedRequest(f"input {name!r}: {datatype} has no typed contents; use raw_input_contents")
     items, count = getattr(tensor.contents, field), element_count(shape, name)
     if len(items) != count:
-        raise InvalidRequest(
+        raise MalformedRequest(
             f"input {name!r}: shape {shape} takes {count} elements, contents.{field} has {len(items)}"
         )
     array, whole = np.empty(count, DTYPES[datatype]), DTYPES[datatype].kind in "iu"
@@ -193,36 +171,38 @@ def set_values(parameters: Any, plain: Mapping[str, Any]) -> None:
 def encode(
     outputs: Mapping[str, Array],
     specs: Sequence[TensorSpec],
-    asked: InferMessage,
+    request: DecodedBody,
     *,
+    model: str,
     variant: str,
     request_id: str,
     parameters: Mapping[str, Any],
 ) -> bytes:
     """A ModelInferResponse in one go: the result of `encode_steps`."""
-    steps = encode_steps(outputs, specs, asked, variant=variant, request_id=request_id, parameters=parameters)
-    return finish(steps)
+    about = {"model": model, "variant": variant, "request_id": request_id}
+    return finish(encode_steps(outputs, specs, request, parameters=parameters, **about))
 
 
 def encode_steps(
     outputs: Mapping[str, Array],
     specs: Sequence[TensorSpec],
-    asked: InferMessage,
+    request: DecodedBody,
     *,
+    model: str,
     variant: str,
     request_id: str,
     parameters: Mapping[str, Any],
 ) -> Steps[bytes]:
     """A ModelInferResponse: raw where the request was, or where a datatype cannot travel otherwise."""
-    told = message("ModelInferResponse")(model_name=asked.model, model_version=variant, id=request_id)
-    set_values(told.parameters, parameters)
-    chosen = [spec for spec in specs if asked.outputs is None or spec.name in asked.outputs]
-    raw = asked.raw or any(spec.datatype not in _FIELDS for spec in chosen)
+    response = message("ModelInferResponse")(model_name=model, model_version=variant, id=request_id)
+    set_values(response.parameters, parameters)
+    chosen = [spec for spec in specs if request.outputs is None or spec.name in request.outputs]
+    raw = request.binary or any(spec.datatype not in _FIELDS for spec in chosen)
     for spec in chosen:
         array = outputs[spec.name]
-        tensor = told.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
+        tensor = response.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
         if raw:
-            told.raw_output_contents.append(bytes((yield from tensor_steps.write(array, spec.datatype))))
+            response.raw_output_contents.append(bytes((yield from tensor_steps.write(array, spec.datatype))))
             continue
         field, flat = getattr(tensor.contents, _FIELDS[spec.datatype]), array.ravel()
         for start in range(0, flat.size, STEP_ITEMS):
@@ -232,5 +212,5 @@ def encode_steps(
             if spec.datatype == "BYTES":
                 items = [item.encode() if isinstance(item, str) else bytes(item) for item in items]
             field.extend(items)
-    encoded: bytes = told.SerializeToString()
+    encoded: bytes = response.SerializeToString()
     return encoded

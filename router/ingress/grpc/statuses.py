@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from grpc import StatusCode
 
-from router.ingress.semantics import HttpError
 from router.ingress.statuses import http_error
 from router.service.requests import PendingRequest
 
@@ -63,7 +62,7 @@ def grpc_status(error: Exception) -> GrpcStatus:
         place = f"/v2/requests/{pending.id}"
         trailing = (("id", pending.id), ("state", pending.state.value), ("location", place))
         return GrpcStatus(StatusCode.DEADLINE_EXCEEDED, str(error), trailing)
-    known = error if isinstance(error, HttpError) else http_error(error)
+    known = http_error(error)
     headers = [(name.decode(), value.decode("latin-1")) for name, value in known.headers]
     members = [(name, str(value)) for name, value in known.members.items()]
     detail = " ".join(known.detail.split())

@@ -8,8 +8,9 @@ from typing import Any
 
 from optimizers.tensors import TensorSpec
 from router.ingress import semantics
+from router.ingress.calls import answer_parameters
 from router.ingress.codec import protocol
-from router.ingress.codec.protocol import HEADER_LENGTH, InferRequest
+from router.ingress.codec.protocol import HEADER_LENGTH, DecodedBody
 from router.ingress.codec.steps import Steps
 from router.ingress.semantics import Headers, Response, json_answer
 from router.service.requests import Answer, PendingRequest, ServedModel
@@ -25,21 +26,24 @@ def prefix(scope: Mapping[str, Any]) -> str:
 
 def describe(model: ServedModel, variant: str | None = None) -> dict[str, Any]:
     """The protocol's model metadata, and what each variant is."""
-    shown = model.variants if variant is None else {variant: model.variants[variant]}
+    variants = model.variants if variant is None else {variant: model.variants[variant]}
     return {
         "name": model.name,
-        "versions": list(shown),
+        "versions": list(variants),
         "platform": "hybrid-router",
         "inputs": [spec.to_json() for spec in model.inputs],
         "outputs": [spec.to_json() for spec in model.outputs],
         "parameters": {
             name: {"runtime": m.runtime, "quality": dict(m.quality), "size_bytes": m.size_bytes}
-            for name, m in shown.items()
+            for name, m in variants.items()
         },
     }
 
 
-def accepted(pending: PendingRequest, scope: Mapping[str, Any], more: Headers) -> Response:
+def accepted(
+    pending: PendingRequest, scope: Mapping[str, Any], more: Headers, trace: str | None = None
+) -> Response:
+    """The promise of a result; ``trace`` is the trace context that the request came with."""
     headers: Headers = [
         *more,
         (b"location", f"{prefix(scope)}/v2/requests/{pending.id}".encode()),
@@ -53,6 +57,8 @@ def accepted(pending: PendingRequest, scope: Mapping[str, Any], more: Headers) -
     if pending.predicted_ms is not None:
         headers.append((b"predicted-ms", b"%.1f" % pending.predicted_ms))
         body["predicted_ms"] = round(pending.predicted_ms, 3)
+    if trace is not None:
+        headers.append((b"traceparent", trace.encode()))
     return json_answer(202, body, headers)
 
 
@@ -62,22 +68,17 @@ def _named(route: str, path: str, variant: str) -> Sequence[tuple[bytes, bytes]]
     return (b"route", route.encode()), (b"path", path.encode()), (b"variant", variant.encode())
 
 
-def answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferRequest) -> Steps[Response]:
-    """A result; large ones take several steps."""
-    parameters: dict[str, Any] = {
-        "route": answer.route,
-        "path": answer.path,
-        "variant": answer.variant,
-        "queued_ms": round(answer.queued_ms, 3),
-        "deadline_met": answer.deadline_met,
-    }
+def answered(
+    answer: Answer, specs: Sequence[TensorSpec], request: DecodedBody, trace: str | None
+) -> Steps[Response]:
+    """A result, with the trace context that its request came with; large ones take several steps."""
+    parameters = answer_parameters(answer)
     headers: Headers = [
         *_named(answer.route, answer.path, answer.variant),
         (b"queued-ms", b"%.3f" % answer.queued_ms),
         (b"deadline-met", b"true" if answer.deadline_met else b"false"),
     ]
     if answer.predicted_ms is not None:
-        parameters["predicted_ms"] = round(answer.predicted_ms, 3)
         headers.append((b"predicted-ms", b"%.3f" % answer.predicted_ms))
     envelope: dict[str, Any] = {
         "model_name": answer.model,
@@ -88,14 +89,9 @@ def answered(answer: Answer, specs: tuple[TensorSpec, ...], request: InferReques
     body, header_length = yield from protocol.encode_steps(
         answer.outputs, specs, wanted=request.outputs, binary=request.binary, envelope=envelope
     )
+    if trace is not None:
+        headers.append((b"traceparent", trace.encode()))
     if header_length is None:
         return 200, [(b"content-type", semantics.JSON), *headers], body
     headers.append((_HEADER_LENGTH, b"%d" % header_length))
     return 200, [(b"content-type", b"application/octet-stream"), *headers], body
-
-
-def traced(response: Response, trace: str | None) -> Response:
-    """The answer with the trace context that its request came with."""
-    if trace is not None:
-        response[1].append((b"traceparent", trace.encode()))
-    return response

@@ -96,7 +96,7 @@ class BulkServer:
         self._jobs[id_], self._keys[key] = (request.content, reply), id_
         return reply if self.online else pending(id_)
 
-    def _run(self, x: Array, decoded: protocol.InferRequest) -> httpx.Response:
+    def _run(self, x: Array, decoded: protocol.DecodedBody) -> httpx.Response:
         if (x[:, 1] == POISON).any():
             return problem(422, "the model choked", state="failed")
         # Of a request that was queued, the real server gives all outputs too.

@@ -325,7 +325,7 @@ async def test_outputs_that_change_their_shape_end_a_table_with_the_way_out(tmp_
     server = BulkServer()
     real = server._run
 
-    def widen(x: Array, decoded: protocol.InferRequest) -> httpx.Response:
+    def widen(x: Array, decoded: protocol.DecodedBody) -> httpx.Response:
         if x[0, 0] < 16:
             return real(x, decoded)
         outputs: Tensors = {"double": np.zeros((len(x), 3), np.float32), "label": np.zeros(len(x), np.int64)}

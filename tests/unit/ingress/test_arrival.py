@@ -89,13 +89,13 @@ async def left_ms(served: Served, job: str) -> float:
 async def test_a_grpc_call_has_arrived_when_its_handler_is_called() -> None:
     async with serving() as served:
         entered = door(served)
-        steps = entered._turns.run
+        steps = entered._calls.turns.run
 
         async def slow(work: object) -> object:
             await asyncio.sleep(0.5)
             return await steps(work)  # type: ignore[arg-type]
 
-        entered._turns.run = slow  # type: ignore[assignment,method-assign]
+        entered._calls.turns.run = slow  # type: ignore[assignment,method-assign]
         context = Context()
         assert await entered.call("ModelInfer", ask(3.0), context) is not None
         assert "was over when the request had been read, after 500 ms" in context.details

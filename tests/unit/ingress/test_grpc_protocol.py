@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optimizers.tensors import DTYPES, Array, TensorSpec, to_bytes
-from router.ingress.codec.protocol import InvalidRequest
+from router.ingress.codec.protocol import MalformedRequest
 from router.ingress.grpc.messages import message
 from router.ingress.grpc.peers import is_here
 from router.ingress.grpc.protocol import decode, encode, parse, set_values, values
@@ -46,7 +46,7 @@ def test_raw_contents_become_the_tensor(datatype: str) -> None:
     array = sample(3)[datatype.lower()]
     made = request(("x", datatype, [3, 2]), raw=[bytes(to_bytes(array, datatype))])
     asked = decode(parse("ModelInferRequest", made.SerializeToString()))
-    assert asked.raw
+    assert asked.binary
     assert same(asked.inputs["x"], array)
 
 
@@ -56,14 +56,16 @@ def test_typed_contents_become_the_tensor(datatype: str) -> None:
     made = request(("x", datatype, [3, 2]))
     getattr(made.inputs[0].contents, typed_field(datatype)).extend(array.ravel().tolist())
     asked = decode(parse("ModelInferRequest", made.SerializeToString()))
-    assert not asked.raw
+    assert not asked.binary
     assert same(asked.inputs["x"], array)
 
 
 def answer(array: Array, datatype: str, *, raw: bool) -> Any:
     asked = decode(request(raw=[])) if not raw else decode(request(("x", "INT8", [1]), raw=[b"\1"]))
     spec = TensorSpec("y", datatype, (-1, 2))
-    encoded = encode({"y": array}, [spec], asked, variant="v", request_id="7", parameters={"route": "r"})
+    encoded = encode(
+        {"y": array}, [spec], asked, model="m", variant="v", request_id="7", parameters={"route": "r"}
+    )
     return parse("ModelInferResponse", encoded)
 
 
@@ -102,7 +104,7 @@ def test_only_the_outputs_that_are_asked_for_go() -> None:
     made.outputs.add(name="b")
     specs = [TensorSpec(name, "INT8", (-1,)) for name in "abc"]
     outputs = {name: np.array([1], np.int8) for name in "abc"}
-    encoded = encode(outputs, specs, decode(made), variant="v", request_id="", parameters={})
+    encoded = encode(outputs, specs, decode(made), model="m", variant="v", request_id="", parameters={})
     assert [output.name for output in parse("ModelInferResponse", encoded).outputs] == ["b"]
 
 
@@ -141,7 +143,7 @@ def mend(change: Any) -> Any:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_protocol_is_named(broken: Any, says: str) -> None:
-    with pytest.raises(InvalidRequest) as raised:
+    with pytest.raises(MalformedRequest) as raised:
         decode(mend(broken))
     assert says in str(raised.value)
 
@@ -150,7 +152,7 @@ def test_what_does_not_fit_the_protocol_is_named(broken: Any, says: str) -> None
 def test_a_typed_value_out_of_range_is_not_wrapped(datatype: str, value: int) -> None:
     made = request(("x", datatype, [1]))
     getattr(made.inputs[0].contents, typed_field(datatype)).append(value)
-    with pytest.raises(InvalidRequest, match=f"'x': {value} is out of the range of {datatype}"):
+    with pytest.raises(MalformedRequest, match=f"'x': {value} is out of the range of {datatype}"):
         decode(made)
 
 
@@ -167,12 +169,12 @@ def test_unsigned_numbers_of_64_bits_go_both_ways_exactly() -> None:
 
 
 def test_half_floats_cannot_come_typed() -> None:
-    with pytest.raises(InvalidRequest, match="BF16 has no typed contents; use raw_input_contents"):
+    with pytest.raises(MalformedRequest, match="BF16 has no typed contents; use raw_input_contents"):
         decode(request(("x", "BF16", [1])))
 
 
 def test_bytes_that_are_no_message_are_named() -> None:
-    with pytest.raises(InvalidRequest, match=r"not an inference\.ModelInferRequest"):
+    with pytest.raises(MalformedRequest, match=r"not an inference\.ModelInferRequest"):
         parse("ModelInferRequest", b"\xff\xff\xff")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from optimizers.tensors import TensorError, TensorSpec, to_bytes
 from router.ingress.codec import json_slices, protocol
-from router.ingress.codec.protocol import InvalidRequest
+from router.ingress.codec.protocol import MalformedRequest
 from router.ingress.codec.steps import STEP_BYTES, STEP_ITEMS, Steps
 from router.ingress.grpc import protocol as grpc_protocol
 from router.ingress.grpc.messages import message
@@ -152,7 +152,7 @@ def test_what_is_wrong_in_a_large_list_is_told_in_one_sentence(data: str, dataty
     count = len(TEXTS) if data.startswith('["') else data.count(",") + 1
     raw = f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[{count}],"data":{data}}}]}}'.encode()
     assert len(raw) > json_slices.WHOLE_BYTES
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(MalformedRequest) as caught:
         protocol.decode(raw, None)
     assert said in str(caught.value)
     assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
@@ -176,7 +176,7 @@ def test_a_shape_that_is_not_the_models_is_refused_before_any_data_are_read(
                 protocol.decode(body(entry(small.tolist(), shape, datatype)), None, specs=[X])
         with pytest.raises(TensorError, match="input 'x' is missing"):
             protocol.decode(body(entry(small.tolist(), [600, 64]) | {"name": "y"}), None, specs=[X])
-        with pytest.raises(InvalidRequest, match=r"shape \[7, 64\] does not hold"):
+        with pytest.raises(MalformedRequest, match=r"shape \[7, 64\] does not hold"):
             protocol.decode(body(entry(NUMBERS.tolist(), [7, 64])), None, specs=[X])
     assert max(parsed) < STEP_BYTES
 
@@ -194,7 +194,7 @@ def test_a_shape_that_is_not_the_models_is_refused_before_any_data_are_read(
 )
 def test_json_that_is_no_tensor_is_bounded(raw: bytes, parsed: list[int]) -> None:
     steps = protocol.decode_steps(raw, None)
-    with pytest.raises(InvalidRequest, match="are no lists of numbers or strings under 'data'"):
+    with pytest.raises(MalformedRequest, match="are no lists of numbers or strings under 'data'"):
         counted(steps)
     assert not parsed
 
@@ -222,7 +222,7 @@ def test_a_large_answer_is_written_in_steps(datatype: str, binary: bool) -> None
 def test_what_json_cannot_carry_is_refused_wherever_in_a_large_answer_it_stands() -> None:
     array = np.ones(5 * STEP_ITEMS, "<f4")
     array[-1] = np.nan
-    with pytest.raises(InvalidRequest, match="'y' holds NaN or infinity"):
+    with pytest.raises(MalformedRequest, match="'y' holds NaN or infinity"):
         protocol.encode(
             {"y": array}, [TensorSpec("y", "FP32", (-1,))], wanted=None, binary=False, envelope={}
         )
@@ -239,7 +239,7 @@ def test_large_binary_strings_and_half_floats_are_read_in_steps() -> None:
         assert request.inputs["x"].tolist() == array.tolist() and steps >= 3
         asked = message("ModelInferRequest")(model_name="m", raw_input_contents=[blob])
         asked.inputs.add(**about)
-        read, steps = counted(grpc_protocol.decode_steps(asked, lambda *_: None))
+        read, steps = counted(grpc_protocol.decode_steps(asked))
         assert read.inputs["x"].tolist() == array.tolist() and steps >= 3
 
 
@@ -249,9 +249,9 @@ def test_large_typed_contents_go_in_steps_both_ways() -> None:
     tensor = asked.inputs.add(name="x", datatype="UINT64", shape=[count])
     tensor.contents.uint64_contents.extend(range(2**64 - count, 2**64))
     spec = TensorSpec("x", "UINT64", (-1,))
-    read, steps = counted(grpc_protocol.decode_steps(asked, lambda *_: [spec]))
+    read, steps = counted(grpc_protocol.decode_steps(asked, [spec]))
     assert read.inputs["x"].tolist() == list(range(2**64 - count, 2**64)) and steps >= 3
-    about: dict[str, Any] = {"variant": "v", "request_id": "", "parameters": {}}
+    about: dict[str, Any] = {"model": "m", "variant": "v", "request_id": "", "parameters": {}}
     raw, steps = counted(grpc_protocol.encode_steps(read.inputs, [spec], read, **about))
     told = grpc_protocol.parse("ModelInferResponse", raw)
     assert list(told.outputs[0].contents.uint64_contents)[-1] == 2**64 - 1 and steps >= 3
@@ -267,7 +267,7 @@ def test_a_grpc_shape_that_is_not_the_models_is_refused_before_any_data_are_read
     asked = message("ModelInferRequest")(model_name="m", raw_input_contents=[bytes(4)])
     asked.inputs.add(name="x", datatype="FP32", shape=[1, 63])
     with pytest.raises(TensorError, match=r"got \[1, 63\]"):
-        counted(grpc_protocol.decode_steps(asked, lambda *_: [X]))
+        counted(grpc_protocol.decode_steps(asked, [X]))
 
 
 @in_virtual_time

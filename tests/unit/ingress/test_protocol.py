@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from optimizers.tensors import DTYPES, TensorSpec
-from router.ingress.codec.protocol import InvalidRequest, decode, encode
+from router.ingress.codec.protocol import MalformedRequest, decode, encode
 from router.service.errors import TooManyRows
 
 
@@ -261,7 +261,7 @@ BAD: list[tuple[str, bytes, int | None, str]] = [
 
 @pytest.mark.parametrize(("raw", "length", "said"), [c[1:] for c in BAD], ids=[c[0] for c in BAD])
 def test_a_bad_request_is_told_in_one_sentence(raw: bytes, length: int | None, said: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(MalformedRequest) as caught:
         decode(raw, length)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -273,7 +273,7 @@ def test_a_byte_order_mark_is_passed_over() -> None:
     assert decode(mark + body(tensor(data=[1, 2])), None).inputs["x"].tolist() == [[1, 2]]
     head = mark + body(sized(8))
     assert decode(head + bytes(8), len(head)).inputs["x"].tolist() == [[0, 0]]
-    with pytest.raises(InvalidRequest, match="the body is not JSON"):
+    with pytest.raises(MalformedRequest, match="the body is not JSON"):
         decode(mark + mark + body(tensor(data=[1, 2])), None)
 
 
@@ -311,7 +311,7 @@ NOT_TAKEN: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("members", "said"), [c[1:] for c in NOT_TAKEN], ids=[c[0] for c in NOT_TAKEN])
 def test_what_is_not_finite_is_for_floating_point_data_alone(members: str, said: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(MalformedRequest) as caught:
         decode(f'{{"inputs": [{{"name": "x", "shape": [2], {members}}}]}}'.encode(), None)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
@@ -334,12 +334,12 @@ def test_whole_numbers_are_exact_to_the_last_and_the_first_beyond_is_named(
         assert orjson.loads(raw)["outputs"][0]["data"] == data
     for wrong in (low - 1, high + 1):
         raw_body = json.dumps({"inputs": [tensor(datatype=datatype, data=[1, wrong])]}).encode()
-        with pytest.raises(InvalidRequest) as caught:
+        with pytest.raises(MalformedRequest) as caught:
             decode(raw_body, None)
         # What does not even fit 64 bits is a decimal number to the parser.
         named = str(wrong) if -(2**63) <= wrong < 2**64 else f"it holds {float(wrong)}"
         assert named in str(caught.value) and datatype in str(caught.value)
-    with pytest.raises(InvalidRequest, match=rf"it holds 1\.5; {datatype} takes whole numbers"):
+    with pytest.raises(MalformedRequest, match=rf"it holds 1\.5; {datatype} takes whole numbers"):
         decode(body(tensor(datatype=datatype, data=[1, 1.5])), None)
 
 
@@ -370,7 +370,7 @@ def test_only_what_is_wanted_is_sent_each_in_its_form() -> None:
 
 def test_bytes_that_are_no_text_must_be_asked_for_as_binary() -> None:
     outputs = {"text": np.array([b"\xff"], dtype=object)}
-    with pytest.raises(InvalidRequest, match="ask for it as binary data"):
+    with pytest.raises(MalformedRequest, match="ask for it as binary data"):
         encode(outputs, [TEXT], wanted=None, binary=False, envelope={})
     raw, length = encode(outputs, [TEXT], wanted=None, binary=True, envelope={})
     assert raw[length:] == b"\x01\0\0\0\xff"
@@ -410,7 +410,7 @@ def test_bf16_in_json_and_in_binary_are_the_same_values() -> None:
 def test_what_json_has_no_word_for_is_refused_and_goes_as_binary(datatype: str, value: float) -> None:
     spec = TensorSpec("y", datatype, (-1,))
     outputs = {"y": np.array([1, value], spec.dtype)}
-    with pytest.raises(InvalidRequest, match=r"'y' holds NaN or infinity, .* ask for it as binary data"):
+    with pytest.raises(MalformedRequest, match=r"'y' holds NaN or infinity, .* ask for it as binary data"):
         encode(outputs, [spec], wanted=None, binary=False, envelope={})
     assert encode(outputs, [spec], wanted={"y": True}, binary=False, envelope={})[1] is not None
 
@@ -438,7 +438,7 @@ def test_a_shape_of_gigabytes_takes_no_memory(shape: list[int], datatype: str) -
     tracemalloc.start()
     try:
         for raw, length in ((body(tensor(shape=shape, data=[], datatype=datatype)), None), (head, len(head))):
-            with pytest.raises(InvalidRequest):
+            with pytest.raises(MalformedRequest):
                 decode(raw if length is None else raw + bytes(8), length)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

@@ -51,7 +51,7 @@ class Logged:
         self.lines: list[str] = []
 
     def ingress(self, ingress: Ingress) -> None:
-        ingress._log = RequestLog(lambda: 1.0, self.lines.append)
+        ingress._calls._log = RequestLog(lambda: 1.0, self.lines.append)
 
     @property
     def last(self) -> dict[str, object]:
