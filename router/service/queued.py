@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -19,6 +18,7 @@ from router.scheduling.admission import Enqueue
 from router.scheduling.prediction import STATS_VALID_MS
 from router.service.errors import Conflict, JobEnded, Refused, Unavailable, UnknownRequest
 from router.service.metrics import Recorder
+from router.service.request_id import RequestId
 from router.service.requests import Answer, InferenceRequest, PendingRequest, ServedModel
 from workers.queue.contract import Accepted, DeadlineQueue, Full, KeyConflict, QueueError, Submitted
 from workers.queue.job import JobState, JobStatus, NewJob
@@ -57,9 +57,7 @@ class QueuedRequests:
         assert served.queue is not None
         batch = self._policy().models[served.name].batch
         job = NewJob(
-            # The route stands in the id: a caller who asks later is told it, and a retry that finds the first
-            # job by its key is told the first one's.
-            id=f"{served.name}.{decision.route}.{secrets.token_hex(12)}",
+            id=str(RequestId.new(served.name, decision.route)),
             payload=pack(request.inputs),
             rows=rows,
             budget_ms=max(1, round(left_ms)),
@@ -138,7 +136,7 @@ class QueuedRequests:
         return answer
 
     def _queue_of(self, request_id: str) -> tuple[ServedModel, DeadlineQueue]:
-        served = self._models.get(request_id.partition(".")[0])
+        served = self._models.get(RequestId.parse(request_id).model)
         if served is None or served.queue is None:
             raise UnknownRequest(f"no request {request_id!r} here")
         return served, served.queue
@@ -167,13 +165,12 @@ class QueuedRequests:
             raise Unavailable(f"the queue cannot be asked now: {error}") from None
         if status is None:
             raise UnknownRequest(f"no request {request_id!r}: unknown, or its result was removed by age")
-        return self._told(served, status, predicted_ms)
+        return self._outcome(served, status, predicted_ms)
 
-    def _told(
+    def _outcome(
         self, served: ServedModel, status: JobStatus, predicted_ms: float | None
     ) -> Answer | PendingRequest:
-        _, _, tail = status.id.partition(".")
-        route, _, _ = tail.rpartition(".")
+        route = RequestId.parse(status.id).route
         if not status.state.terminal:
             return PendingRequest(status.id, route, status.state, predicted_ms)
         if status.state is not JobState.DONE or status.result is None:

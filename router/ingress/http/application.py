@@ -20,6 +20,7 @@ from router.ingress.http.page import Document, Page
 from router.ingress.http.reading import BodyReader
 from router.ingress.semantics import ClientLeft, Headers, Receive, Response, Send, json_answer, problem
 from router.service.readiness import Readiness
+from router.service.request_id import RequestId
 from router.service.request_log import RequestLog
 from router.service.requests import Answer, InferenceRequest, PendingRequest
 from router.service.service import Service
@@ -156,7 +157,7 @@ class Ingress:
         with self._service.counted(tenant, waits=True) as may_wait:
             wait_s = form.wait_s if may_wait else 0.0
             outcome = await self._service.queued.result(request_id, wait_s, tenant=tenant)
-        specs = self._service.model(request_id.partition(".")[0]).outputs
+        specs = self._service.model(RequestId.parse(request_id).model).outputs
         form.check(spec.name for spec in specs)
         if isinstance(outcome, PendingRequest):
             return accepted(outcome, scope, [])
