@@ -3,7 +3,7 @@
 ::
 
     table = BoundTable.of(profile, max_rows=256)             # once per profile, O(max_rows)
-    next_batch(waiting, table, now_ms, busy_until_ms=0.0, lead_ms=0.0) -> Run | Wait | Idle
+    next_batch(waiting, table, now_ms, busy_until_ms=0.0, lead_ms=0.0) -> RunBatch | WaitUntil | Idle
 
 ``waiting`` is any iterable of items with ``deadline_ms`` and ``rows`` in order of deadline; only the
 batch and at most one item beyond it are looked at, so the cost does not depend on how much waits. All
@@ -27,7 +27,7 @@ from typing import Protocol, TypeVar
 from optimizers.profile import LatencyProfile
 
 
-class Item(Protocol):
+class BatchItem(Protocol):
     """What batching looks at: when it must be done (ms) and how many rows it has."""
 
     @property
@@ -37,7 +37,7 @@ class Item(Protocol):
     def rows(self) -> int: ...
 
 
-Waiting = TypeVar("Waiting", bound=Item)
+ItemT = TypeVar("ItemT", bound=BatchItem)
 
 #: So many items of another form are looked past for the sake of a larger batch.
 _MOST_SKIPPED = 256
@@ -88,7 +88,7 @@ class BoundTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunBatch:
     """Run ``count`` items after the first ``dropped``, ``rows`` rows in all; ``bound_ms`` is the time
     that the run keeps. The dropped ones cannot meet their deadlines any more. Among the items that are run
     stand ``skipped`` of another form, which are not."""
@@ -101,7 +101,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitUntil:
     """Ask again at ``until_ms``, or when more arrives; the first ``dropped`` items are hopeless."""
 
     until_ms: float
@@ -115,13 +115,13 @@ class Idle:
     dropped: int
 
 
-def latest_start_ms(item: Item, table: BoundTable, lead_ms: float) -> float:
+def latest_start_ms(item: BatchItem, table: BoundTable, lead_ms: float) -> float:
     """From this moment on the deadline is hopeless, however soon a device is free."""
     return item.deadline_ms - lead_ms - table.predict_ms(item.rows)
 
 
 def next_batch(
-    waiting: Iterable[Waiting],
+    waiting: Iterable[ItemT],
     table: BoundTable,
     now_ms: float,
     *,
@@ -130,9 +130,9 @@ def next_batch(
     most_rows: int | None = None,
     least_rows: int = 0,
     waiting_rows: int = 0,
-    form: Callable[[Waiting], Hashable] | None = None,
+    form: Callable[[ItemT], Hashable] | None = None,
     form_rows: Mapping[Hashable, int] | None = None,
-) -> Run | Wait | Idle:
+) -> RunBatch | WaitUntil | Idle:
     """The decision for one device that is free, or is predicted to be at ``busy_until_ms``.
 
     ``lead_ms`` is how long a batch takes to get to the device: one that frees within it counts as
@@ -159,7 +159,7 @@ def next_batch(
             # before not even a device that is free by surprise could help, and everybody is then.
             latest_ms = latest_start_ms(item, table, lead_ms)
             if not idle and now_ms < latest_ms:
-                return Wait(min(busy_until_ms, latest_ms), dropped)
+                return WaitUntil(min(busy_until_ms, latest_ms), dropped)
         else:
             limit = table.largest(item.deadline_ms - start_ms)
             if limit >= least_rows or not idle:
@@ -178,12 +178,12 @@ def next_batch(
         # Past this moment the head would no longer be met.
         until_ms = min(busy_until_ms, item.deadline_ms - table.bound_ms(rows)) - lead_ms
         if until_ms > now_ms:
-            return Wait(until_ms, dropped)
-    return Run(count, rows, dropped, table.bound_ms(rows), skipped)
+            return WaitUntil(until_ms, dropped)
+    return RunBatch(count, rows, dropped, table.bound_ms(rows), skipped)
 
 
 def _fill(
-    items: Iterator[Waiting], head: Waiting, limit: int, form: Callable[[Waiting], Hashable] | None
+    items: Iterator[ItemT], head: ItemT, limit: int, form: Callable[[ItemT], Hashable] | None
 ) -> tuple[int, int, int, bool]:
     """A batch of ``head`` and those after it: how many items and rows, how many were skipped among them, and
     whether it has room for more."""
@@ -210,13 +210,13 @@ def _fill(
 LEAST_SHARE = 0.65
 
 
-def free_worker(
-    waiting: Sequence[Waiting],
+def plan_batch(
+    waiting: Sequence[ItemT],
     table: BoundTable,
     now_ms: float,
     least_rows: int,
-    form: Callable[[Waiting], Hashable] | None = None,
-) -> tuple[list[Waiting], list[Waiting]]:
+    form: Callable[[ItemT], Hashable] | None = None,
+) -> tuple[list[ItemT], list[ItemT]]:
     """What a worker that is free should give up, and what it should run next, of ``waiting``.
 
     Only what is hopeless is given up. Heads that leave time for fewer than ``least_rows`` are passed over
@@ -238,7 +238,7 @@ def free_worker(
         form_rows=form_rows if form is not None else None,
     )
     hopeless = [x for x in waiting[: plan.dropped] if now_ms + table.predict_ms(x.rows) > x.deadline_ms]
-    if not isinstance(plan, Run):
+    if not isinstance(plan, RunBatch):
         return hopeless, []
     chosen = list(waiting[plan.dropped : plan.dropped + plan.count + plan.skipped])
     if form is not None:

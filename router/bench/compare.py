@@ -36,7 +36,7 @@ def read(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def differences(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[Difference]:
-    """Of two results as `router.simulate.result.Result.to_json` gives them."""
+    """Of two results as `router.simulate.result.SimulationResult.to_json` gives them."""
     comparison = [
         _points("deadlines met", predicted["deadlines_met"], measured["deadlines_met"]),
         _points(

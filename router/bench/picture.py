@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from router.bench.tally import RequestRecord, ended
-from router.simulate.result import OUTCOMES, Result
+from router.simulate.result import OUTCOMES, SimulationResult
 
 _BINS = 240
 _COLOURS = {
@@ -25,7 +25,10 @@ class PictureError(RuntimeError):
 
 
 def draw(
-    path: Path, result: Result, records: Sequence[RequestRecord], predicted: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    result: SimulationResult,
+    records: Sequence[RequestRecord],
+    predicted: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Outcomes over time, and latencies by route with the predicted p50 and p99 as marks.
 
@@ -62,7 +65,7 @@ def _outcomes(axis: Any, records: Sequence[RequestRecord]) -> None:
     axis.set_xlabel("seconds at which they were to be sent")
 
 
-def _latencies(axis: Any, result: Result, predicted: Mapping[str, Mapping[str, Any]]) -> None:
+def _latencies(axis: Any, result: SimulationResult, predicted: Mapping[str, Mapping[str, Any]]) -> None:
     for route, tally in sorted(result.routes.items()):
         ordered = sorted(tally.latencies_ms)
         if not ordered:

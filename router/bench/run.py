@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from router.bench.bodies import Bodies
 from router.bench.http_pool import ExchangeError, HttpPool, TimedReply
 from router.bench.tally import RequestRecord, tallied
-from router.simulate.result import Result
+from router.simulate.result import SimulationResult
 from router.simulate.workload import Request
 
 #: How long after its deadline an answer is still waited for: a late answer is told apart from none.
@@ -33,9 +33,10 @@ _BLAME_SHARE, _BLAME_MS = 0.1, 2.0
 
 @dataclass(slots=True)
 class Replayed:
-    """What came of it: the same `Result` as a simulation's, each request's end, and the sender's lateness."""
+    """What came of it: a `SimulationResult`, as a simulation gives it, each request's end, and the sender's
+    lateness."""
 
-    result: Result
+    result: SimulationResult
     records: Sequence[RequestRecord] = ()
     lateness_ms: array[float] = field(default_factory=lambda: array("d"))
     failures: dict[str, int] = field(default_factory=dict)

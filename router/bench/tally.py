@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 import orjson
 
 from router.bench.http_pool import TimedReply
-from router.simulate.result import NONE, REFUSALS, Result, Tally
+from router.simulate.result import NONE, REFUSALS, OutcomeTally, SimulationResult
 from router.simulate.workload import Request
 
 _OUTCOMES = {403: "refused", 413: "refused", 429: "refused", 504: "expired"}
@@ -79,10 +79,12 @@ def ended(record: RequestRecord) -> str:
     return "met" if record.latency_ms <= record.request.budget_ms else "late"
 
 
-def tallied(records: Iterable[RequestRecord], seed: int, drops: Mapping[tuple[str, str], float]) -> Result:
+def tallied(
+    records: Iterable[RequestRecord], seed: int, drops: Mapping[tuple[str, str], float]
+) -> SimulationResult:
     """The records by route and tenant. Refusals tell no route: theirs is that of the answers to the like
     requests with the nearest budget."""
-    known, result = list(records), Result(seed)
+    known, result = list(records), SimulationResult(seed)
     result.by_tenant = any(record.request.tenant for record in known)
     routes = _Routes(known)
     for record in known:
@@ -94,7 +96,7 @@ def tallied(records: Iterable[RequestRecord], seed: int, drops: Mapping[tuple[st
     return result
 
 
-def _count(tally: Tally, record: RequestRecord, drops: Mapping[tuple[str, str], float]) -> None:
+def _count(tally: OutcomeTally, record: RequestRecord, drops: Mapping[tuple[str, str], float]) -> None:
     if record.outcome == "answered":
         drop = drops.get((record.request.model, record.variant), 0.0)
         held = record.predicted_ms is not None and record.latency_ms <= record.predicted_ms

@@ -18,12 +18,12 @@ from typing import Any
 
 from optimizers.tensors import TensorError, Tensors, TensorSpec, concat, pack, rows_of, split, unpack
 from router.online.errors import BadRows, DeadlineHopeless, DispatchError, HeapFull, ReplicaFailed
-from router.online.waiting import Away, OnlineAnswer, Waiting
+from router.online.waiting import Away, OnlineAnswer, WaitingRequest
 from router.policy.facts import MeasuredVariant
 from router.scheduling.prediction import OnlineLoad
-from router.scheduling.row_cost import Weigher
-from router.scheduling.scheduler import TRIES, Lanes
-from router.scheduling.variant_queue import Start
+from router.scheduling.row_cost import RowCost
+from router.scheduling.scheduler import TRIES, Scheduler
+from router.scheduling.variant_queue import BatchDispatch
 
 __all__ = [
     "BadRows",
@@ -46,7 +46,7 @@ _STUCK_FACTOR, _STUCK_EACH, _STUCK_MS = 20.0, 3.0, 5_000.0
 class OnlineDispatcher:
     """Deadline-ordered batching for one model: `router.scheduling.scheduler` decides, this sends and settles.
 
-    ``send`` runs one packed batch on a replica; ``replicas`` is how many there are until `become` names
+    ``send`` runs one packed batch on a replica; ``replicas`` is how many there are until `set_replicas` names
     them. ``variants`` come best quality first; of what is accepted the share ``in_time`` is to be answered in
     time. All times are ``clock`` milliseconds.
     """
@@ -66,7 +66,7 @@ class OnlineDispatcher:
     ) -> None:
         #: The inputs of which not every row has the same size.
         self._open = tuple(spec.name for spec in inputs if -1 in spec.shape[1:])
-        self._lanes: Lanes[Waiting] = Lanes(
+        self._scheduler: Scheduler[WaitingRequest] = Scheduler(
             variants,
             replicas=replicas,
             max_batch=max_batch,
@@ -75,39 +75,39 @@ class OnlineDispatcher:
             form=attrgetter("form") if self._open else None,
         )
         self._send, self._clock, self._on_batch = send, clock, on_batch
-        self.weigher = Weigher(inputs, max_batch)
+        self.row_cost = RowCost(inputs, max_batch)
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._context = contextvars.Context()
 
-    def load(self, deadline_ms: float = float("inf"), weight: int = 0) -> OnlineLoad:
-        """The online side as `decide` weighs it, now, for a request of ``weight`` with this deadline."""
-        return self._lanes.load(self._clock(), deadline_ms, weight)
+    def load(self, deadline_ms: float = float("inf"), row_cost: int = 0) -> OnlineLoad:
+        """The online side as `decide` sees it, now, for a request of ``row_cost`` with this deadline."""
+        return self._scheduler.load(self._clock(), deadline_ms, row_cost)
 
     @property
     def hop_deviation_ms(self) -> float:
         """The mean deviation of what a call costs beside the model, ms."""
-        return self._lanes.hop.deviation_ms
+        return self._scheduler.hop.deviation_ms
 
     def configure(self, max_batch: int, max_waiting: int, in_time: float) -> None:
         """Go on under other settings; what waits and what was learnt stays."""
         self._max_batch, self._max_waiting = max_batch, max_waiting
-        self.weigher.resize(max_batch)
-        self._lanes.configure(max_batch, max_waiting, in_time)
+        self.row_cost.resize(max_batch)
+        self._scheduler.configure(max_batch, max_waiting, in_time)
         if not self._closed:
             self._pump()
 
-    def become(self, names: Collection[str]) -> None:
+    def set_replicas(self, names: Collection[str]) -> None:
         """These replicas live now; predictions and what is in flight follow."""
-        self._lanes.become(names)
+        self._scheduler.set_replicas(names)
         if not self._closed:
             self._pump()
 
     def stale_variant(self, besides: Collection[str] = ()) -> str | None:
-        """The variant that a probe should run now, if any; see `Lanes.stale_variant`."""
-        return self._lanes.stale_variant(self._clock(), besides)
+        """The variant that a probe should run now, if any; see `Scheduler.stale_variant`."""
+        return self._scheduler.stale_variant(self._clock(), besides)
 
     async def run(
         self,
@@ -117,32 +117,32 @@ class OnlineDispatcher:
         *,
         droppable: bool = True,
         predicted_ms: float = 0.0,
-        weight: int = 0,
+        row_cost: int = 0,
     ) -> OnlineAnswer:
         """The answer for one request of one row or more; longer ones are split and joined.
 
         ``droppable=False`` runs it even when its deadline is hopeless. ``predicted_ms`` is what was
-        promised for it, so that the promises to come can be corrected by its truth; ``weight`` is what
-        ``weigher`` gave for it, where that was asked already.
+        promised for it, so that the promises to come can be corrected by its truth; ``row_cost`` is what
+        ``row_cost`` gave for it, where that was asked already.
         Cancelling the call drops the request before it costs work, if it has not started.
         Raises `DispatchError`.
         """
         if self._closed:
             raise ReplicaFailed("the router is shutting down")
         rows = rows_of(inputs)
-        weight = weight or self.weigher.weigh(inputs, rows)
+        row_cost = row_cost or self.row_cost.of_request(inputs, rows)
         sizes = [min(self._max_batch, rows - at) for at in range(0, rows, self._max_batch)]
-        if not self._lanes.room_for(len(sizes)):
+        if not self._scheduler.room_for(len(sizes)):
             raise HeapFull(
-                f"{self._lanes.waiting} requests wait, the policy's max_waiting is {self._max_waiting}"
+                f"{self._scheduler.waiting} requests wait, the policy's max_waiting is {self._max_waiting}"
             )
         now, promised = self._clock(), predicted_ms if len(sizes) == 1 else 0.0
         parts = [inputs] if len(sizes) == 1 else split(inputs, sizes)
         form = tuple(inputs[name].shape[1:] for name in self._open)
         items = []
         for part, size in zip(parts, sizes, strict=True):
-            cost = self._cost(weight, size, rows)
-            item = Waiting(part, cost, size, deadline_ms, now, droppable, promised, form)
+            cost = self._cost(row_cost, size, rows)
+            item = WaitingRequest(part, cost, size, deadline_ms, now, droppable, promised, form)
             items.append(self._put(variant, item))
         try:
             if len(items) == 1:
@@ -151,7 +151,7 @@ class OnlineDispatcher:
         except BaseException as error:
             for item in items:
                 item.future.cancel()
-                self._lanes.forget(variant, item)
+                self._scheduler.forget(variant, item)
             if isinstance(error, BadRows) and len(items) > 1:
                 raise self._in_part(error, items, sizes[0]) from None
             raise
@@ -170,34 +170,34 @@ class OnlineDispatcher:
             max(a.batch_rows for a in answers),
         )
 
-    def _cost(self, weight: int, size: int, rows: int) -> int:
+    def _cost(self, row_cost: int, size: int, rows: int) -> int:
         """What ``size`` of the ``rows`` of a request cost, as far as a batch may."""
-        return min(self._max_batch, -(-weight * size // rows))
+        return min(self._max_batch, -(-row_cost * size // rows))
 
     @staticmethod
-    def _in_part(error: BadRows, items: list[Waiting], size: int) -> BadRows:
+    def _in_part(error: BadRows, items: list[WaitingRequest], size: int) -> BadRows:
         """The error of one part, said of the whole request."""
         ended = (not item.future.cancelled() and item.future.exception() is error for item in items)
         first = size * next(place for place, its in enumerate(ended) if its)
         return BadRows(f"in the part that begins with row {first}: {error}")
 
-    def pass_over(self, variant: str) -> None:
+    def note_degraded(self, variant: str) -> None:
         """A lesser variant was chosen because the work ahead left this one no time."""
-        self._lanes.pass_over(variant, self._clock())
+        self._scheduler.note_degraded(variant, self._clock())
 
-    def _put(self, variant: str, item: Waiting) -> Waiting:
-        if self._lanes.add(variant, item):
+    def _put(self, variant: str, item: WaitingRequest) -> WaitingRequest:
+        if self._scheduler.add(variant, item):
             self._pump()
         return item
 
     def _pump(self) -> None:
-        """Do what the lanes say, until there is nothing to do before something lands or a timer rings."""
+        """Do what the scheduler says, until it has nothing to do before a batch ends or a timer fires."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while True:
             now = self._clock()
-            step = self._lanes.step(now)
+            step = self._scheduler.step(now)
             for item in step.hopeless:
                 slack = item.deadline_ms - now
                 when = f"{-slack:.3g} ms ago" if slack < 0 else f"in {slack:.3g} ms"
@@ -209,13 +209,13 @@ class OnlineDispatcher:
             delay_s = max(0.0, step.wake_ms - now) / 1_000.0
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump)
 
-    def _begin(self, delivery: Coroutine[Any, Any, None], start: Start[Waiting]) -> None:
+    def _begin(self, delivery: Coroutine[Any, Any, None], start: BatchDispatch[WaitingRequest]) -> None:
         # Not in the context of whichever request came last: Serve would cancel the batch with it.
         task = asyncio.get_running_loop().create_task(delivery, context=self._context)
         self._tasks.add(task)
-        task.add_done_callback(partial(self._landed, start))
+        task.add_done_callback(partial(self._delivered, start))
 
-    async def _deliver(self, start: Start[Waiting]) -> None:
+    async def _deliver(self, start: BatchDispatch[WaitingRequest]) -> None:
         """Run one batch, once more if its replica fails, and settle each caller by itself."""
         now = self._clock()
         items, message = self._packed(start.items)
@@ -228,7 +228,7 @@ class OnlineDispatcher:
         away.timer = asyncio.get_running_loop().call_later(silent_s, self._miss, start, away)
         await self._attempt(start, away)
 
-    def _packed(self, items: list[Waiting]) -> tuple[list[Waiting], bytes]:
+    def _packed(self, items: list[WaitingRequest]) -> tuple[list[WaitingRequest], bytes]:
         """The requests as one message. One that cannot be part of it fails, and no other for it."""
         try:
             return items, _message(items)
@@ -246,7 +246,7 @@ class OnlineDispatcher:
             self._fail(good, ReplicaFailed(str(error)))
             return [], b""
 
-    async def _attempt(self, start: Start[Waiting], away: Away) -> None:
+    async def _attempt(self, start: BatchDispatch[WaitingRequest], away: Away) -> None:
         """One call, and what follows from its answer, its failure or its taking too long."""
         sent = self._clock()
         try:
@@ -270,12 +270,12 @@ class OnlineDispatcher:
         else:
             self._on_batch(start.variant, sum(item.own_rows for item in start.items), run_ms)
 
-    async def _retry(self, start: Start[Waiting], away: Away, error: BaseException) -> None:
+    async def _retry(self, start: BatchDispatch[WaitingRequest], away: Away, error: BaseException) -> None:
         """A try has failed: another one where nothing else may still be answered and it may be in time."""
         if away.open or away.told:
-            self._lanes.lost(start)
+            self._scheduler.abandon(start)
             return
-        again = self._lanes.again(start, self._clock(), failed=True) if away.tries < TRIES else None
+        again = self._scheduler.retry(start, self._clock(), failed=True) if away.tries < TRIES else None
         if again is None:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             what = f"variant {start.variant!r} could not run the batch: {reason}"
@@ -285,25 +285,25 @@ class OnlineDispatcher:
         try:
             await self._attempt(again, away)
         finally:
-            self._lanes.lost(again)
+            self._scheduler.abandon(again)
 
-    def _settle(self, start: Start[Waiting], away: Away, reply: bytes, sent: float) -> float:
+    def _settle(self, start: BatchDispatch[WaitingRequest], away: Away, reply: bytes, sent: float) -> float:
         """Give each caller his rows of the answer, or the reason why there are none; how long it ran, ms."""
         batch = away.items
-        outputs, told = unpack(reply)
-        run_ms, wait_ms = float(told["run_ms"]), float(told["wait_ms"])
-        ran_ms = float(told["ran_ms"]) if "ran_ms" in told else None
-        if "bad" in told:
-            bad = {int(place): str(reason) for place, reason in told["bad"]}
+        outputs, meta = unpack(reply)
+        run_ms, wait_ms = float(meta["run_ms"]), float(meta["wait_ms"])
+        ran_ms = float(meta["ran_ms"]) if "ran_ms" in meta else None
+        if "bad" in meta:
+            bad = {int(place): str(reason) for place, reason in meta["bad"]}
             for place, reason in bad.items():
                 self._fail([batch[place]], BadRows(reason))
             batch = [item for place, item in enumerate(batch) if place not in bad]
             parts = [unpack(answer)[0] for answer in outputs["answers"]]
             # How long it took to find the rows at fault says nothing of the batches to come.
-            self._lanes.returned(start, self._clock())
+            self._scheduler.completed_untimed(start, self._clock())
         else:
             parts = split(outputs, [item.own_rows for item in batch])
-            self._lanes.landed(start, self._clock(), run_ms, wait_ms, ran_ms, not away.told)
+            self._scheduler.completed(start, self._clock(), run_ms, wait_ms, ran_ms, not away.told)
         rows = sum(item.own_rows for item in start.items)
         for item, part in zip(batch, parts, strict=True):
             if not item.future.done():
@@ -311,12 +311,12 @@ class OnlineDispatcher:
                 item.future.set_result(answer)
         return run_ms
 
-    def _miss(self, start: Start[Waiting], away: Away) -> None:
+    def _miss(self, start: BatchDispatch[WaitingRequest], away: Away) -> None:
         """The batch is overdue by more than its bound explains: try elsewhere, tell whose time is over."""
         if not away.open or away.told or self._closed:
             return
         now = self._clock()
-        again = self._lanes.again(start, now, failed=False) if away.tries < TRIES else None
+        again = self._scheduler.retry(start, now, failed=False) if away.tries < TRIES else None
         if again is not None:
             away.open, away.tries = away.open + 1, away.tries + 1
             self._begin(self._attempt(again, away), again)
@@ -335,14 +335,14 @@ class OnlineDispatcher:
         self._pump()
 
     @staticmethod
-    def _fail(batch: list[Waiting], error: DispatchError) -> None:
+    def _fail(batch: list[WaitingRequest], error: DispatchError) -> None:
         for item in batch:
             if not item.future.done():
                 item.future.set_exception(error)
 
-    def _landed(self, start: Start[Waiting], task: asyncio.Task[None]) -> None:
+    def _delivered(self, start: BatchDispatch[WaitingRequest], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._lanes.lost(start)
+        self._scheduler.abandon(start)
         # A task that was cancelled before its first step, or died of a fault here, has told nobody.
         if task.cancelled():
             self._fail(start.items, ReplicaFailed("the router is shutting down"))
@@ -356,7 +356,7 @@ class OnlineDispatcher:
     async def close(self) -> None:
         """Cancel what is in flight, fail what waits, and take no more."""
         self._closed = True
-        self._fail(self._lanes.empty(), ReplicaFailed("the router is shutting down"))
+        self._fail(self._scheduler.empty(), ReplicaFailed("the router is shutting down"))
         if self._timer is not None:
             self._timer.cancel()
         tasks = list(self._tasks)
@@ -365,12 +365,12 @@ class OnlineDispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _stuck_s(start: Start[Waiting]) -> float:
+def _stuck_s(start: BatchDispatch[WaitingRequest]) -> float:
     """How long an answer is waited for."""
     bounds = _STUCK_FACTOR + _STUCK_EACH * (len(start.items) - 1)
     return (_STUCK_MS + bounds * start.bound_ms) / 1_000.0
 
 
-def _message(items: Sequence[Waiting]) -> bytes:
+def _message(items: Sequence[WaitingRequest]) -> bytes:
     rows = [item.own_rows for item in items]
     return pack(concat([item.inputs for item in items]), {"rows": rows})

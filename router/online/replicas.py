@@ -23,7 +23,7 @@ class Actor(Protocol):
     async def run(self, variant: str, message: bytes) -> bytes: ...
 
 
-class Source(Protocol):
+class ReplicaSource(Protocol):
     """Where replicas come from: `ServeSource`, `OwnSource`, or a test's."""
 
     async def actors(self) -> Mapping[str, Actor]:
@@ -41,7 +41,7 @@ class Replicas:
     ``on_change`` is told which there are whenever that changes.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ReplicaSource) -> None:
         self._source = source
         self.on_change: Callable[[Collection[str]], None] = lambda names: None
         self._actors: dict[str, Actor] = {}

@@ -20,7 +20,7 @@ class OnlineAnswer(NamedTuple):
     batch_rows: int
 
 
-class Waiting:
+class WaitingRequest:
     """``rows`` is what it costs, in rows of usual size; ``own_rows`` how many it has.
 
     ``form``: the shapes of its rows where those are open. Only requests of one form share a batch.
@@ -64,7 +64,7 @@ class Away:
 
     __slots__ = ("items", "message", "open", "timer", "tries")
 
-    def __init__(self, items: list[Waiting], message: bytes) -> None:
+    def __init__(self, items: list[WaitingRequest], message: bytes) -> None:
         self.items, self.message = items, message
         self.tries = self.open = 1
         self.timer: asyncio.TimerHandle | None = None

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from router import units
-from router.policy.facts import Ask
+from router.policy.facts import RouteFacts
 from router.policy.values import Names, Section, one_or_more
 
 Sign = Literal["<", "<=", ">", ">="]
@@ -201,7 +201,7 @@ class When(Section):
             for name, values in self.header.items()
         )
 
-    def holds(self, ask: Ask) -> bool:
+    def holds(self, ask: RouteFacts) -> bool:
         if self.model is not None and ask.model not in self.model:
             return False
         if self.budget is not None and not self.budget.holds(ask.budget_ms):

@@ -11,12 +11,12 @@ from optimizers.profile import LatencyProfile
 _NONE: Mapping[Any, Any] = {}
 
 
-class Ask(NamedTuple):
+class RouteFacts(NamedTuple):
     """What one request asks for, and who asks.
 
     ``variant`` is set where the caller pins one; ``tenant`` is empty for a caller without one. Header names
     are in lower case. ``epoch_s`` is the time of day's source, wall clock; ``draw`` is in [0, 1) and picks
-    the side of a split. ``weight`` is what it costs online, in rows of usual size
+    the side of a split. ``row_cost`` is what it costs online, in rows of usual size
     (`router.scheduling.row_cost`); 0 means ``rows``. ``spent_ms`` of the budget went by before the decision.
     A caller may leave out what its policy does not ask about (`Policy.asks_for`).
     """
@@ -30,7 +30,7 @@ class Ask(NamedTuple):
     parameters: Mapping[str, Any] = _NONE
     epoch_s: float = 0.0
     draw: float = 0.0
-    weight: int = 0
+    row_cost: int = 0
     spent_ms: float = 0.0
 
     @property
@@ -41,7 +41,7 @@ class Ask(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredVariant:
-    """A variant as the router weighs it: its time by batch size, and its quality below the original's."""
+    """A variant as a decision sees it: its time by batch size, and its quality below the original's."""
 
     name: str
     profile: LatencyProfile

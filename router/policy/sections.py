@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from router.policy.conditions import When
-from router.policy.facts import Ask
+from router.policy.facts import RouteFacts
 from router.policy.names import Misnamed, misnamed
 from router.policy.secrets import URL_ELSEWHERE, holds_password
 from router.policy.tenants import Tenant, TenantLimits
@@ -293,8 +293,8 @@ class Policy(Section):
 
     @cached_property
     def asks_for(self) -> frozenset[str]:
-        """What the routes ask about beyond model, budget, tenant and rows: the fields of `Ask` that a caller
-        must fill for them (``headers``, ``parameters``, ``epoch_s``, ``draw``)."""
+        """What the routes ask about beyond model, budget, tenant and rows: the fields of `RouteFacts` that a
+        caller must fill for them (``headers``, ``parameters``, ``epoch_s``, ``draw``)."""
         asked = set()
         for route in self.routes:
             asked |= {"headers"} if route.when.header else set()
@@ -329,7 +329,7 @@ class Policy(Section):
         }
         return each.model_copy(update=given)
 
-    def route(self, ask: Ask) -> Route:
+    def route(self, ask: RouteFacts) -> Route:
         """The first route whose conditions hold, or the implicit last one."""
         for route in self.routes:
             if route.when.holds(ask):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from router.policy import Policy, Route
-from router.policy.facts import Ask as Ask
+from router.policy.facts import RouteFacts as RouteFacts
 from router.scheduling import prediction
 from router.scheduling.prediction import BatchLoad, ModelLoad, OnlineLoad, UnknownQueue
 
@@ -23,7 +23,7 @@ class RunOnline(NamedTuple):
     #: Whether it may still be dropped, unrun, once its deadline is hopeless.
     droppable: bool = True
     #: A better variant that the work ahead left no time for.
-    passed_over: str | None = None
+    degraded_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,82 +60,87 @@ class Reject:
 Decision = RunOnline | Enqueue | Reject
 
 
-def decide(ask: Ask, policy: Policy, load: ModelLoad, now_ms: float) -> Decision:
+def decide(facts: RouteFacts, policy: Policy, load: ModelLoad, now_ms: float) -> Decision:
     """The decision for one request; time and load are arguments, so equal input gives an equal answer."""
-    route = policy.route(ask)
+    route = policy.route(facts)
     if route.to == "online":
-        return _online(ask, route, load.online, now_ms)
+        return _online(facts, route, load.online, now_ms)
     if route.to == "batch":
-        return _batch(ask, route, load, now_ms)
-    return _cheapest(ask, route, load, now_ms)
+        return _batch(facts, route, load, now_ms)
+    return _cheapest(facts, route, load, now_ms)
 
 
-def _online(ask: Ask, route: Route, load: OnlineLoad | None, now_ms: float) -> RunOnline | Reject:
+def _online(facts: RouteFacts, route: Route, load: OnlineLoad | None, now_ms: float) -> RunOnline | Reject:
     if load is None:
-        return _unserved(ask, route, "online")
+        return _unserved(facts, route, "online")
     if load.full:
         return Reject(
             "full", (load.waiting_ms / load.replicas) / 1_000.0, route.name, "the online heap is full"
         )
-    allowed = _allowed(ask, route, load)
+    allowed = _allowed(facts, route, load)
     if not allowed:
         return Reject(
-            "unserved", None, route.name, f"no online variant of {ask.model!r} may serve this route"
+            "unserved", None, route.name, f"no online variant of {facts.model!r} may serve this route"
         )
-    budget_ms, work_rows = ask.left_ms / (1.0 + route.margin), ask.weight or ask.rows
+    budget_ms, work_rows = facts.left_ms / (1.0 + route.margin), facts.row_cost or facts.rows
     best, droppable = allowed[0], "reject" in route.on_miss
     first = prediction.outlook(load, best, work_rows)
-    pressed = prediction.pressed(load, allowed) if "degrade" in route.on_miss else ()
-    fastest, hopes = best, _NEVER if best in pressed else first
+    overloaded = prediction.overloaded(load, allowed) if "degrade" in route.on_miss else ()
+    fastest, hopes = best, _NEVER if best in overloaded else first
     for variant in allowed:
         seen = first if variant == best else prediction.outlook(load, variant, work_rows)
-        needed_ms = seen.predicted_ms * (_STEP_UP if variant in load.strained else 1.0)
+        needed_ms = seen.predicted_ms * (_STEP_UP if variant in load.recently_degraded else 1.0)
         if droppable:
-            needed_ms += seen.spare_ms
-        if variant not in pressed and needed_ms <= budget_ms:
+            needed_ms += seen.headroom_ms
+        if variant not in overloaded and needed_ms <= budget_ms:
             if variant == best:
-                passed, reason = None, _first_reason(ask, route)
+                passed, reason = None, _first_reason(facts, route)
             else:
                 # Where the budget alone is too small for the best, it is not the work ahead that is to blame.
-                passed = best if first.alone_ms <= ask.left_ms else None
-                reason = "degraded under pressure" if best in pressed else "degraded to meet the deadline"
-            predicted_ms, deadline_ms = seen.predicted_ms, now_ms + ask.left_ms
+                passed = best if first.alone_ms <= facts.left_ms else None
+                reason = "degraded under pressure" if best in overloaded else "degraded to meet the deadline"
+            predicted_ms, deadline_ms = seen.predicted_ms, now_ms + facts.left_ms
             return RunOnline(variant, deadline_ms, predicted_ms, route.name, reason, droppable, passed)
-        if seen.predicted_ms < hopes.predicted_ms and variant not in pressed:
+        if seen.predicted_ms < hopes.predicted_ms and variant not in overloaded:
             fastest, hopes = variant, seen
         if "degrade" not in route.on_miss:
             break
     # The smaller of the two: a margin may be negative, where answers come sooner than estimated.
-    if min(hopes.predicted_ms, hopes.likely_ms) + (hopes.spare_ms if droppable else 0.0) <= budget_ms:
+    if min(hopes.predicted_ms, hopes.likely_ms) + (hopes.headroom_ms if droppable else 0.0) <= budget_ms:
         reason = "likely in time, though without the usual margin"
-        deadline_ms = now_ms + ask.left_ms
+        deadline_ms = now_ms + facts.left_ms
         return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable)
     if not droppable:
         reason = "predicted late, and the route does not refuse"
-        deadline_ms = now_ms + ask.left_ms
+        deadline_ms = now_ms + facts.left_ms
         return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable=False)
-    return _missed(ask, route, load, fastest, hopes, budget_ms)
+    return _missed(facts, route, load, fastest, hopes, budget_ms)
 
 
 _NEVER = prediction.Outlook(math.inf, math.inf, 0.0, math.inf)
 
 
 def _missed(
-    ask: Ask, route: Route, load: OnlineLoad, fastest: str, hopes: prediction.Outlook, budget_ms: float
+    facts: RouteFacts,
+    route: Route,
+    load: OnlineLoad,
+    fastest: str,
+    hopes: prediction.Outlook,
+    budget_ms: float,
 ) -> Reject:
     """Refused for want of time, with what it would take, and when to come back."""
     reason = f"predicted {hopes.predicted_ms:.3g} ms on {fastest!r}"
-    if hopes.spare_ms:
-        reason += f" and {hopes.spare_ms:.3g} ms to be sure"
-    reason += f", the budget is {ask.budget_ms:.3g} ms"
-    if ask.spent_ms >= 0.01 * ask.budget_ms:
-        reason += f" and {ask.left_ms:.3g} ms of it are left"
+    if hopes.headroom_ms:
+        reason += f" and {hopes.headroom_ms:.3g} ms to be sure"
+    reason += f", the budget is {facts.budget_ms:.3g} ms"
+    if facts.spent_ms >= 0.01 * facts.budget_ms:
+        reason += f" and {facts.left_ms:.3g} ms of it are left"
     if route.margin:
         reason += f", with the route's margin {budget_ms:.3g} ms"
     if hopes.alone_ms > budget_ms:
         # The budget itself is too small: waiting does not help, and no time is promised.
         return Reject("miss", None, route.name, reason)
-    over_ms = hopes.predicted_ms + hopes.spare_ms - budget_ms
+    over_ms = hopes.predicted_ms + hopes.headroom_ms - budget_ms
     ahead_ms = load.busy_ms + load.waiting_ms / load.replicas
     return Reject("miss", min(over_ms, ahead_ms) / 1_000.0, route.name, reason)
 
@@ -145,10 +150,10 @@ def _missed(
 _STEP_UP = 1.25
 
 
-def _allowed(ask: Ask, route: Route, load: OnlineLoad) -> list[str]:
+def _allowed(facts: RouteFacts, route: Route, load: OnlineLoad) -> list[str]:
     """The variants the caller and the route allow: the split's first, then best quality first."""
-    if ask.variant is not None:
-        return [ask.variant] if ask.variant in load.variants else []
+    if facts.variant is not None:
+        return [facts.variant] if facts.variant in load.variants else []
     allowed, names = list(load.variants), route.variants
     if route.quality is not None:
         floor = route.quality.max_drop
@@ -159,15 +164,15 @@ def _allowed(ask: Ask, route: Route, load: OnlineLoad) -> list[str]:
         allowed = [name for name in allowed if name in names]
     if route.split is None:
         return allowed
-    drawn = route.drawn(ask.draw)
+    drawn = route.drawn(facts.draw)
     if drawn in allowed:
         allowed.sort(key=lambda name: name != drawn)
     return allowed
 
 
-def _first_reason(ask: Ask, route: Route) -> str:
+def _first_reason(facts: RouteFacts, route: Route) -> str:
     """Why the first of those allowed is the first."""
-    if ask.variant is not None:
+    if facts.variant is not None:
         return "the variant that the caller pins"
     if route.split is not None:
         return "the split's variant"
@@ -176,11 +181,11 @@ def _first_reason(ask: Ask, route: Route) -> str:
     )
 
 
-def _batch(ask: Ask, route: Route, loads: ModelLoad, now_ms: float) -> Enqueue | Reject:
+def _batch(facts: RouteFacts, route: Route, loads: ModelLoad, now_ms: float) -> Enqueue | Reject:
     load = loads.batch
     if load is None:
-        return _unserved(ask, route, "batch")
-    variant = ask.variant or _drawn_for_queue(ask, route, loads)
+        return _unserved(facts, route, "batch")
+    variant = facts.variant or _drawn_for_queue(facts, route, loads)
     if variant is None and route.split is not None:
         return Reject(
             "unserved", None, route.name, "no variant of the split is within the route's quality floor"
@@ -194,24 +199,24 @@ def _batch(ask: Ask, route: Route, loads: ModelLoad, now_ms: float) -> Enqueue |
         return Reject("unserved", None, route.name, reason)
     if isinstance(load, UnknownQueue):
         reason = "what waits in the queue is not known; it is tried"
-        return Enqueue(variant, now_ms + ask.left_ms, None, route.name, reason)
-    predicted = prediction.batch_ms(load, ask.rows)
-    if predicted * (1.0 + route.margin) > ask.left_ms and "reject" in route.on_miss:
-        reason = f"{load.waiting_rows} rows wait; predicted {predicted:.3g} ms of {ask.left_ms:.3g} ms"
-        alone = prediction.batch_ms(_emptied(load), ask.rows)
-        budget_ms = ask.left_ms / (1.0 + route.margin)
+        return Enqueue(variant, now_ms + facts.left_ms, None, route.name, reason)
+    predicted = prediction.batch_ms(load, facts.rows)
+    if predicted * (1.0 + route.margin) > facts.left_ms and "reject" in route.on_miss:
+        reason = f"{load.waiting_rows} rows wait; predicted {predicted:.3g} ms of {facts.left_ms:.3g} ms"
+        alone = prediction.batch_ms(_emptied(load), facts.rows)
+        budget_ms = facts.left_ms / (1.0 + route.margin)
         retry = None if alone > budget_ms else (predicted - budget_ms) / 1_000.0
         return Reject("miss", retry, route.name, reason)
     reason = "the queue meets the deadline"
-    if predicted > ask.left_ms:
+    if predicted > facts.left_ms:
         reason = "predicted late, and the route does not refuse"
-    return Enqueue(variant, now_ms + ask.left_ms, predicted, route.name, reason)
+    return Enqueue(variant, now_ms + facts.left_ms, predicted, route.name, reason)
 
 
-def _drawn_for_queue(ask: Ask, route: Route, loads: ModelLoad) -> str | None:
+def _drawn_for_queue(facts: RouteFacts, route: Route, loads: ModelLoad) -> str | None:
     """The split's variant, or the next of the split that the quality floor allows. None: there is none, or
     nothing is split."""
-    drawn = route.drawn(ask.draw)
+    drawn = route.drawn(facts.draw)
     if drawn is None or route.quality is None or route.split is None:
         return drawn
     known = dict(loads.online.variants) if loads.online else {}
@@ -222,31 +227,33 @@ def _drawn_for_queue(ask: Ask, route: Route, loads: ModelLoad) -> str | None:
     return next((name for name in names if name in known and known[name].quality_drop <= floor), None)
 
 
-def _cheapest(ask: Ask, route: Route, load: ModelLoad, now_ms: float) -> Decision:
+def _cheapest(facts: RouteFacts, route: Route, load: ModelLoad, now_ms: float) -> Decision:
     """The queue where it is predicted to make it, since its batches are larger; else an online replica.
 
     A queue of which nothing is known is no way to go while there is another.
     """
     if load.online is None:
-        return _batch(ask, route, load, now_ms) if load.batch else _unserved(ask, route, "online or batch")
-    online = _online(ask, route, load.online, now_ms)
+        return (
+            _batch(facts, route, load, now_ms) if load.batch else _unserved(facts, route, "online or batch")
+        )
+    online = _online(facts, route, load.online, now_ms)
     if not isinstance(load.batch, BatchLoad):
         return online
-    queued = _batch(ask, route, load, now_ms)
+    queued = _batch(facts, route, load, now_ms)
     if isinstance(queued, Reject):
         both = isinstance(online, Reject) and (queued.kind != "unserved" or online.kind == "unserved")
         return queued if both else online
-    queue_ms = prediction.batch_ms(load.batch, ask.rows)
-    unsure = queue_ms * _SAFETY > ask.left_ms
-    if unsure and isinstance(online, RunOnline) and online.predicted_ms <= max(ask.left_ms, queue_ms):
+    queue_ms = prediction.batch_ms(load.batch, facts.rows)
+    unsure = queue_ms * _SAFETY > facts.left_ms
+    if unsure and isinstance(online, RunOnline) and online.predicted_ms <= max(facts.left_ms, queue_ms):
         return online
-    return replace(queued, patience_ms=_patience_ms(ask, online))
+    return replace(queued, patience_ms=_patience_ms(facts, online))
 
 
-def _patience_ms(ask: Ask, online: RunOnline | Reject) -> float:
+def _patience_ms(facts: RouteFacts, online: RunOnline | Reject) -> float:
     """How long a submit may take: half of what is left over if the request then runs online after all."""
     needed_ms = online.predicted_ms if isinstance(online, RunOnline) else 0.0
-    return min(_MOST_PATIENCE_MS, max(0.0, ask.left_ms - needed_ms) / 2.0)
+    return min(_MOST_PATIENCE_MS, max(0.0, facts.left_ms - needed_ms) / 2.0)
 
 
 # The queue's drain yields to online work without notice, so `auto` trusts it with half the budget only.
@@ -259,5 +266,5 @@ def _emptied(load: BatchLoad) -> BatchLoad:
     return replace(load, waiting_rows=0)
 
 
-def _unserved(ask: Ask, route: Route, side: str) -> Reject:
-    return Reject("unserved", None, route.name, f"model {ask.model!r} has no {side} side in the policy")
+def _unserved(facts: RouteFacts, route: Route, side: str) -> Reject:
+    return Reject("unserved", None, route.name, f"model {facts.model!r} has no {side} side in the policy")

@@ -23,7 +23,7 @@ _HALF_LIFE_MS = 1_000.0
 _LONGEST_MS = 1e12
 
 
-class Margin:
+class PredictionMargin:
     """A margin in spreads (see `router.scheduling.prediction.online_ms`), learnt batch by batch.
 
     One step is scaled by the usual number of requests in a batch and by how often batches end, and no
@@ -61,16 +61,16 @@ class Margin:
         self._learnt_ms = now_ms
 
 
-class Margins:
-    """A `Margin` for each class of budgets, a factor of four wide.
+class PredictionMargins:
+    """A `PredictionMargin` for each class of budgets, a factor of four wide.
 
     Waiting work is taken by deadline, so a request with a long budget is overtaken by those that come
     after it with short ones, and needs the wider margin; how much wider is learnt from what happens.
     """
 
     def __init__(self) -> None:
-        self._all = Margin()
-        self._of: dict[int, Margin] = {}
+        self._all = PredictionMargin()
+        self._of: dict[int, PredictionMargin] = {}
 
     def value(self, kind: int, now_ms: float) -> float:
         """The margin for a class of budgets; that of all requests for one that has not been seen."""
@@ -89,7 +89,7 @@ class Margins:
         for key, (short, total) in counts.items():
             margin = self._of.get(key)
             if margin is None:
-                margin = self._of[key] = Margin(value=self._all.value(now_ms))
+                margin = self._of[key] = PredictionMargin(value=self._all.value(now_ms))
             margin.learn(short, total, now_ms)
 
 

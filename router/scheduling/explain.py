@@ -9,9 +9,9 @@ from router.policy import Policy, Route
 from router.policy.conditions import When, is_among
 from router.policy.facts import MeasuredVariant
 from router.scheduling import prediction
-from router.scheduling.admission import Ask, Enqueue, Reject, RunOnline, decide
+from router.scheduling.admission import Enqueue, Reject, RouteFacts, RunOnline, decide
 from router.scheduling.calibration import START
-from router.scheduling.headroom import first_spare_ms
+from router.scheduling.headroom import initial_headroom_ms
 from router.scheduling.policy_check import hop_ms
 from router.scheduling.prediction import BatchLoad, ModelLoad, OnlineLoad
 from router.units import format_ms
@@ -22,88 +22,92 @@ _ANY = "*"
 def explain(
     policy: Policy,
     variants: Mapping[str, MeasuredVariant],
-    ask: Ask,
+    facts: RouteFacts,
     *,
     online_rows: int = 0,
     queued_rows: int = 0,
 ) -> dict[str, Any]:
-    """The decision for ``ask`` with so many rows waiting on each side, as plain values.
+    """The decision for ``facts`` with so many rows waiting on each side, as plain values.
 
     ``variants`` are those of the model asked for. Members: ``route``, ``goes`` (online, batch or refused),
     ``variant``, ``predicted_ms``, ``reason``, ``retry_after_s``; ``passed``, the routes before it and why
     none of them takes the request; ``split`` and ``shadow``, the shares of variants where the route has
     them; and ``options``, what each variant would take.
     """
-    load = _load(policy, variants, ask.model, online_rows, queued_rows)
-    route = policy.route(ask)
-    told = _told(_barred(policy, ask, route) or decide(ask, policy, load, 0.0), policy, ask)
-    told["passed"] = passed(policy, ask)
+    load = _load(policy, variants, facts.model, online_rows, queued_rows)
+    route = policy.route(facts)
+    explanation = _as_values(_barred(policy, facts, route) or decide(facts, policy, load, 0.0), policy, facts)
+    explanation["passed"] = passed(policy, facts)
     if route.split is not None:
         whole = sum(route.split.values())
-        told["split"] = {name: weight / whole for name, weight in route.split.items()}
+        explanation["split"] = {name: weight / whole for name, weight in route.split.items()}
     if route.shadow is not None:
-        told["shadow"] = {route.shadow.variant: route.shadow.share}
-    told["options"] = _options(load, ask.rows)
-    return told
+        explanation["shadow"] = {route.shadow.variant: route.shadow.share}
+    explanation["options"] = _options(load, facts.rows)
+    return explanation
 
 
-def _told(decision: RunOnline | Enqueue | Reject, policy: Policy, ask: Ask) -> dict[str, Any]:
-    told: dict[str, Any] = {"route": decision.route, "reason": decision.reason}
+def _as_values(decision: RunOnline | Enqueue | Reject, policy: Policy, facts: RouteFacts) -> dict[str, Any]:
+    explanation: dict[str, Any] = {"route": decision.route, "reason": decision.reason}
     match decision:
         case RunOnline():
-            told |= {"goes": "online", "variant": decision.variant, "predicted_ms": decision.predicted_ms}
+            explanation |= {
+                "goes": "online",
+                "variant": decision.variant,
+                "predicted_ms": decision.predicted_ms,
+            }
         case Enqueue():
-            section = policy.models[ask.model].batch
+            section = policy.models[facts.model].batch
             variant = decision.variant or (section.variant if section else None)
-            told |= {"goes": "batch", "variant": variant, "predicted_ms": decision.predicted_ms}
+            explanation |= {"goes": "batch", "variant": variant, "predicted_ms": decision.predicted_ms}
         case Reject():
-            told |= {"goes": "refused", "retry_after_s": decision.retry_after_s}
-    return told
+            explanation |= {"goes": "refused", "retry_after_s": decision.retry_after_s}
+    return explanation
 
 
-def _barred(policy: Policy, ask: Ask, route: Route) -> Reject | None:
+def _barred(policy: Policy, facts: RouteFacts, route: Route) -> Reject | None:
     """What is refused before any route is looked at."""
-    tenant = policy.tenants.get(ask.tenant)
-    if tenant is not None and tenant.models is not None and ask.model not in tenant.models:
-        reason = f"tenant {ask.tenant!r} may not use model {ask.model!r}"
+    tenant = policy.tenants.get(facts.tenant)
+    if tenant is not None and tenant.models is not None and facts.model not in tenant.models:
+        reason = f"tenant {facts.tenant!r} may not use model {facts.model!r}"
         return Reject("unserved", None, route.name, reason)
-    if ask.rows > policy.limits.rows:
-        reason = f"{ask.rows} rows in one request; the policy's limits.rows is {policy.limits.rows}"
+    if facts.rows > policy.limits.rows:
+        reason = f"{facts.rows} rows in one request; the policy's limits.rows is {policy.limits.rows}"
         return Reject("unserved", None, route.name, reason)
     return None
 
 
-def passed(policy: Policy, ask: Ask) -> list[dict[str, Any]]:
-    """The routes before the one that takes ``ask``, each with the conditions that do not hold, in words."""
-    taken = policy.route(ask).name
+def passed(policy: Policy, facts: RouteFacts) -> list[dict[str, Any]]:
+    """The routes before the one that takes ``facts``, each with the conditions that do not hold, in words."""
+    taken = policy.route(facts).name
     found = []
     for route in policy.routes:
         if route.name == taken:
             break
-        found.append({"route": route.name, "why": list(mismatches(route.when, ask))})
+        found.append({"route": route.name, "why": list(mismatches(route.when, facts))})
     return found
 
 
-def mismatches(when: When, ask: Ask) -> Iterator[str]:
+def mismatches(when: When, facts: RouteFacts) -> Iterator[str]:
     """Every condition that does not hold, as ``budget is 2s, not <= 250ms``."""
-    if when.model is not None and ask.model not in when.model:
-        yield f"model is {ask.model!r}, not {_either(when.model)}"
-    if when.budget is not None and not when.budget.holds(ask.budget_ms):
-        yield f"budget is {format_ms(ask.budget_ms)}, not {when.budget.text.strip()}"
-    if when.tenant is not None and ask.tenant not in when.tenant:
-        yield f"tenant is {repr(ask.tenant) if ask.tenant else 'none'}, not {_either(when.tenant)}"
-    if when.rows is not None and not when.rows.holds(ask.rows):
-        yield f"rows are {ask.rows}, not {when.rows.text.strip()}"
+    if when.model is not None and facts.model not in when.model:
+        yield f"model is {facts.model!r}, not {_either(when.model)}"
+    if when.budget is not None and not when.budget.holds(facts.budget_ms):
+        yield f"budget is {format_ms(facts.budget_ms)}, not {when.budget.text.strip()}"
+    if when.tenant is not None and facts.tenant not in when.tenant:
+        yield f"tenant is {repr(facts.tenant) if facts.tenant else 'none'}, not {_either(when.tenant)}"
+    if when.rows is not None and not when.rows.holds(facts.rows):
+        yield f"rows are {facts.rows}, not {when.rows.text.strip()}"
     for (name, values), written in zip(when.headers, when.header.items(), strict=True):
-        given = ask.headers.get(name)
+        given = facts.headers.get(name)
         if given is None or not (given in values or _ANY.encode() in values):
             yield _unlike(f"header {written[0]}", given and given.decode("latin-1"), written[1])
     for parameter, wanted in when.parameter.items():
-        value = ask.parameters.get(parameter)
-        if parameter not in ask.parameters or not is_among(value, wanted):
+        value = facts.parameters.get(parameter)
+        if parameter not in facts.parameters or not is_among(value, wanted):
             yield _unlike(f"parameter {parameter}", value, wanted)
-    if when.time is not None and not when.time.holds(ask.epoch_s):
-        at = when.time.clock(ask.epoch_s)
+    if when.time is not None and not when.time.holds(facts.epoch_s):
+        at = when.time.clock(facts.epoch_s)
         yield f"time of day is {at:%H:%M} {when.time.zone}, not {when.time.text.strip()}"
 
 
@@ -132,15 +136,15 @@ def _load(
         known = {name: variants[name] for name in best_first}
         waiting_ms = known[best_first[0]].profile.predict_ms(online_rows) if online_rows else 0.0
         # As a router sees it that has just started, and has learnt no margin yet.
-        spare_ms = first_spare_ms(section.online.in_time, known[best_first[0]].profile.bound_ms(1))
+        headroom_ms = initial_headroom_ms(section.online.in_time, known[best_first[0]].profile.bound_ms(1))
         online = OnlineLoad(
             known,
             section.online.replicas,
             0.0,
             waiting_ms,
             hop_ms(section),
-            margin=START,
-            spare_ms=spare_ms,
+            prediction_margin=START,
+            headroom_ms=headroom_ms,
         )
     if section.batch:
         batch = prediction.batch_load(
@@ -174,25 +178,29 @@ def _option(path: str, name: str, predicted_ms: float, variant: MeasuredVariant)
     }
 
 
-def sentence(told: Mapping[str, Any]) -> str:
+def sentence(explanation: Mapping[str, Any]) -> str:
     """For a person."""
-    if told["goes"] == "refused":
-        again = f"; try again in {told['retry_after_s']:.3g} s" if told["retry_after_s"] is not None else ""
-        head = f"route {told['route']!r}: refused: {told['reason']}{again}"
+    if explanation["goes"] == "refused":
+        again = (
+            f"; try again in {explanation['retry_after_s']:.3g} s"
+            if explanation["retry_after_s"] is not None
+            else ""
+        )
+        head = f"route {explanation['route']!r}: refused: {explanation['reason']}{again}"
     else:
         head = (
-            f"route {told['route']!r}: {told['goes']}, variant {told['variant']!r}, "
-            f"predicted {format_ms(told['predicted_ms'])}: {told['reason']}"
+            f"route {explanation['route']!r}: {explanation['goes']}, variant {explanation['variant']!r}, "
+            f"predicted {format_ms(explanation['predicted_ms'])}: {explanation['reason']}"
         )
     lines = [
         f"  {option['path']:<7} {option['variant']:<20} {format_ms(option['predicted_ms']):>8}"
         f"   quality drop {option['quality_drop']:g}"
-        for option in told["options"]
+        for option in explanation["options"]
     ]
     shares = [
         f"  {kind}: " + ", ".join(f"{name} {share:.3g}%" for name, share in shown.items())
         for kind in ("split", "shadow")
-        if (shown := {name: share * 100.0 for name, share in told.get(kind, {}).items()})
+        if (shown := {name: share * 100.0 for name, share in explanation.get(kind, {}).items()})
     ]
-    before = [f"  not {other['route']!r}: {'; '.join(other['why'])}" for other in told["passed"]]
+    before = [f"  not {other['route']!r}: {'; '.join(other['why'])}" for other in explanation["passed"]]
     return "\n".join([head, *before, *shares, *lines])

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from router.scheduling.calibration import Margins, class_of
+from router.scheduling.calibration import PredictionMargins, class_of
 
 #: Of a router that has just started: the mean excess in parts of what a row alone is bound to take, and how
 #: often it comes to that.
@@ -26,7 +26,7 @@ _LEAST_SHARE, _MOST_SHARE = 1e-4, 0.05
 _AIM = 0.7
 
 
-class Promised(Protocol):
+class PredictedRequest(Protocol):
     """One request that was accepted. ``predicted_ms``: the time to its answer that was promised on arrival;
     0 where none was."""
 
@@ -40,7 +40,7 @@ class Promised(Protocol):
     def predicted_ms(self) -> float: ...
 
 
-class Overrun:
+class Headroom:
     """How often predictions of one class of budgets are exceeded, and by how much on the average.
 
     The mean is that of the exponential distribution with the same mean square, which lets a few stalls count
@@ -62,25 +62,25 @@ class Overrun:
             seen = sum(ms * ms for ms in excesses_ms) / len(excesses_ms)
             self._mean_square += _EXCESS_GAIN * (seen - self._mean_square)
 
-    def spare_ms(self, in_time: float) -> float:
+    def headroom_ms(self, in_time: float) -> float:
         """What the share ``in_time`` of all answers is within, beyond their predictions."""
         return max(0.0, self.excess_ms * math.log(self.share / (_AIM * (1.0 - in_time))))
 
 
-def first_spare_ms(in_time: float, bound_ms: float) -> float:
+def initial_headroom_ms(in_time: float, bound_ms: float) -> float:
     """What a router that has just started spares, where a row alone is bound to take ``bound_ms``."""
-    return Overrun(_FIRST_EXCESS * bound_ms).spare_ms(in_time)
+    return Headroom(_FIRST_EXCESS * bound_ms).headroom_ms(in_time)
 
 
-class Widths(NamedTuple):
-    """What a request needs beyond the usual time: the ``margin`` of its prediction, in spreads (see
-    `router.scheduling.prediction.outlook`), and beyond that, to be accepted, ``spare_ms``."""
+class Allowance(NamedTuple):
+    """What a request needs beyond the usual time: the ``prediction_margin``, in spreads (see
+    `router.scheduling.prediction.outlook`), and beyond that, to be accepted, ``headroom_ms``."""
 
-    margin: float
-    spare_ms: float
+    prediction_margin: float
+    headroom_ms: float
 
 
-class Promises:
+class PredictionTracker:
     """What became of predictions, and how wide the next ones must be for it, by class of budgets.
 
     ``in_time``: of what is accepted this share is to be answered in time. ``bound_ms``: what a row alone is
@@ -88,28 +88,30 @@ class Promises:
     """
 
     def __init__(self, in_time: float, bound_ms: float) -> None:
-        self._in_time, self._margins = in_time, Margins()
-        self._all = Overrun(_FIRST_EXCESS * bound_ms)
-        self._of: dict[int, Overrun] = {}
-        self._spares_ms: dict[int, float] = {}
-        self._first_ms = self._all.spare_ms(in_time)
+        self._in_time, self._prediction_margins = in_time, PredictionMargins()
+        self._all = Headroom(_FIRST_EXCESS * bound_ms)
+        self._of: dict[int, Headroom] = {}
+        self._headrooms_ms: dict[int, float] = {}
+        self._initial_ms = self._all.headroom_ms(in_time)
 
     def aim(self, in_time: float) -> None:
         """Another share is to be in time from now on; what was learnt stays."""
         self._in_time = in_time
-        self._spares_ms = {kind: overrun.spare_ms(in_time) for kind, overrun in self._of.items()}
-        self._first_ms = Overrun(self._all.excess_ms).spare_ms(in_time)
+        self._headrooms_ms = {kind: overrun.headroom_ms(in_time) for kind, overrun in self._of.items()}
+        self._initial_ms = Headroom(self._all.excess_ms).headroom_ms(in_time)
 
-    def widths(self, budget_ms: float, now_ms: float) -> Widths:
+    def allowance(self, budget_ms: float, now_ms: float) -> Allowance:
         kind = class_of(budget_ms)
-        return Widths(self._margins.value(kind, now_ms), self._spares_ms.get(kind, self._first_ms))
+        return Allowance(
+            self._prediction_margins.value(kind, now_ms), self._headrooms_ms.get(kind, self._initial_ms)
+        )
 
-    def answered(self, items: Sequence[Promised], now_ms: float) -> None:
+    def answered(self, items: Sequence[PredictedRequest], now_ms: float) -> None:
         """These were answered together, in time or not."""
         took = [(x, now_ms - x.arrived_ms) for x in items if x.predicted_ms > 0.0]
         self._learn([(x.deadline_ms - x.arrived_ms, ms - x.predicted_ms) for x, ms in took], now_ms)
 
-    def dropped(self, items: Sequence[Promised], now_ms: float) -> None:
+    def dropped(self, items: Sequence[PredictedRequest], now_ms: float) -> None:
         """These were accepted, and are told now that there is no time for them: they would have taken longer
         than their budgets, by nobody knows how much."""
         budgets = [(x, x.deadline_ms - x.arrived_ms) for x in items if x.predicted_ms > 0.0]
@@ -117,16 +119,18 @@ class Promises:
 
     def _learn(self, came_due: Sequence[tuple[float, float]], now_ms: float) -> None:
         """Each one's budget, and by how much it took longer than predicted."""
-        self._margins.learn([(budget_ms, over_ms > 0.0) for budget_ms, over_ms in came_due], now_ms)
+        self._prediction_margins.learn(
+            [(budget_ms, over_ms > 0.0) for budget_ms, over_ms in came_due], now_ms
+        )
         overs_ms: dict[int, list[float]] = {}
         for budget_ms, over_ms in came_due:
             overs_ms.setdefault(class_of(budget_ms), []).append(over_ms)
         for kind, found_ms in overs_ms.items():
             overrun = self._of.get(kind)
             if overrun is None:
-                overrun = self._of[kind] = Overrun(self._all.excess_ms)
+                overrun = self._of[kind] = Headroom(self._all.excess_ms)
             for each in (overrun, self._all):
                 each.learn([ms for ms in found_ms if ms > 0.0], len(found_ms))
-            self._spares_ms[kind] = overrun.spare_ms(self._in_time)
+            self._headrooms_ms[kind] = overrun.headroom_ms(self._in_time)
         # How often is another matter for those with other budgets; by how much is much the same.
-        self._first_ms = Overrun(self._all.excess_ms).spare_ms(self._in_time)
+        self._initial_ms = Headroom(self._all.excess_ms).headroom_ms(self._in_time)

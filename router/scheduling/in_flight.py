@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from router.scheduling.replica_set import Member
+    from router.scheduling.replica_set import ReplicaState
 
 
 class Hop:
@@ -23,24 +23,24 @@ class Hop:
         self.mean_ms += 0.05 * (ms - self.mean_ms)
 
 
-class Flight:
-    """One batch that is away: expected to end on its replica at ``end_ms``, and late beyond what can be
+class InFlightBatch:
+    """One batch at a replica, expected to end there at ``end_ms``, and late beyond what can be
     explained ``patience_ms`` later, at ``silent_ms``."""
 
-    __slots__ = ("counted", "end_ms", "member", "patience_ms", "sent_ms", "silent_ms")
+    __slots__ = ("counted", "end_ms", "patience_ms", "replica", "sent_ms", "silent_ms")
 
-    def __init__(self, member: Member, sent_ms: float, end_ms: float, patience_ms: float) -> None:
-        self.member, self.sent_ms, self.end_ms, self.patience_ms = member, sent_ms, end_ms, patience_ms
+    def __init__(self, replica: ReplicaState, sent_ms: float, end_ms: float, patience_ms: float) -> None:
+        self.replica, self.sent_ms, self.end_ms, self.patience_ms = replica, sent_ms, end_ms, patience_ms
         self.silent_ms = end_ms + patience_ms
         #: Whether it is part of what remains for the replicas of usual pace.
-        self.counted = not member.apart
+        self.counted = not replica.slow
 
 
-class Flights:
+class InFlightBatches:
     """The batches that are away, by the moment at which each is expected to end on its replica."""
 
     def __init__(self) -> None:
-        self._of: dict[int, Flight] = {}
+        self._of: dict[int, InFlightBatch] = {}
         self._ends: list[float] = []
         self._sum = 0.0
         #: When each will be silent, a heap; some of them have been moved since, or are back.
@@ -50,39 +50,39 @@ class Flights:
     def __len__(self) -> int:
         return len(self._of)
 
-    def add(self, flight: Flight) -> int:
+    def add(self, batch: InFlightBatch) -> int:
         self._number += 1
-        self._of[self._number] = flight
-        if flight.counted:
-            insort_right(self._ends, flight.end_ms)
-            self._sum += flight.end_ms
-        heappush(self.due, (flight.silent_ms, self._number))
+        self._of[self._number] = batch
+        if batch.counted:
+            insort_right(self._ends, batch.end_ms)
+            self._sum += batch.end_ms
+        heappush(self.due, (batch.silent_ms, self._number))
         return self._number
 
-    def remove(self, number: int) -> Flight | None:
-        """The flight; None where it is gone already."""
-        flight = self._of.pop(number, None)
-        if flight is not None and flight.counted:
-            del self._ends[bisect_left(self._ends, flight.end_ms)]
-            self._sum = self._sum - flight.end_ms if self._ends else 0.0
+    def remove(self, number: int) -> InFlightBatch | None:
+        """The batch; None where it is gone already."""
+        batch = self._of.pop(number, None)
+        if batch is not None and batch.counted:
+            del self._ends[bisect_left(self._ends, batch.end_ms)]
+            self._sum = self._sum - batch.end_ms if self._ends else 0.0
         if not self._of:
             self.due.clear()
-        return flight
+        return batch
 
     def more_patience(self, number: int, now_ms: float) -> None:
         """The one ahead of it is back at last: its own time begins now."""
-        flight = self._of[number]
-        flight.silent_ms = max(flight.silent_ms, now_ms + flight.patience_ms)
-        heappush(self.due, (flight.silent_ms, number))
+        batch = self._of[number]
+        batch.silent_ms = max(batch.silent_ms, now_ms + batch.patience_ms)
+        heappush(self.due, (batch.silent_ms, number))
 
-    def silent(self, now_ms: float) -> Flight | None:
+    def silent(self, now_ms: float) -> InFlightBatch | None:
         """One that should have been back long ago, if there is any that was not told yet."""
         due = self.due
         while due and due[0][0] <= now_ms:
             at_ms, number = heappop(due)
-            flight = self._of.get(number)
-            if flight is not None and flight.silent_ms == at_ms:
-                return flight
+            batch = self._of.get(number)
+            if batch is not None and batch.silent_ms == at_ms:
+                return batch
         return None
 
     def remaining_ms(self, now_ms: float) -> float:

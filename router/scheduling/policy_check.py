@@ -33,27 +33,29 @@ class Finding:
 def check(policy: Policy, variants: Variants) -> list[Finding]:
     """Everything found, in the order of the routes."""
     space = Space(policy)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     before: list[str] = []
     for route in policy.routes:
         box = space.boxes[route.name]
         left = space.left_of(box, (space.boxes[name] for name in before))
         if not all(box.values()):
-            found.append(Finding("warning", route.name, "can never match: its conditions exclude each other"))
+            findings.append(
+                Finding("warning", route.name, "can never match: its conditions exclude each other")
+            )
         elif not left:
             others = ", ".join(sorted(repr(name) for name in before if space.overlap(box, space.boxes[name])))
-            found.append(
+            findings.append(
                 Finding("warning", route.name, f"can never match: {others} before it take all that it would")
             )
         for model, served in policy.models.items():
             mine = [piece for piece in left if model in {p.value for p in space.values(piece, "model")}]
             if mine:
                 top_ms = max(probe.top for piece in mine for probe in space.values(piece, "budget"))
-                found += _serve(served, route, model, variants[model], top_ms)
+                findings += _serve(served, route, model, variants[model], top_ms)
         before.append(route.name)
-    found += _gaps(policy, space)
-    found += _tenants(policy)
-    return found
+    findings += _gaps(policy, space)
+    findings += _tenants(policy)
+    return findings
 
 
 def hop_ms(served: ModelSection) -> float:
@@ -129,8 +131,8 @@ def _gaps(policy: Policy, space: Space) -> Iterator[Finding]:
         for piece in mine:
             rest = all(piece[name] == space.all[name] for name in piece if name not in ("model", "budget"))
             (everybody if rest else somebody).update(probe.text for probe in space.values(piece, "budget"))
-        told = [probe.text for probe in space.probes["budget"] if probe.text in everybody | somebody]
-        what = "any budget" if told == ["all budgets"] else f"budgets {', '.join(told)}"
+        budgets = [probe.text for probe in space.probes["budget"] if probe.text in everybody | somebody]
+        what = "any budget" if budgets == ["all budgets"] else f"budgets {', '.join(budgets)}"
         some = "" if everybody else " of some requests (by tenant, rows, time, header or parameter)"
         yield Finding(
             "note",

@@ -21,12 +21,12 @@ class OnlineLoad(NamedTuple):
     averaged over the replicas; ``waiting_ms`` the work that waits behind them, at one replica's pace, and
     ``ahead`` the part of it that waits for each variant: in rows, in ms, and of how many rows its batches are
     under pressure, which a request for that variant joins. No batch has more than ``max_batch`` rows.
-    ``hop_ms`` is what a call costs beside the model. ``margin`` stretches a prediction so that the truth lies
-    within it as often as promised (see `router.scheduling.calibration`). ``full``: the heap takes no more;
-    ``strained`` names the variants that were passed over a moment ago for want of time. ``demand_rows_per_s``
-    is how much was asked for in about the last second, refused or not. ``spare_ms`` is what those who are
-    accepted need beyond the prediction, so that as many of them are in time as the policy asks for (see
-    `router.scheduling.headroom`).
+    ``hop_ms`` is what a call costs beside the model. ``prediction_margin`` stretches a prediction so that the
+    truth lies within it as often as promised (see `router.scheduling.calibration`). ``full``: the heap takes
+    no more; ``recently_degraded`` names the variants that requests were degraded from in the last second,
+    for want of time. ``demand_rows_per_s`` is how much was asked for in about the last second,
+    refused or not. ``headroom_ms`` is what a request needs beyond the prediction to be accepted, so that as
+    many of those accepted are in time as the policy asks for (see `router.scheduling.headroom`).
     """
 
     variants: Mapping[str, MeasuredVariant]
@@ -35,12 +35,12 @@ class OnlineLoad(NamedTuple):
     waiting_ms: float
     hop_ms: float = 0.0
     full: bool = False
-    margin: float = 0.0
-    strained: Collection[str] = ()
+    prediction_margin: float = 0.0
+    recently_degraded: Collection[str] = ()
     demand_rows_per_s: float = 0.0
     ahead: Mapping[str, tuple[int, float, int]] = MappingProxyType({})
     max_batch: int = 1 << 31
-    spare_ms: float = 0.0
+    headroom_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,28 +91,28 @@ class Outlook(NamedTuple):
     ``predicted_ms`` is what is promised: what runs, what waits, then the request's own batch, and the margin,
     which counts spreads, since a wait is made of many batches and its spread grows with its root only.
     ``likely_ms`` has less of the margin the less there is ahead, and with nothing it is ``alone_ms``, the
-    bound of the request alone: what refusing can mend is the work ahead, not jitter. So ``spare_ms``, how
+    bound of the request alone: what refusing can mend is the work ahead, not jitter. So ``headroom_ms``, how
     long before its deadline an answer must be expected to be accepted, is nothing without work ahead.
     """
 
     predicted_ms: float
     likely_ms: float
-    spare_ms: float
+    headroom_ms: float
     alone_ms: float
 
 
 def outlook(load: OnlineLoad, variant: str, rows: int) -> Outlook:
     """What to expect of ``variant`` for a request of ``rows`` rows that comes now."""
-    wait_ms, margin = load.busy_ms + load.waiting_ms / load.replicas, load.margin
+    wait_ms, prediction_margin = load.busy_ms + load.waiting_ms / load.replicas, load.prediction_margin
     own_ms, usual_ms = alone_ms(load, variant, rows), _usual_ms(load, variant, rows)
     spread_ms = sqrt(own_ms * usual_ms)
     mended = 1.0 if wait_ms >= own_ms else wait_ms / own_ms
-    most = margin if margin < _MOST_FOR_WORK else _MOST_FOR_WORK
+    most = prediction_margin if prediction_margin < _MOST_FOR_WORK else _MOST_FOR_WORK
     likely_ms = usual_ms + most * mended * spread_ms if most > 0.0 else usual_ms
     return Outlook(
-        usual_ms + margin * spread_ms,
+        usual_ms + prediction_margin * spread_ms,
         likely_ms if likely_ms > own_ms else own_ms,
-        load.spare_ms * mended,
+        load.headroom_ms * mended,
         own_ms,
     )
 
@@ -125,8 +125,8 @@ def online_ms(load: OnlineLoad, variant: str, rows: int) -> float:
 def _usual_ms(load: OnlineLoad, variant: str, rows: int) -> float:
     """How long it usually takes: behind what runs, and in the last batch of what waits for the same variant.
 
-    The batches are counted as small as the lanes may make them: those with the fewest rows keep the promise
-    that their first was given, and whoever comes after must not be promised the pace of the largest.
+    The batches are counted as small as the scheduler may make them. The smallest keep the prediction of their
+    first request, so a later request must not be predicted at the pace of the largest.
     """
     profile = load.variants[variant].profile
     usual_ms, ahead = load.busy_ms + load.hop_ms, load.ahead.get(variant)
@@ -141,7 +141,7 @@ def _usual_ms(load: OnlineLoad, variant: str, rows: int) -> float:
     return usual_ms + (load.waiting_ms - ahead_ms) / load.replicas + profile.predict_ms(joined + rows)
 
 
-def pressed(load: OnlineLoad, allowed: Sequence[str]) -> Collection[str]:
+def overloaded(load: OnlineLoad, allowed: Sequence[str]) -> Collection[str]:
     """Those of the variants that could not keep up with all that is asked for, if all of it took them.
 
     Deadlines alone would give the first in line the best variant until the last find no time for any.
@@ -176,7 +176,7 @@ def batch_load(
     seen_rows_per_s: float | None,
     least_ms: float = LEAST_QUEUE_MS,
 ) -> BatchLoad:
-    """The queue as `router.scheduling.admission` weighs it, from what its statistics tell."""
+    """The queue as `router.scheduling.admission` sees it, from what its statistics tell."""
     rate = drain_rows_per_s(variant, workers, max_batch, waiting_rows, seen_rows_per_s)
     return BatchLoad(variant, workers, waiting_rows, rate, max_batch, least_ms)
 

@@ -12,10 +12,12 @@ _IDLE_SHARE = 0.02
 _PROBE_WITHIN_MS, _PROBE_BOUNDS = 1_000.0, 4.0
 
 
-def doubtful(pessimism: float, hop_ms: float, margin: float) -> bool:
+def doubtful(pessimism: float, hop_ms: float, prediction_margin: float) -> bool:
     """Whether estimates speak of trouble, which may be over: how much slower than measured the worst variant
     is held to be, what a call costs beside the model, and how wide predictions are, in spreads."""
-    return pessimism > _DOUBTFUL_PESSIMISM or hop_ms > _DOUBTFUL_HOP_MS or margin > _DOUBTFUL_MARGIN
+    return (
+        pessimism > _DOUBTFUL_PESSIMISM or hop_ms > _DOUBTFUL_HOP_MS or prediction_margin > _DOUBTFUL_MARGIN
+    )
 
 
 def probe_after_ms(in_doubt: bool, asked: bool, takes_ms: float) -> float:

@@ -3,7 +3,7 @@
 Pure, like `router.scheduling.scheduler`, which asks it where a batch should go. A replica can differ from the
 others in three ways, and each is learnt from the answers that it gives:
 
-- it is *apart*: markedly slower than the others. It then has profiles of its own, and is taken where it
+- it is *slow*: markedly slower than the others. It then has profiles of its own, and is taken where it
   would be done first all the same, or with what has time enough.
 - it is *shared*: other routers' batches run on it. Each answer tells how long the replica has run so far,
   and what this router did not ask for was somebody else's.
@@ -18,36 +18,35 @@ import math
 from bisect import bisect_left, insort_right
 from collections.abc import Collection, Iterator
 
-from router.scheduling.in_flight import Flight, Flights
+from router.scheduling.in_flight import InFlightBatch, InFlightBatches
 
 #: Per replica: one batch runs, the next is already there. Where others keep it busy, one is enough.
 BATCHES_IN_FLIGHT = 2
 _SHARED = 0.1
-#: How much slower than the others a replica is set apart, and below what it is one of them again.
-_APART, _ALIKE = math.log(1.4), math.log(1.15)
+#: How much slower than the others a replica is set aside as slow, and below what it is one of them again.
+_SLOW, _USUAL = math.log(1.4), math.log(1.15)
 #: One answer says so much of the pace, and never more than this: a stall is no pace.
 _PACE_GAIN, _MOST_PACE = 0.1, math.log(4.0)
 _OTHERS_GAIN, _SHARE_MS = 0.1, 1_000.0
 #: No replica counts for less than this, however busy others keep it: a wait has to end some time.
 _LEAST_ROOM = 0.1
-#: One that is apart and has told nothing for so long is tried with a little, to see whether it still is.
-UNHEARD_MS = 1_000.0
+#: One that is slow and has told nothing for so long is tried with a little, to see whether it still is.
+UNTESTED_MS = 1_000.0
 _CONSIDERED = 3
 
-_Spot = tuple[float, int, "Member"]
+_Spot = tuple[float, int, "ReplicaState"]
 
 
-class Member:
+class ReplicaState:
     """One replica. ``name`` is empty for whichever the source finds; times in ms."""
 
     __slots__ = (
-        "apart",
+        "answered_ms",
         "busy_until_ms",
+        "completed_ms",
         "counted",
-        "flights",
-        "heard_ms",
         "held_until_ms",
-        "landed_ms",
+        "in_flight",
         "living",
         "name",
         "others_ms",
@@ -55,18 +54,19 @@ class Member:
         "ran_ms",
         "shelf",
         "silent",
+        "slow",
         "spot",
         "usage",
     )
 
     def __init__(self, name: str) -> None:
         self.name, self.living = name, True
-        self.flights: dict[int, Flight] = {}
+        self.in_flight: dict[int, InFlightBatch] = {}
         self.busy_until_ms = self.held_until_ms = 0.0
         #: How many times slower than the others, as a logarithm.
         self.pace = 0.0
-        self.apart = self.silent = False
-        self.heard_ms = self.landed_ms = -math.inf
+        self.slow = self.silent = False
+        self.answered_ms = self.completed_ms = -math.inf
         #: The share of its time that others take, what a batch waits for theirs, what it ran in all.
         self.usage = self.others_ms = 0.0
         self.ran_ms: float | None = None
@@ -91,62 +91,62 @@ class Member:
     def room(self) -> float:
         """How much of a replica of usual pace it is worth to this router."""
         free = max(_LEAST_ROOM, 1.0 - self.usage) if self.shared else 1.0
-        return free * math.exp(-self.pace) if self.apart else free
+        return free * math.exp(-self.pace) if self.slow else free
 
 
-class Fleet:
+class ReplicaSet:
     """The replicas that live, and the batches that are away at them."""
 
     def __init__(self, count: int) -> None:
-        self._members: dict[str, Member] = {}
-        self.flights = Flights()
-        #: With room for a batch, at the usual pace and apart; and without room, at the usual pace.
+        self._replicas: dict[str, ReplicaState] = {}
+        self.in_flight = InFlightBatches()
+        #: With room for a batch, at the usual pace and slow; and without room, at the usual pace.
         self._ready: list[_Spot] = []
-        self._ready_apart: list[_Spot] = []
+        self._ready_slow: list[_Spot] = []
         self._full: list[_Spot] = []
         self._turn = 0
         self._living = self._usual = 0
         self._rooms = self._others = 0.0
         self._silent_since_ms = 0.0
-        self.become([str(number) for number in range(max(1, count))])
+        self.set_replicas([str(number) for number in range(max(1, count))])
 
-    def become(self, names: Collection[str]) -> set[str]:
+    def set_replicas(self, names: Collection[str]) -> set[str]:
         """These replicas live now; with none it is as with one, which will be back. Gives who is gone."""
         wanted = set(names) or {""}
-        gone = self._members.keys() - wanted
+        gone = self._replicas.keys() - wanted
         for name in gone:
-            member = self._members.pop(name)
-            member.living = False
-            self._file(member)
+            replica = self._replicas.pop(name)
+            replica.living = False
+            self._file(replica)
         for name in names or ("",):
-            if name not in self._members:
-                self._members[name] = Member(name)
-                self._file(self._members[name])
+            if name not in self._replicas:
+                self._replicas[name] = ReplicaState(name)
+                self._file(self._replicas[name])
         self._keep_some_usual()
         return set(gone)
 
-    def _file(self, member: Member) -> None:
+    def _file(self, replica: ReplicaState) -> None:
         """Put it where it is looked for, and count it as what it is."""
-        if member.shelf is not None:
-            del member.shelf[bisect_left(member.shelf, member.spot)]
-            member.shelf = None
-        answers = member.living and not member.silent
+        if replica.shelf is not None:
+            del replica.shelf[bisect_left(replica.shelf, replica.spot)]
+            replica.shelf = None
+        answers = replica.living and not replica.silent
         if answers:
-            if len(member.flights) < member.slots:
-                member.shelf = self._ready_apart if member.apart else self._ready
-            elif not member.apart:
-                member.shelf = self._full
-            if member.shelf is not None:
+            if len(replica.in_flight) < replica.slots:
+                replica.shelf = self._ready_slow if replica.slow else self._ready
+            elif not replica.slow:
+                replica.shelf = self._full
+            if replica.shelf is not None:
                 self._turn += 1
-                member.spot = (member.busy_until_ms, self._turn, member)
-                insort_right(member.shelf, member.spot)
-        usual = answers and not member.apart
-        before = member.counted
-        member.counted = now = (
+                replica.spot = (replica.busy_until_ms, self._turn, replica)
+                insort_right(replica.shelf, replica.spot)
+        usual = answers and not replica.slow
+        before = replica.counted
+        replica.counted = now = (
             int(answers),
             int(usual),
-            member.room if answers else 0.0,
-            member.wait_ms if usual else 0.0,
+            replica.room if answers else 0.0,
+            replica.wait_ms if usual else 0.0,
         )
         if now != before:
             self._living += now[0] - before[0]
@@ -157,14 +157,14 @@ class Fleet:
     def _keep_some_usual(self) -> None:
         """Where only slow ones are left, they are what is usual."""
         if not self._usual:
-            for member in self._members.values():
-                if member.apart and not member.silent:
-                    self._set_apart(member, False)
+            for replica in self._replicas.values():
+                if replica.slow and not replica.silent:
+                    self._set_slow(replica, False)
 
     @property
     def size(self) -> int:
         """How many replicas there are that answer, or could if only they did."""
-        return self._living or len(self._members)
+        return self._living or len(self._replicas)
 
     @property
     def usual(self) -> int:
@@ -173,95 +173,95 @@ class Fleet:
     @property
     def rooms(self) -> float:
         """What they are worth together to this router, in replicas of usual pace that it has for itself."""
-        return self._rooms if self._living else float(len(self._members))
+        return self._rooms if self._living else float(len(self._replicas))
 
     @property
     def has_room(self) -> bool:
-        return bool(self._ready or self._ready_apart)
+        return bool(self._ready or self._ready_slow)
 
     def busy_ms(self, now_ms: float) -> float:
         """How long a replica of usual pace is busy yet, on the average: with own batches, with others'."""
         if not self._living:
             # A silence lasts about as long again as it has lasted.
             return max(0.0, now_ms - self._silent_since_ms)
-        return (self.flights.remaining_ms(now_ms) + self._others) / self.usual
+        return (self.in_flight.remaining_ms(now_ms) + self._others) / self.usual
 
-    def ready(self) -> Member | None:
+    def ready(self) -> ReplicaState | None:
         """The one of usual pace that is free first and has room for a batch."""
         return self._ready[0][2] if self._ready else None
 
-    def full(self) -> Member | None:
+    def full(self) -> ReplicaState | None:
         """The one of usual pace that is free first among those that have no room."""
         return self._full[0][2] if self._full else None
 
-    def ready_apart(self) -> list[Member]:
-        """A few of those apart that have room, those that are free first."""
-        return [spot[2] for spot in self._ready_apart[:_CONSIDERED]]
+    def ready_slow(self) -> list[ReplicaState]:
+        """A few of the slow ones that have room, those that are free first."""
+        return [spot[2] for spot in self._ready_slow[:_CONSIDERED]]
 
-    def other_than(self, name: str) -> Member | None:
+    def other_than(self, name: str) -> ReplicaState | None:
         """One with room that is not this one."""
-        for shelf in (self._ready, self._ready_apart):
-            for _, _, member in shelf[:2]:
-                if member.name != name:
-                    return member
+        for shelf in (self._ready, self._ready_slow):
+            for _, _, replica in shelf[:2]:
+                if replica.name != name:
+                    return replica
         return None
 
-    def unheard(self, now_ms: float, for_ms: float) -> bool:
-        """Whether one that is apart, idle and answering has told nothing for so long."""
+    def has_untested(self, now_ms: float, for_ms: float) -> bool:
+        """Whether one that is slow, idle and answering has told nothing for so long."""
         return any(
-            not member.flights and now_ms - member.heard_ms >= for_ms
-            for _, _, member in self._ready_apart[:_CONSIDERED]
+            not replica.in_flight and now_ms - replica.answered_ms >= for_ms
+            for _, _, replica in self._ready_slow[:_CONSIDERED]
         )
 
-    def depart(self, member: Member, sent_ms: float, end_ms: float, patience_ms: float) -> int:
-        """A batch goes to ``member`` and should end there at ``end_ms``; gives the flight's number."""
-        flight = Flight(member, sent_ms, end_ms, patience_ms)
-        number = self.flights.add(flight)
-        member.flights[number] = flight
-        member.busy_until_ms = max(member.busy_until_ms, end_ms)
-        self._file(member)
+    def dispatch(self, replica: ReplicaState, sent_ms: float, end_ms: float, patience_ms: float) -> int:
+        """A batch goes to ``replica`` and should end there at ``end_ms``; gives the batch's number."""
+        batch = InFlightBatch(replica, sent_ms, end_ms, patience_ms)
+        number = self.in_flight.add(batch)
+        replica.in_flight[number] = batch
+        replica.busy_until_ms = max(replica.busy_until_ms, end_ms)
+        self._file(replica)
         return number
 
-    def arrive(self, number: int) -> Flight | None:
+    def complete(self, number: int) -> InFlightBatch | None:
         """A batch is back, or lost; None where that is known already."""
-        flight = self.flights.remove(number)
-        if flight is None:
+        batch = self.in_flight.remove(number)
+        if batch is None:
             return None
-        member = flight.member
-        del member.flights[number]
-        member.busy_until_ms = max((each.end_ms for each in member.flights.values()), default=0.0)
-        if not member.flights:
-            member.silent = False  # nothing is away any more that could tell: the next batch will
-        self._file(member)
-        return flight
+        replica = batch.replica
+        del replica.in_flight[number]
+        replica.busy_until_ms = max((each.end_ms for each in replica.in_flight.values()), default=0.0)
+        if not replica.in_flight:
+            replica.silent = False  # nothing is away any more that could tell: the next batch will
+        self._file(replica)
+        return batch
 
-    def heed(self, now_ms: float) -> None:
+    def mark_silent(self, now_ms: float) -> None:
         """Pass over those that should have answered long ago."""
-        due = self.flights.due
+        due = self.in_flight.due
         if not due or due[0][0] > now_ms:
             return
-        while (flight := self.flights.silent(now_ms)) is not None:
-            if not flight.member.silent:
-                flight.member.silent = True
-                self._silent_since_ms = flight.end_ms
-                self._file(flight.member)
+        while (batch := self.in_flight.silent(now_ms)) is not None:
+            if not batch.replica.silent:
+                batch.replica.silent = True
+                self._silent_since_ms = batch.end_ms
+                self._file(batch.replica)
                 self._keep_some_usual()
 
-    def answered(self, flight: Flight, now_ms: float) -> bool:
+    def answered(self, batch: InFlightBatch, now_ms: float) -> bool:
         """It lives, then; True where it had been silent for this batch."""
-        member = flight.member
-        member.heard_ms = now_ms
-        if not member.silent:
-            return now_ms >= flight.silent_ms
-        member.silent = False
-        for number in member.flights:
-            self.flights.more_patience(number, now_ms)
-        self._file(member)
+        replica = batch.replica
+        replica.answered_ms = now_ms
+        if not replica.silent:
+            return now_ms >= batch.silent_ms
+        replica.silent = False
+        for number in replica.in_flight:
+            self.in_flight.more_patience(number, now_ms)
+        self._file(replica)
         return True
 
     def learn(
         self,
-        flight: Flight,
+        batch: InFlightBatch,
         now_ms: float,
         run_ms: float,
         wait_ms: float,
@@ -269,40 +269,40 @@ class Fleet:
         ran_ms: float | None,
     ) -> None:
         """From an answer: the batch ran ``run_ms`` after ``wait_ms``; the replica ran ``ran_ms`` in all."""
-        member = flight.member
-        own_ms = max(0.0, member.landed_ms - flight.sent_ms - hop_ms)
+        replica = batch.replica
+        own_ms = max(0.0, replica.completed_ms - batch.sent_ms - hop_ms)
         others_ms = max(0.0, wait_ms - own_ms)
-        member.others_ms += _OTHERS_GAIN * (others_ms - member.others_ms)
+        replica.others_ms += _OTHERS_GAIN * (others_ms - replica.others_ms)
         if ran_ms is not None:
-            if member.ran_ms is not None and now_ms > member.landed_ms and ran_ms >= member.ran_ms:
-                since_ms = now_ms - member.landed_ms
+            if replica.ran_ms is not None and now_ms > replica.completed_ms and ran_ms >= replica.ran_ms:
+                since_ms = now_ms - replica.completed_ms
                 kept = math.exp(-since_ms / _SHARE_MS)
-                usage = min(1.0, max(0.0, ran_ms - member.ran_ms - run_ms) / since_ms)
-                member.usage = member.usage * kept + usage * (1.0 - kept)
-            member.ran_ms = ran_ms
-        member.landed_ms = now_ms
+                usage = min(1.0, max(0.0, ran_ms - replica.ran_ms - run_ms) / since_ms)
+                replica.usage = replica.usage * kept + usage * (1.0 - kept)
+            replica.ran_ms = ran_ms
+        replica.completed_ms = now_ms
         # Others' batches lie there for so long yet. A batch that joined them now would wait longer than it
         # runs, and a later one is larger.
-        member.held_until_ms = now_ms + max(0.0, member.wait_ms - run_ms)
-        self._file(member)
+        replica.held_until_ms = now_ms + max(0.0, replica.wait_ms - run_ms)
+        self._file(replica)
 
-    def pace(self, member: Member, slower: float) -> bool:
-        """A batch took ``slower`` times as long as is usual; True where that sets the replica apart, or
-        takes it back among the others."""
+    def pace(self, replica: ReplicaState, slower: float) -> bool:
+        """A batch took ``slower`` times as long as is usual. True where this makes the replica slow, or it is
+        slow no longer."""
         told = min(_MOST_PACE, max(-_MOST_PACE, math.log(max(slower, 1e-6))))
-        member.pace += _PACE_GAIN * (told - member.pace)
-        if member.living and len(self._members) > 1:
-            if not member.apart and member.pace > _APART and self._usual > 1:
-                self._set_apart(member, True)
+        replica.pace += _PACE_GAIN * (told - replica.pace)
+        if replica.living and len(self._replicas) > 1:
+            if not replica.slow and replica.pace > _SLOW and self._usual > 1:
+                self._set_slow(replica, True)
                 return True
-            if member.apart and member.pace < _ALIKE:
-                self._set_apart(member, False)
+            if replica.slow and replica.pace < _USUAL:
+                self._set_slow(replica, False)
                 return True
         return False
 
-    def _set_apart(self, member: Member, apart: bool) -> None:
-        member.apart = apart
-        self._file(member)
+    def _set_slow(self, replica: ReplicaState, slow: bool) -> None:
+        replica.slow = slow
+        self._file(replica)
 
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._members.values())
+    def __iter__(self) -> Iterator[ReplicaState]:
+        return iter(self._replicas.values())

@@ -48,7 +48,7 @@ class Room(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class QueueView:
     """The queue as a rescue sees it: ``heads`` in order of deadline, ``held_rows`` with the workers."""
 
     heads: Iterable[WaitingJob]
@@ -82,7 +82,7 @@ class Quota:
         self._credit_ms -= promotion.run_ms
         self._rows += promotion.rows
 
-    def landed(self, promotion: Promotion) -> None:
+    def completed(self, promotion: Promotion) -> None:
         """It is back: its rows are no longer in flight. The time is spent."""
         self._rows -= promotion.rows
 
@@ -98,7 +98,7 @@ def worth_a_look(slack_ms: float, held_rows: int, batch: BatchLoad, online: Onli
 
 
 def choose(
-    queued: Queued, batch: BatchLoad, online: OnlineLoad, room: Room, tried: Container[str] = ()
+    queued: QueueView, batch: BatchLoad, online: OnlineLoad, room: Room, tried: Container[str] = ()
 ) -> list[Promotion]:
     """The jobs to run online now, most urgent first; those in ``tried`` had their chance."""
     if online.full or online.waiting_ms > 0.0:
@@ -139,7 +139,7 @@ def _in_time(
     return None
 
 
-def _misses(slack_ms: float, online_finish_ms: float, queue_ms: float, queued: Queued) -> bool:
+def _misses(slack_ms: float, online_finish_ms: float, queue_ms: float, queued: QueueView) -> bool:
     nobody_drains = queued.held_rows == 0
     margin_ms = _LAST_CALL_MS if nobody_drains else _BEFORE_NEXT_MS
     return queue_ms + _BEFORE_NEXT_MS >= slack_ms or online_finish_ms + margin_ms >= slack_ms

@@ -16,30 +16,30 @@ from optimizers.tensors import Array, Tensors, TensorSpec
 _FRAME_BYTES = 8.0
 #: How fast the usual size follows, after the first few requests.
 _GAIN = 0.01
-#: No row weighs more. A tokenizer cuts what is much longer, so that it costs no more than this either.
-MOST_WEIGHT = 16
-#: A long text is rare: weights are counted over so many requests, and over half of those before.
+#: No row costs more than this: a tokenizer cuts what is much longer.
+MOST_ROW_COST = 16
+#: A long text is rare: costs are counted over so many requests, and over half of those before.
 _COUNTED = 1_000
 
 
-class Weigher:
-    """Weighs the requests of one model, and learns from them what is usual.
+class RowCost:
+    """What the requests of one model cost; it learns from them what size is usual.
 
     The usual size is a geometric mean: one request of megabytes must not make all others small.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], max_batch: int = MOST_WEIGHT) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], max_batch: int = MOST_ROW_COST) -> None:
         self._open = [spec for spec in specs if spec.datatype == "BYTES" or -1 in spec.shape[1:]]
         self.resize(max_batch)
         self._log_usual, self._seen = math.log(_FRAME_BYTES), 0
-        self._counts, self._counted = [0.0] * MOST_WEIGHT, 0
+        self._counts, self._counted = [0.0] * MOST_ROW_COST, 0
 
     def resize(self, max_batch: int) -> None:
-        """No row weighs more than a full batch."""
-        self._most = float(min(MOST_WEIGHT, max_batch))
+        """No row costs more than a full batch."""
+        self._most = float(min(MOST_ROW_COST, max_batch))
 
-    def weigh(self, inputs: Tensors, rows: int) -> int:
-        """The weight of a request of ``rows`` rows: at least that many, and for each of them
+    def of_request(self, inputs: Tensors, rows: int) -> int:
+        """The cost of a request of ``rows`` rows: at least that many, and for each of them
         at most 16, or a full batch."""
         if not self._open:
             return rows
@@ -49,19 +49,19 @@ class Weigher:
             self._seen += 1
             self._log_usual += max(_GAIN, 1.0 / self._seen) * (log_size - self._log_usual)
         relative = min(self._most, math.exp(log_size - self._log_usual))
-        weight = max(rows, round(rows * relative))
+        cost = max(rows, round(rows * relative))
         if each > 0.0:
-            self._count(round(weight / rows))
-        return weight
+            self._count(round(cost / rows))
+        return cost
 
     @property
     def shares(self) -> list[float]:
-        """Which share of the rows lately had weight 1, 2 and so on; empty where none was weighed."""
+        """Which share of the rows lately cost 1, 2 and so on; empty where none was counted."""
         total = sum(self._counts)
         return [count / total for count in self._counts] if total else []
 
-    def _count(self, weight: int) -> None:
-        self._counts[weight - 1] += 1.0
+    def _count(self, cost: int) -> None:
+        self._counts[cost - 1] += 1.0
         self._counted += 1
         if self._counted == _COUNTED:
             self._counts, self._counted = [count / 2.0 for count in self._counts], 0

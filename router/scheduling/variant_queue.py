@@ -1,7 +1,7 @@
 """What waits for one variant, earliest deadline first, and the variant's profiles as live batches show them.
 
 Replicas of the usual pace share one profile, which learns from all of them: a new one starts from it. One
-that is apart (see `router.scheduling.replica_set`) has its own, which starts from the common one at that
+that is slow (see `router.scheduling.replica_set`) has its own, which starts from the common one at that
 replica's pace.
 """
 
@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from optimizers.profile import LatencyProfile, OnlineFit
 from router.policy.facts import MeasuredVariant
-from router.scheduling.replica_set import Member
+from router.scheduling.replica_set import ReplicaState
 from workers.batching import BoundTable
 
 _REFIT_EVERY_MS = 250.0
@@ -25,11 +25,11 @@ _REFIT_EVERY_MS = 250.0
 _EFFICIENT_SHARE = 0.8
 #: Below this share no batch is run while enough waits for a larger one.
 _LEAST_SHARE = 0.65
-#: A replica that is apart is new there, and may change again: few batches count.
+#: A replica that is slow is new there, and may change again: few batches count.
 _OWN_HALF_LIFE, _OWN_PRIOR = 16.0, 4.0
 
 
-class Item(Protocol):
+class QueuedItem(Protocol):
     """One request (or a part of one) that waits. ``left``: its caller is gone, it costs no work any more.
     ``predicted_ms``: the time to its answer that was promised on arrival; 0 where none was."""
 
@@ -52,18 +52,18 @@ class Item(Protocol):
     def predicted_ms(self) -> float: ...
 
 
-T = TypeVar("T", bound=Item)
+T = TypeVar("T", bound=QueuedItem)
 _by_deadline = attrgetter("deadline_ms")
 #: Of an item: what those have in common that can be joined to one batch.
 Form = Callable[[T], Hashable]
 
 
 @dataclass(frozen=True, slots=True)
-class Start(Generic[T]):
-    """Send these as one batch of ``variant`` to ``replica`` (empty: to any); tell `Lanes.landed` of
-    ``flight`` when it is back. Where it is not by ``silent_ms``, the replica may well have stopped."""
+class BatchDispatch(Generic[T]):
+    """Send these as one batch of ``variant`` to ``replica`` (empty: to any); tell `Scheduler.landed` of
+    ``batch`` when it is back. Where it is not by ``silent_ms``, the replica may well have stopped."""
 
-    flight: int
+    batch_id: int
     variant: str
     items: list[T]
     rows: int
@@ -78,7 +78,7 @@ class Step(Generic[T]):
     more to do before ``wake_ms`` (None: before something arrives or lands)."""
 
     hopeless: list[T]
-    start: Start[T] | None
+    start: BatchDispatch[T] | None
     wake_ms: float | None = None
 
 
@@ -106,7 +106,7 @@ class Pace:
         self.table = BoundTable.of(self.profile.scaled(1.0, hop_ms), max_batch)
 
 
-class Lane(Generic[T]):
+class VariantQueue(Generic[T]):
     """What waits for one variant, earliest deadline first, and the variant's live profiles."""
 
     def __init__(self, variant: MeasuredVariant, max_batch: int, form: Form[T] | None = None) -> None:
@@ -224,26 +224,26 @@ class Lane(Generic[T]):
             self.late.remove(item)
             self._gone((item,))
 
-    def pace_of(self, member: Member) -> Pace:
+    def pace_of(self, replica: ReplicaState) -> Pace:
         """What batches take there."""
-        if not member.apart:
+        if not replica.slow:
             return self._common
-        own = self._own.get(member.name)
+        own = self._own.get(replica.name)
         if own is None:
-            profile = self._common.profile.scaled(math.exp(member.pace))
+            profile = self._common.profile.scaled(math.exp(replica.pace))
             fit = OnlineFit(profile, half_life=_OWN_HALF_LIFE, prior=_OWN_PRIOR)
-            own = self._own[member.name] = Pace(profile, self._max_batch, fit)
+            own = self._own[replica.name] = Pace(profile, self._max_batch, fit)
         return own
 
     def forget_pace(self, names: Iterable[str]) -> None:
-        """These replicas are gone, or no longer apart."""
+        """These replicas are gone, or no longer slow."""
         for name in names:
             self._own.pop(name, None)
 
-    def learn(self, member: Member, rows: int, ms: float, now_ms: float, hop_ms: float) -> bool:
+    def learn(self, replica: ReplicaState, rows: int, ms: float, now_ms: float, hop_ms: float) -> bool:
         """Correct the profile by a live batch; True where the common tables followed."""
         self.learnt_ms = now_ms
-        pace = self.pace_of(member)
+        pace = self.pace_of(replica)
         if not pace.learn(rows, ms, now_ms, hop_ms) or pace is not self._common:
             return False
         self.variant = replace(self.variant, profile=pace.profile)

@@ -19,7 +19,7 @@ from router.online.dispatcher import DispatchError, OnlineDispatcher
 from router.policy import BatchSection, OnlineSection
 from router.policy.facts import MeasuredVariant
 from router.scheduling.prediction import batch_load
-from router.scheduling.rescue import LOOK_MS, Promotion, Queued, Quota, choose, worth_a_look
+from router.scheduling.rescue import LOOK_MS, Promotion, QueueView, Quota, choose, worth_a_look
 from router.service.metrics import Recorder
 from workers.queue.contract import DeadlineQueue, Done, Failed, Outcome, QueueError, Release
 from workers.queue.job import Lease
@@ -98,7 +98,7 @@ class Rescuer:
         if not worth_a_look(float(due_ms - stats.now_ms), held, batch, self._online.load()):
             return 0
         heads = await self._queue.peek(_HEADS)
-        chosen = choose(Queued(heads, held, stats.now_ms), batch, self._online.load(), room, self._tried)
+        chosen = choose(QueueView(heads, held, stats.now_ms), batch, self._online.load(), room, self._tried)
         if not chosen:
             return 0
         slack_ms = {job.id: job.deadline_ms - stats.now_ms for job in heads}
@@ -124,7 +124,7 @@ class Rescuer:
     async def _rescue(self, lease: Lease, promotion: Promotion, deadline_ms: float) -> None:
         # A job that fails here is given back, not failed: the queue's own runs decide about its attempts.
         outcome: Outcome = Release(lease.id, lease.token)
-        told = "returned"
+        how = "returned"
         try:
             inputs, _ = unpack(lease.payload)
             rows = check(inputs, self._inputs)
@@ -132,14 +132,14 @@ class Rescuer:
                 raise TensorError(f"the payload has {rows} rows where the job says {lease.rows}")
             answer = await self._online.run(promotion.variant, inputs, deadline_ms, droppable=True)
             outcome = Done(lease.id, lease.token, pack(answer.outputs), answer.variant)
-            told = "met" if self._clock() <= deadline_ms else "late"
+            how = "met" if self._clock() <= deadline_ms else "late"
         except TensorError as error:
             outcome = Failed(lease.id, lease.token, str(error), retry=False)
         except DispatchError as error:
             _log.info("job %s goes back to the queue: %s", lease.id, error)
         finally:
-            self._quota.landed(promotion)
-            self._recorder.rescue(self._queue.model, told)
+            self._quota.completed(promotion)
+            self._recorder.rescue(self._queue.model, how)
             await self._settle(outcome)
 
     async def _settle(self, outcome: Outcome) -> None:

@@ -17,10 +17,10 @@ from optimizers.artifact import Manifest
 from optimizers.tensors import check
 from router.online.dispatcher import BadRows, DeadlineHopeless, HeapFull, ReplicaFailed
 from router.policy import Policy
-from router.policy.facts import Ask, MeasuredVariant
+from router.policy.facts import MeasuredVariant, RouteFacts
 from router.scheduling import prediction
 from router.scheduling.admission import Enqueue, Reject, RunOnline, decide
-from router.scheduling.asking import admit, ask_of
+from router.scheduling.asking import admit, route_facts
 from router.scheduling.prediction import ModelLoad, UnknownQueue
 from router.scheduling.rate_limits import Over, Quotas
 from router.service.auth import Keyring
@@ -148,9 +148,9 @@ class Service:
                 "waiting_ms": load.waiting_ms,
                 "hop_ms": load.hop_ms,
                 "hop_deviation_ms": served.online.hop_deviation_ms,
-                "margin": load.margin,
-                "spare_ms": load.spare_ms,
-                "row_weights": served.online.weigher.shares,
+                "prediction_margin": load.prediction_margin,
+                "headroom_ms": load.headroom_ms,
+                "row_cost_shares": served.online.row_cost.shares,
                 "batches": {
                     v: {"count": count, "rows": rows}
                     for (model, v), (count, rows) in self.recorder.batch_totals.items()
@@ -186,14 +186,14 @@ class Service:
         started, policy = self._clock(), self.policy
         spent_ms = 0.0 if request.arrived_ms is None else max(0.0, started - request.arrived_ms)
         is_over = spent_ms >= request.budget_ms
-        weight = served.online.weigher.weigh(request.inputs, rows) if served.online else rows
+        row_cost = served.online.row_cost.of_request(request.inputs, rows) if served.online else rows
         counted_ms = 0.0 if is_over else spent_ms
-        ask = ask_of(request, rows, weight, policy, self._epoch_s, self._draw, counted_ms)
+        facts = route_facts(request, rows, row_cost, policy, self._epoch_s, self._draw, counted_ms)
         decision = admit(
-            ask,
+            facts,
             policy,
             self._quotas,
-            lambda: self._load(served, started, ask.left_ms, weight),
+            lambda: self._load(served, started, facts.left_ms, row_cost),
             started,
         )
         if isinstance(decision, Over):
@@ -211,14 +211,14 @@ class Service:
             )
         try:
             if isinstance(decision, RunOnline):
-                return await self._run_online(served, request, decision, started, weight)
-            return await self._enqueue(served, request, ask, policy, decision, started)
+                return await self._run_online(served, request, decision, started, row_cost)
+            return await self._enqueue(served, request, facts, policy, decision, started)
         except (Refused, Conflict, Unavailable):
             self._quotas.give_rows_back(request.tenant, rows)
             raise
 
-    def _load(self, served: ServedModel, now_ms: float, budget_ms: float, weight: int) -> ModelLoad:
-        online = served.online.load(now_ms + budget_ms, weight) if served.online else None
+    def _load(self, served: ServedModel, now_ms: float, budget_ms: float, row_cost: int) -> ModelLoad:
+        online = served.online.load(now_ms + budget_ms, row_cost) if served.online else None
         batch = self.policy.models[served.name].batch
         if batch is None:
             return ModelLoad(online, None)
@@ -239,7 +239,7 @@ class Service:
         self,
         served: ServedModel,
         request: InferenceRequest,
-        ask: Ask,
+        facts: RouteFacts,
         policy: Policy,
         decision: Enqueue,
         started: float,
@@ -247,18 +247,18 @@ class Service:
         """Queue the request; one that may run online too does so where the queue does not take it."""
         try:
             left_ms = decision.deadline_ms - self._clock()
-            return await self.queued.submit(served, request, decision, ask.rows, left_ms)
+            return await self.queued.submit(served, request, decision, facts.rows, left_ms)
         except NotQueued as error:
             refused = f"the queue cannot take the request now: {error}"
         if decision.patience_ms is not None and served.online:
-            now_ms, weight = self._clock(), ask.weight or ask.rows
+            now_ms, row_cost = self._clock(), facts.row_cost or facts.rows
             tried_ms = now_ms - started
-            ask = ask._replace(spent_ms=ask.spent_ms + tried_ms)
-            online = served.online.load(decision.deadline_ms, weight)
-            again = decide(ask, policy, ModelLoad(online, None), now_ms)
+            facts = facts._replace(spent_ms=facts.spent_ms + tried_ms)
+            online = served.online.load(decision.deadline_ms, row_cost)
+            again = decide(facts, policy, ModelLoad(online, None), now_ms)
             if isinstance(again, RunOnline):
                 self.recorder.fallback(served.name, decision.route)
-                return await self._run_online(served, request, again, now_ms, weight, tried_ms)
+                return await self._run_online(served, request, again, now_ms, row_cost, tried_ms)
             refused += f"; online: {again.reason}"
         self.recorder.request(served.name, decision.route, "batch", "", "failed", request.tenant)
         raise Unavailable(refused)
@@ -269,14 +269,14 @@ class Service:
         request: InferenceRequest,
         decision: RunOnline,
         started: float,
-        weight: int,
+        row_cost: int,
         tried_ms: float = 0.0,
     ) -> Answer:
         """``tried_ms``: how long the queue was tried before the decision, which was made at ``started``."""
         assert served.online is not None
         outcome = "failed"
-        if decision.passed_over is not None:
-            served.online.pass_over(decision.passed_over)
+        if decision.degraded_from is not None:
+            served.online.note_degraded(decision.degraded_from)
         try:
             answer = await served.online.run(
                 decision.variant,
@@ -284,7 +284,7 @@ class Service:
                 decision.deadline_ms,
                 droppable=decision.droppable,
                 predicted_ms=decision.predicted_ms,
-                weight=weight,
+                row_cost=row_cost,
             )
             outcome = "done"
         except DeadlineHopeless as error:

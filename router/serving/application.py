@@ -27,7 +27,7 @@ from router.ingress.grpc.methods import GrpcIngress, GrpcMethods
 from router.ingress.grpc.peers import is_here
 from router.ingress.http.application import Ingress
 from router.online.dispatcher import OnlineDispatcher
-from router.online.replicas import OwnSource, Replicas, ServeSource, Source
+from router.online.replicas import OwnSource, Replicas, ReplicaSource, ServeSource
 from router.policy import BatchSection, Policy, PolicyError, Reading
 from router.policy.artifacts import read_examples, read_manifests
 from router.policy.changes import PolicyChange
@@ -248,7 +248,7 @@ class Router(GrpcMethods):
                 inputs=first.inputs,
                 on_batch=lambda variant, rows, ms: self._recorder.batch(name, variant, rows),
             )
-            replicas.on_change = dispatcher.become
+            replicas.on_change = dispatcher.set_replicas
         queue: DeadlineQueue | None = None
         if policy.models[name].batch and self._redis is not None:
             settings = QueueSettings(**policy.queue_settings)
@@ -261,7 +261,7 @@ class Router(GrpcMethods):
             )
         return ServedModel(name, first.inputs, first.outputs, manifests, dispatcher, queue)
 
-    def _source(self, policy: Policy, name: str, handle: Handle | None) -> Source | None:
+    def _source(self, policy: Policy, name: str, handle: Handle | None) -> ReplicaSource | None:
         model = policy.models[name]
         if model.online is None or not model.online.in_router:
             return None if handle is None else ServeSource(handle)

@@ -97,7 +97,7 @@ class _Warming:
         try:
             # It is a row of usual size, and teaches nobody what is usual.
             batch = self.example.batch(rows)
-            await self.dispatcher.run(variant, batch, float("inf"), droppable=False, weight=rows)
+            await self.dispatcher.run(variant, batch, float("inf"), droppable=False, row_cost=rows)
         except BadRows as error:
             if self.example.is_real:
                 self.problem = f": {error}"

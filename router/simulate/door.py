@@ -9,12 +9,12 @@ from router.ingress.semantics import hold_s
 from router.policy import Policy
 from router.policy.sections import QueueLimits
 from router.scheduling.admission import Decision, Enqueue
-from router.scheduling.asking import admit, ask_of
+from router.scheduling.asking import admit, route_facts
 from router.scheduling.prediction import ModelLoad
 from router.scheduling.rate_limits import Over, Quotas
 from router.service.auth import Keyring
-from router.simulate.asked import Asked
 from router.simulate.columns import hint
+from router.simulate.requests import SimulatedRequest
 from router.simulate.workload import Request
 
 
@@ -31,7 +31,7 @@ class Door:
         self._policy, self._draw = policy, draw
         self._keyring, self._quotas = Keyring(policy.tenants), Quotas(policy.limits_of, routers)
 
-    def take(self, asked: Asked, load: Callable[[], ModelLoad], now_ms: float) -> Decision | None:
+    def take(self, asked: SimulatedRequest, load: Callable[[], ModelLoad], now_ms: float) -> Decision | None:
         """The decision, or None for a request that is refused before there is one; ``asked`` knows why."""
         request, policy = asked.request, self._policy
         if not self._keyring.may_use(request.tenant, request.model):
@@ -46,10 +46,10 @@ class Door:
         if request.rows > policy.limits.rows:
             asked.refused_for = "size"
             return None
-        asked.ask = ask = ask_of(
-            request, request.rows, request.weight, policy, lambda: request.epoch_s or 0.0, self._draw
+        asked.facts = facts = route_facts(
+            request, request.rows, request.row_cost, policy, lambda: request.epoch_s or 0.0, self._draw
         )
-        decision = admit(ask, policy, self._quotas, load, now_ms)
+        decision = admit(facts, policy, self._quotas, load, now_ms)
         if isinstance(decision, Over):
             asked.refused_for = "quota"
             return None

@@ -15,15 +15,15 @@ from router.policy.facts import MeasuredVariant
 from router.scheduling.admission import Enqueue, Reject, RunOnline, decide
 from router.scheduling.prediction import ModelLoad
 from router.simulate import door
-from router.simulate.asked import Asked, Outcome
 from router.simulate.door import Door
 from router.simulate.door import SimulationError as SimulationError
 from router.simulate.events import Events
 from router.simulate.faults import Fault
-from router.simulate.online import Front, OnlineSide
+from router.simulate.online import OnlineSide, SimulatedDispatcher
 from router.simulate.queued import QueueSide
-from router.simulate.rescued import Rescuer
-from router.simulate.result import Result, Sample
+from router.simulate.requests import Outcome, SimulatedRequest
+from router.simulate.rescued import SimulatedRescuer
+from router.simulate.result import LoadSample, SimulationResult
 from router.simulate.shadowed import Shadows
 from router.simulate.timing import Costs, Timing
 from router.simulate.workload import Request
@@ -70,11 +70,11 @@ class Simulation:
     def __init__(self, policy: Policy, variants: Variants, settings: Settings | None = None) -> None:
         self._policy, self._variants, self._settings = policy, variants, settings or Settings()
         self._events = Events()
-        self._result = Result(self._settings.seed)
+        self._result = SimulationResult(self._settings.seed)
         draw = random.Random(self._settings.seed)
         timing = self._timing = Timing(self._settings.costs, random.Random(draw.random()))
         self._sides: dict[str, _Sides] = {}
-        self._rescuers: list[tuple[Rescuer, QueueSide]] = []
+        self._rescuers: list[tuple[SimulatedRescuer, QueueSide]] = []
         for name, model in policy.models.items():
             online = batch = None
             if model.online:
@@ -122,9 +122,9 @@ class Simulation:
     ) -> None:
         if section and online and batch and section.rescue.share:
             for front in online.routers:
-                self._rescuers.append((Rescuer(front, batch, section, self._events), batch))
+                self._rescuers.append((SimulatedRescuer(front, batch, section, self._events), batch))
 
-    def run(self, requests: Sequence[Request]) -> Result:
+    def run(self, requests: Sequence[Request]) -> SimulationResult:
         """Let all of them arrive, and go on until the last has ended."""
         events, costs = self._events, self._settings.costs
         door.check(self._policy, self._variants, requests)
@@ -182,7 +182,7 @@ class Simulation:
             for model, found in self._variants.items()
             for name, variant in found.items()
         }
-        self._timing.become(moment.costs, now)
+        self._timing.set_moment(moment.costs, now)
 
     def _arrive(self, request: Request, router: int) -> None:
         sides, now_ms = self._sides[request.model], self._events.now_ms
@@ -190,11 +190,11 @@ class Simulation:
 
         def load() -> ModelLoad:
             return ModelLoad(
-                front.load(now_ms + request.budget_ms, request.weight or request.rows) if front else None,
+                front.load(now_ms + request.budget_ms, request.row_cost or request.rows) if front else None,
                 sides.batch.load(router) if sides.batch else None,
             )
 
-        asked = Asked(request, now_ms, router)
+        asked = SimulatedRequest(request, now_ms, router)
         self._open += 1
         decision = self._doors[router].take(asked, load, now_ms)
         if decision is None:
@@ -212,20 +212,22 @@ class Simulation:
             asked.refused_for = decision.kind if isinstance(decision, Reject) else "unserved"
             self._end(asked, "refused")
 
-    def _without_queue(self, asked: Asked, decision: Enqueue, front: Front | None) -> None:
+    def _without_queue(
+        self, asked: SimulatedRequest, decision: Enqueue, front: SimulatedDispatcher | None
+    ) -> None:
         """What the service does with a request that the queue did not take."""
         now_ms, spent_ms = self._events.now_ms, self._events.now_ms - asked.arrived_ms
-        if decision.patience_ms is not None and front and asked.ask:
-            load = front.load(asked.deadline_ms, asked.request.weight or asked.request.rows)
-            ask = asked.ask._replace(spent_ms=asked.ask.spent_ms + spent_ms)
-            instead = decide(ask, self._policy, ModelLoad(load, None), now_ms)
+        if decision.patience_ms is not None and front and asked.facts:
+            load = front.load(asked.deadline_ms, asked.request.row_cost or asked.request.rows)
+            facts = asked.facts._replace(spent_ms=asked.facts.spent_ms + spent_ms)
+            instead = decide(facts, self._policy, ModelLoad(load, None), now_ms)
             if isinstance(instead, RunOnline):
                 asked.predicted_ms = spent_ms + instead.predicted_ms
                 front.run(asked, instead)
                 return
         self._end(asked, "failed")
 
-    def _end(self, asked: Asked, outcome: Outcome) -> None:
+    def _end(self, asked: SimulatedRequest, outcome: Outcome) -> None:
         if asked.ended is not None:
             self._violated(f"a request ended twice: {asked.ended}, then {outcome}")
             return
@@ -260,7 +262,7 @@ class Simulation:
             ),
         )
         self._result.samples.append(
-            Sample(
+            LoadSample(
                 self._events.now_ms / 1_000.0,
                 sum(side.waiting for side in online),
                 sum(side.waiting_rows for side in batch),
@@ -276,7 +278,7 @@ class Simulation:
         # A batch counts when it is sent, so a long one may overfill its interval.
         return min(1.0, busy_ms / (every_ms * size)) if size else 0.0
 
-    def _finish(self, requests: Iterable[Request]) -> Result:
+    def _finish(self, requests: Iterable[Request]) -> SimulationResult:
         result, seconds = self._result, self._events.now_ms / 1_000.0
         result.seconds = seconds
         for name, sides in self._sides.items():

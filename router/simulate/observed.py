@@ -28,23 +28,23 @@ class ObservedError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Observed:
     """Live profiles by model and variant; the hop to a replica where one was seen: its mean, ms, and its mean
-    deviation; by model, which share of the rows had weight 1, 2 and so on."""
+    deviation; by model, which share of the rows had cost 1, 2 and so on."""
 
     profiles: Mapping[str, Mapping[str, LatencyProfile]]
     hop_ms: float | None
     hop_deviation_ms: float | None = None
-    row_weights: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    row_cost_shares: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
-    def weighed(self, requests: Sequence[Request], seed: int) -> list[Request]:
-        """The requests with weights drawn as they were seen: what a trace does not say is how long its texts
+    def with_row_costs(self, requests: Sequence[Request], seed: int) -> list[Request]:
+        """The requests with row costs drawn from the observed shares: a trace does not say how long its texts
         are."""
         draw = random.Random(seed)
         found = []
         for request in requests:
-            shares = self.row_weights.get(request.model)
+            shares = self.row_cost_shares.get(request.model)
             if shares:
-                weights = draw.choices(range(1, len(shares) + 1), shares, k=request.rows)
-                request = replace(request, weight=sum(weights))
+                costs = draw.choices(range(1, len(shares) + 1), shares, k=request.rows)
+                request = replace(request, row_cost=sum(costs))
             found.append(request)
         return found
 
@@ -88,17 +88,19 @@ def mean(seen: Sequence[Observed]) -> Observed:
             model: {name: _mean_profile([each.profiles[model][name] for each in seen]) for name in found}
             for model, found in first.profiles.items()
         }
-        weights = {}
-        for model in {name: None for each in seen for name in each.row_weights}:
-            told = [each.row_weights[model] for each in seen if model in each.row_weights]
-            weights[model] = [sum(shares) / len(told) for shares in zip(*told, strict=True)]
+        costs_by_model = {}
+        for model in {name: None for each in seen for name in each.row_cost_shares}:
+            shares_of_each = [each.row_cost_shares[model] for each in seen if model in each.row_cost_shares]
+            costs_by_model[model] = [
+                sum(shares) / len(shares_of_each) for shares in zip(*shares_of_each, strict=True)
+            ]
     except (KeyError, ValueError) as error:
         raise ObservedError(f"the moments are not of the same deployment: {error!r}") from None
     return Observed(
         profiles,
         sum(hops) / len(hops) if hops else None,
         sum(spreads) / len(spreads) if spreads else None,
-        weights,
+        costs_by_model,
     )
 
 
@@ -116,8 +118,8 @@ def _mean_profile(profiles: Sequence[LatencyProfile]) -> LatencyProfile:
 def read(path: Path) -> Observed:
     """Raises `ObservedError`."""
     try:
-        told = orjson.loads(path.read_bytes())
-        online = {m["name"]: m["stats"]["online"] for m in told["models"] if "online" in m["stats"]}
+        status = orjson.loads(path.read_bytes())
+        online = {m["name"]: m["stats"]["online"] for m in status["models"] if "online" in m["stats"]}
         profiles = {
             model: {name: LatencyProfile.from_json(p) for name, p in stats["profiles"].items()}
             for model, stats in online.items()
@@ -126,14 +128,15 @@ def read(path: Path) -> Observed:
         spread = [
             float(stats["hop_deviation_ms"]) for stats in online.values() if "hop_deviation_ms" in stats
         ]
-        weights = {
-            model: [float(share) for share in stats["row_weights"]]
+        costs_by_model = {
+            model: [float(share) for share in shares]
             for model, stats in online.items()
-            if stats.get("row_weights")
+            # The second is the key's name in files of older routers.
+            if (shares := stats.get("row_cost_shares", stats.get("row_weights")))
         }
-        for model, shares in weights.items():
+        for model, shares in costs_by_model.items():
             if not (min(shares) >= 0.0 and 0.0 < sum(shares) < math.inf):
-                raise ValueError(f"row_weights of {model!r} are no shares: {shares}")
+                raise ValueError(f"row_cost_shares of {model!r} are no shares: {shares}")
     except (
         OSError,
         orjson.JSONDecodeError,
@@ -148,5 +151,5 @@ def read(path: Path) -> Observed:
         profiles,
         sum(hops) / len(hops) if hops else None,
         sum(spread) / len(spread) if spread else None,
-        weights,
+        costs_by_model,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.policy import Policy
 from router.simulate.engine import Settings, Simulation, SimulationError, Variants
-from router.simulate.result import Result
+from router.simulate.result import SimulationResult
 from router.simulate.workload import Request
 
 MAX_REPLICAS = 1_000
@@ -24,7 +24,7 @@ class Fit:
     replicas: Mapping[str, int]
     met: float
     policy: Policy
-    result: Result
+    result: SimulationResult
 
 
 def with_replicas(policy: Policy, counts: Mapping[str, int]) -> Policy:
@@ -59,7 +59,7 @@ def fit(
         )
         if has
     ]
-    runs: dict[tuple[int, ...], Result] = {}
+    runs: dict[tuple[int, ...], SimulationResult] = {}
 
     def met(counts: Mapping[str, int]) -> float:
         key = tuple(counts[kind] for kind in kinds)

@@ -7,27 +7,29 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from router.policy.facts import MeasuredVariant
-from router.scheduling.variant_queue import Start
-from router.simulate.asked import Item
+from router.scheduling.variant_queue import BatchDispatch
 from router.simulate.events import Events
 from router.simulate.faults import Fault
+from router.simulate.requests import SimulatedItem
 from router.simulate.timing import Timing
 
 #: How long it takes until the call to a replica that has died comes back with an error.
 _NOTICED_MS = 20.0
 
 
-class Call(Protocol):
+class BatchCall(Protocol):
     """Who is told of a batch: exactly one of the two, once."""
 
-    def landed(self, start: Start[Item], run_ms: float, wait_ms: float, ran_ms: float) -> None: ...
+    def completed(
+        self, start: BatchDispatch[SimulatedItem], run_ms: float, wait_ms: float, ran_ms: float
+    ) -> None: ...
 
-    def lost(self, start: Start[Item]) -> None: ...
+    def abandon(self, start: BatchDispatch[SimulatedItem]) -> None: ...
 
 
 class _Sent(NamedTuple):
-    start: Start[Item]
-    call: Call
+    start: BatchDispatch[SimulatedItem]
+    call: BatchCall
 
 
 @dataclass(slots=True)
@@ -80,7 +82,7 @@ class Pool:
         now_ms = self._events.now_ms
         return [replica.name for replica in self._replicas if replica.up_at_ms <= now_ms]
 
-    def send(self, start: Start[Item], call: Call) -> None:
+    def send(self, start: BatchDispatch[SimulatedItem], call: BatchCall) -> None:
         """One call, to the replica that is named, or to the one that Serve would find."""
         replica, now_ms, timing = self._named.get(start.replica), self._events.now_ms, self._timing
         if replica is None:
@@ -111,7 +113,7 @@ class Pool:
             return
         sent = replica.calls.pop(number)
         replica.ran_ms += told[0]
-        sent.call.landed(sent.start, told[0], told[1], replica.ran_ms)
+        sent.call.completed(sent.start, told[0], told[1], replica.ran_ms)
 
     def suffer(self, fault: Fault, restart_ms: float) -> None:
         """Let a fault happen now."""
@@ -132,11 +134,11 @@ class Pool:
             replica.up_at_ms = replica.free_at_ms = now_ms + restart_ms
             replica.stopped_until_ms = replica.ran_ms = 0.0
             self._named[replica.name] = replica
-            lost, replica.calls = replica.calls, {}
+            abandon, replica.calls = replica.calls, {}
             self._events.at(now_ms + _NOTICED_MS, self._count)
             self._events.at(replica.up_at_ms, self._count)
-            for sent in lost.values():
-                self._events.at(now_ms + _NOTICED_MS, sent.call.lost, sent.start)
+            for sent in abandon.values():
+                self._events.at(now_ms + _NOTICED_MS, sent.call.abandon, sent.start)
 
     def _count(self) -> None:
         self._tell(self.names)

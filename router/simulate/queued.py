@@ -23,12 +23,12 @@ from router.scheduling.prediction import (
     drain_rows_per_s,
 )
 from router.scheduling.recent_least import RecentLeast
-from router.simulate.asked import Asked, Outcome
 from router.simulate.events import Events
 from router.simulate.faults import Fault
+from router.simulate.requests import Outcome, SimulatedRequest
 from router.simulate.timing import Timing
 from workers.batch.autoscale import workers_wanted
-from workers.batching import LEAST_SHARE, BoundTable, free_worker
+from workers.batching import LEAST_SHARE, BoundTable, plan_batch
 from workers.queue.contract import Accepted, Done, Missed, QueueSettings, QueueStats, Release, WaitingJob
 from workers.queue.job import JobState, Lease, LeaseRef, NewJob
 from workers.queue.memory.queue import MemoryQueue
@@ -78,7 +78,7 @@ class QueueSide:
         events: Events,
         timing: Timing,
         draw: random.Random,
-        end: Callable[[Asked, Outcome], None],
+        end: Callable[[SimulatedRequest, Outcome], None],
         violated: Callable[[str], None],
     ) -> None:
         self._section, self._variants = section, variants
@@ -91,7 +91,7 @@ class QueueSide:
         self._add_workers(section.workers if isinstance(section.workers, int) else section.workers.min, 0.0)
         self._tables: dict[str, BoundTable] = {}
         self._least_rows: dict[str, int] = {}
-        self._open: dict[str, Asked] = {}
+        self._open: dict[str, SimulatedRequest] = {}
         self._due: list[tuple[float, str]] = []
         self._numbered = 0
         self._away_until_ms = self._stats_at_ms = 0.0
@@ -191,7 +191,7 @@ class QueueSide:
             variant, section.worker_count, section.max_batch, stats.waiting_rows, stats.rows_per_s
         )
 
-    def submit(self, asked: Asked, decision: Enqueue, give_up: Callable[[], None]) -> None:
+    def submit(self, asked: SimulatedRequest, decision: Enqueue, give_up: Callable[[], None]) -> None:
         """What the service does with an `Enqueue`; while the queue is away it tries for a while."""
         away_ms = self._away_until_ms - self._events.now_ms
         if away_ms > 0:
@@ -286,7 +286,7 @@ class QueueSide:
             name = worker.waiting[0].variant or self._section.variant
             same = [x for x in worker.waiting if (x.variant or self._section.variant) == name]
             table, least_rows = self._table(name), self._least_rows[name]
-            dropped, chosen = free_worker(same, table, float(self._queue_clock()), least_rows)
+            dropped, chosen = plan_batch(same, table, float(self._queue_clock()), least_rows)
             gone = {lease.id for lease in (*dropped, *chosen)}
             worker.waiting = [lease for lease in worker.waiting if lease.id not in gone]
             if dropped:

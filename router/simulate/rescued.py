@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from router.policy import OnlineSection
 from router.scheduling.prediction import BatchLoad
-from router.scheduling.rescue import LOOK_MS, Promotion, Queued, Quota, choose, worth_a_look
-from router.simulate.asked import Extra, Outcome
+from router.scheduling.rescue import LOOK_MS, Promotion, QueueView, Quota, choose, worth_a_look
 from router.simulate.events import Events
-from router.simulate.online import Front
+from router.simulate.online import SimulatedDispatcher
 from router.simulate.queued import QueueSide
+from router.simulate.requests import BackgroundWork, Outcome
 from workers.queue.contract import Done, Release
 from workers.queue.job import Lease
 
@@ -24,10 +24,12 @@ _HEADS, _REMEMBERED = 64, 4096
 _LEASE_BEYOND_MS = 5_000
 
 
-class Rescuer:
+class SimulatedRescuer:
     """One router's rescues of one model; looks until ``wanted`` says that there is nothing to look for."""
 
-    def __init__(self, front: Front, queue: QueueSide, section: OnlineSection, events: Events) -> None:
+    def __init__(
+        self, front: SimulatedDispatcher, queue: QueueSide, section: OnlineSection, events: Events
+    ) -> None:
         self._front, self._queue, self._events = front, queue, events
         self._quota = Quota(section.rescue.share, section.replicas, section.max_batch)
         self._tried: dict[str, None] = {}
@@ -51,11 +53,11 @@ class Rescuer:
             return
         batch: BatchLoad = queue.load_of(stats)
         held = max(0, stats.rows - stats.waiting_rows - room.rows_in_flight)
-        online = self._front.lanes.load(now_ms)
+        online = self._front.scheduler.load(now_ms)
         if not worth_a_look(float(due_ms - stats.now_ms), held, batch, online):
             return
         heads = queue.peek(_HEADS)
-        chosen = choose(Queued(heads, held, stats.now_ms), batch, online, room, self._tried)
+        chosen = choose(QueueView(heads, held, stats.now_ms), batch, online, room, self._tried)
         if not chosen:
             return
         slack_ms = {job.id: job.deadline_ms - stats.now_ms for job in heads}
@@ -70,11 +72,11 @@ class Rescuer:
 
     def _run(self, lease: Lease, promotion: Promotion, deadline_ms: float) -> None:
         def over(outcome: Outcome) -> None:
-            self._quota.landed(promotion)
+            self._quota.completed(promotion)
             if outcome == "answered":
                 self.rescued += 1
                 self._queue.settle(Done(lease.id, lease.token, b"", promotion.variant), promotion.variant)
             else:
                 self._queue.settle(Release(lease.id, lease.token), None)
 
-        self._front.put(Extra(lease.rows, self._events.now_ms, deadline_ms, over), promotion.variant)
+        self._front.put(BackgroundWork(lease.rows, self._events.now_ms, deadline_ms, over), promotion.variant)

@@ -26,7 +26,7 @@ NONE = "(none)"
 
 
 @dataclass(slots=True)
-class Tally:
+class OutcomeTally:
     """The requests of one route, or of one tenant. ``refused_for`` counts refusals by their reason, one of
     `REFUSALS`."""
 
@@ -58,7 +58,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Sample:
+class LoadSample:
     """The system at one moment of virtual time; how busy (0 to 1) it was since the one before."""
 
     at_s: float
@@ -69,37 +69,37 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Result:
+class SimulationResult:
     """A finished run. ``seconds`` is virtual time until the last request ended. ``tenants`` are counted where
     ``by_tenant`` says so; ``not_played`` are sentences on what was left out."""
 
     seed: int
     seconds: float = 0.0
-    routes: dict[str, Tally] = field(default_factory=dict)
+    routes: dict[str, OutcomeTally] = field(default_factory=dict)
     by_tenant: bool = False
-    tenants: dict[str, Tally] = field(default_factory=dict)
+    tenants: dict[str, OutcomeTally] = field(default_factory=dict)
     shadows: Counter[str] = field(default_factory=Counter)
     not_played: list[str] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[LoadSample] = field(default_factory=list)
     busy_s: dict[str, float] = field(default_factory=dict)
     capacity_s: dict[str, float] = field(default_factory=dict)
     batches: Counter[str] = field(default_factory=Counter)
     batch_rows: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
-    def route(self, name: str) -> Tally:
+    def route(self, name: str) -> OutcomeTally:
         tally = self.routes.get(name)
         if tally is None:
-            tally = self.routes[name] = Tally()
+            tally = self.routes[name] = OutcomeTally()
         return tally
 
-    def tallies(self, route: str, tenant: str) -> Iterator[Tally]:
+    def tallies(self, route: str, tenant: str) -> Iterator[OutcomeTally]:
         """Where a request of this route and tenant counts; both may be empty."""
         yield self.route(route or NONE)
         if self.by_tenant:
             name = tenant or NONE
             if name not in self.tenants:
-                self.tenants[name] = Tally()
+                self.tenants[name] = OutcomeTally()
             yield self.tenants[name]
 
     @property
@@ -150,7 +150,7 @@ class Result:
         }
 
 
-def _tally_json(tally: Tally) -> dict[str, Any]:
+def _tally_json(tally: OutcomeTally) -> dict[str, Any]:
     times = sorted(tally.latencies_ms)
     answered = max(1, len(times))
     return {
@@ -170,58 +170,58 @@ def _quantile(ordered: Sequence[float], q: float) -> float | None:
     return ordered[min(len(ordered) - 1, math.ceil(q * len(ordered)) - 1)] if ordered else None
 
 
-def table(results: Mapping[str, Result]) -> str:
+def table(results: Mapping[str, SimulationResult]) -> str:
     """For a person: a row for each policy and route, then for each tenant, then what the replicas did."""
-    told = {name: result.to_json() for name, result in results.items()}
-    blocks = [_block("route", {name: each["routes"] for name, each in told.items()})]
-    if any(each["tenants"] for each in told.values()):
-        blocks.append(_block("tenant", {name: each["tenants"] for name, each in told.items()}))
-    beneath = [f"{name}: {line}" for name, each in told.items() for line in _beneath(each)]
+    report = {name: result.to_json() for name, result in results.items()}
+    blocks = [_block("route", {name: each["routes"] for name, each in report.items()})]
+    if any(each["tenants"] for each in report.values()):
+        blocks.append(_block("tenant", {name: each["tenants"] for name, each in report.items()}))
+    beneath = [f"{name}: {line}" for name, each in report.items() for line in _beneath(each)]
     return "\n\n".join([*blocks, "\n".join(beneath)])
 
 
-def _block(what: str, told: Mapping[str, Mapping[str, Any]]) -> str:
+def _block(what: str, report: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [["policy", what, "requests", *OUTCOMES, "p50 ms", "p99 ms", "in bound", "drop", "variants"]]
-    rows += [_row(name, part, found) for name, parts in told.items() for part, found in parts.items()]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    rows += [_row(name, part, found) for name, parts in report.items() for part, found in parts.items()]
+    allowance = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = [
         "  ".join(
             cell.ljust(w) if at < 2 else cell.rjust(w)
-            for at, (cell, w) in enumerate(zip(row, widths, strict=True))
+            for at, (cell, w) in enumerate(zip(row, allowance, strict=True))
         )
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _beneath(told: Mapping[str, Any]) -> Iterator[str]:
-    use = ", ".join(f"{side} {share:.0%} busy" for side, share in told["utilisation"].items())
+def _beneath(report: Mapping[str, Any]) -> Iterator[str]:
+    use = ", ".join(f"{side} {share:.0%} busy" for side, share in report["utilisation"].items())
     yield (
-        f"{told['deadlines_met']:.2%} of deadlines met, "
-        f"{told['goodput_per_s']:,.1f}/s in time{'; ' if use else ''}{use}"
+        f"{report['deadlines_met']:.2%} of deadlines met, "
+        f"{report['goodput_per_s']:,.1f}/s in time{'; ' if use else ''}{use}"
     )
-    if told["refused_for"]:
-        reasons = (f"{count:,} {REFUSALS.get(why, why)}" for why, count in told["refused_for"].items())
+    if report["refused_for"]:
+        reasons = (f"{count:,} {REFUSALS.get(why, why)}" for why, count in report["refused_for"].items())
         yield f"refused: {', '.join(reasons)}"
-    if told["shadows"]:
-        yield f"shadows: {', '.join(f'{count:,} {how}' for how, count in told['shadows'].items())}"
-    yield from (f"not played: {text}" for text in told["not_played"])
-    yield from (f"BROKEN: {text}" for text in told["violations"])
+    if report["shadows"]:
+        yield f"shadows: {', '.join(f'{count:,} {how}' for how, count in report['shadows'].items())}"
+    yield from (f"not played: {text}" for text in report["not_played"])
+    yield from (f"BROKEN: {text}" for text in report["violations"])
 
 
-def _row(name: str, route: str, told: Mapping[str, Any]) -> list[str]:
-    total = max(1, told["requests"])
-    answered = max(1, sum(told["variants"].values()))
+def _row(name: str, route: str, report: Mapping[str, Any]) -> list[str]:
+    total = max(1, report["requests"])
+    answered = max(1, sum(report["variants"].values()))
     return [
         name,
         route,
-        f"{told['requests']:,}",
-        *(f"{told[outcome] / total:.2%}" for outcome in OUTCOMES),
-        _ms(told["latency_ms_p50"]),
-        _ms(told["latency_ms_p99"]),
-        f"{told['within_predicted_bound']:.1%}",
-        f"{told['mean_quality_drop']:.4f}",
-        ", ".join(f"{variant} {count / answered:.0%}" for variant, count in told["variants"].items()),
+        f"{report['requests']:,}",
+        *(f"{report[outcome] / total:.2%}" for outcome in OUTCOMES),
+        _ms(report["latency_ms_p50"]),
+        _ms(report["latency_ms_p99"]),
+        f"{report['within_predicted_bound']:.1%}",
+        f"{report['mean_quality_drop']:.4f}",
+        ", ".join(f"{variant} {count / answered:.0%}" for variant, count in report["variants"].items()),
     ]
 
 
@@ -229,7 +229,7 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}"
 
 
-def draw(path: Path, results: Mapping[str, Result]) -> None:
+def draw(path: Path, results: Mapping[str, SimulationResult]) -> None:
     """Waiting work and use over virtual time, and the latency distribution; a colour for each policy."""
     import matplotlib
 
@@ -237,7 +237,7 @@ def draw(path: Path, results: Mapping[str, Result]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 2, figsize=(12, 7), constrained_layout=True)
-    panels: tuple[tuple[Any, str, Callable[[Sample], float]], ...] = (
+    panels: tuple[tuple[Any, str, Callable[[LoadSample], float]], ...] = (
         (axes[0, 0], "requests waiting online", lambda s: s.online_waiting),
         (axes[0, 1], "rows waiting in the queue", lambda s: s.queue_rows),
         (axes[1, 0], "online replicas, share busy", lambda s: s.online_busy),

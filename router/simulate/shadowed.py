@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from router.policy.sections import Shadow
 from router.service.shadow import MAX_RUNS, deadline_ms
-from router.simulate.asked import Asked, Extra, Outcome
-from router.simulate.online import Front
+from router.simulate.online import SimulatedDispatcher
+from router.simulate.requests import BackgroundWork, Outcome, SimulatedRequest
 
 
 class Shadows:
@@ -18,7 +18,7 @@ class Shadows:
     def __init__(self, draw: Callable[[], float], counted: Counter[str]) -> None:
         self._draw, self._counted, self._running = draw, counted, 0
 
-    def answered(self, asked: Asked, shadow: Shadow, front: Front) -> None:
+    def answered(self, asked: SimulatedRequest, shadow: Shadow, front: SimulatedDispatcher) -> None:
         """A share of those that were answered online runs on the shadow's variant too."""
         if self._draw() >= shadow.share:
             return
@@ -34,4 +34,4 @@ class Shadows:
 
         now_ms = front.events.now_ms
         until_ms = deadline_ms(now_ms, asked.request.budget_ms)
-        front.put(Extra(asked.rows, now_ms, until_ms, over), shadow.variant)
+        front.put(BackgroundWork(asked.rows, now_ms, until_ms, over), shadow.variant)

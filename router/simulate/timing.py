@@ -56,7 +56,7 @@ class Timing:
         self._now: Mapping[int, MeasuredVariant] = {}
         self._known: dict[tuple[int, int], tuple[float, float]] = {}
 
-    def become(self, costs: Costs, now: Mapping[int, MeasuredVariant]) -> None:
+    def set_moment(self, costs: Costs, now: Mapping[int, MeasuredVariant]) -> None:
         """From now on it takes what ``costs`` say, and variants (by their `id`) run as ``now`` has them."""
         self.costs, self._now = costs, now
         self._known.clear()

@@ -41,7 +41,7 @@ class Share:
 class Request:
     """One simulated request; ``at_ms`` is virtual time from the start.
 
-    ``weight``: what it costs online, in rows of usual size (`router.scheduling.row_cost`); 0 stands for
+    ``row_cost``: what it costs online, in rows of usual size (`router.scheduling.row_cost`); 0 stands for
     ``rows``. ``variant`` is the one that the caller pins. Header names are in lower case. ``epoch_s`` is the
     wall clock when it arrives, None where nobody said.
     """
@@ -51,7 +51,7 @@ class Request:
     budget_ms: float
     rows: int
     tenant: str = ""
-    weight: int = 0
+    row_cost: int = 0
     variant: str | None = None
     headers: Mapping[bytes, bytes] = field(default_factory=lambda: _NONE)
     parameters: Mapping[str, Any] = field(default_factory=lambda: _NONE)

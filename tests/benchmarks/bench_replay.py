@@ -25,7 +25,7 @@ from router.bench.compare import Difference
 from router.policy.artifacts import read_variants
 from router.simulate import observed
 from router.simulate.engine import Settings, Simulation
-from router.simulate.result import Result, table
+from router.simulate.result import SimulationResult, table
 from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.benchmarks import live, online_load, trace_scale
@@ -119,7 +119,7 @@ def _asked(target: Target, name: str, calm_s: float) -> Iterator[list[Path]]:
         statuses.append(target.save_status(_STATUS / f"{name}.{len(statuses)}.json"))
 
 
-def simulate(policy: Path, statuses: Sequence[Path], requests: list[Request]) -> list[Result]:
+def simulate(policy: Path, statuses: Sequence[Path], requests: list[Request]) -> list[SimulationResult]:
     """What `hybrid-router simulate POLICY --observed STATUS ...` plays for the same requests, by seed."""
     rules, each = policies.read(policy), [observed.read(path) for path in statuses]
     seen, measured = observed.mean(each), read_variants(rules, str(policy))
@@ -127,7 +127,9 @@ def simulate(policy: Path, statuses: Sequence[Path], requests: list[Request]) ->
     results = []
     for seed in _SEEDS:
         settings = Settings(seed, seen.costs(Costs()), moments=moments)
-        results.append(Simulation(rules, seen.variants(measured), settings).run(seen.weighed(requests, seed)))
+        results.append(
+            Simulation(rules, seen.variants(measured), settings).run(seen.with_row_costs(requests, seed))
+        )
     return results
 
 
@@ -136,11 +138,11 @@ def predicted(simulated: Sequence[Mapping[str, Any]], measured: Mapping[str, Any
     mean = []
     for alike in zip(*(compare.differences(told, measured) for told in simulated), strict=True):
         values = [d.predicted for d in alike if d.predicted is not None]
-        aparts = [d.apart for d in alike if d.apart is not None]
+        aparts = [d.slow for d in alike if d.slow is not None]
         mean.append(
             alike[0]._replace(
                 predicted=statistics.fmean(values) if values else None,
-                apart=statistics.fmean(aparts) if aparts else None,
+                slow=statistics.fmean(aparts) if aparts else None,
             )
         )
     return mean
@@ -157,7 +159,7 @@ def figures(trace: str, rounds: Sequence[Sequence[Difference]]) -> list[Figure]:
     rows = []
     for key, shown, unit, bar, times in wanted:
         found = [difference for each in rounds for difference in each if difference.figure == key]
-        aparts = [difference.apart for difference in found if difference.apart is not None]
+        aparts = [difference.slow for difference in found if difference.slow is not None]
         value = abs(statistics.median(aparts)) * times if len(aparts) == len(rounds) else float("nan")
         detail = [difference._asdict() for difference in found]
         rows.append(at_most(f"{trace}: {shown}, simulated against measured", value, unit, bar, detail))

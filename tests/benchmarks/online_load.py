@@ -88,7 +88,7 @@ class Bench:
         if not prefix and on is self.target:
             self.promised[name] = told[0]["held"] - told[1]["held"], told[0]["total"] - told[1]["total"]
         states = {
-            at: {k: x[k] for k in ("margin", "spare_ms", "hop_ms")}
+            at: {k: x[k] for k in ("prediction_margin", "headroom_ms", "hop_ms")}
             for at, x in (("before", before), ("after", after))
         }
         self.runs[name] = {**live.seen(found), "server": states}
@@ -304,7 +304,7 @@ class _Play:
         return cls(1.0 - found.result.share("met"), drop / max(1, answered))
 
 
-def promises(bench: Bench) -> list[Figure]:
+def predictions(bench: Bench) -> list[Figure]:
     """How often the truth lay within the bound that was predicted, by the server's own clock."""
     held = sum(a for a, _ in bench.promised.values())
     total = sum(b for _, b in bench.promised.values())

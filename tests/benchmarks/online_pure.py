@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from optimizers.profile import LatencyProfile, ProfilePoint
 from router.policy import Policy
 from router.policy.facts import MeasuredVariant
-from router.scheduling.admission import Ask, decide
+from router.scheduling.admission import RouteFacts, decide
 from router.scheduling.prediction import ModelLoad
-from router.scheduling.scheduler import Lanes
+from router.scheduling.scheduler import Scheduler
 from router.simulate import workload
 from router.simulate.arrivals import bursty
 from router.simulate.engine import Settings, Simulation
@@ -77,11 +77,11 @@ def decisions(smoke: bool) -> list[Figure]:
 
 def _decision_us(waiting: int, rounds: int, each: int = 100) -> float:
     rules = policy(replicas=2)
-    lanes: Lanes[Item] = Lanes(VARIANTS, replicas=2, max_batch=32, max_waiting=100_000)
+    lanes: Scheduler[Item] = Scheduler(VARIANTS, replicas=2, max_batch=32, max_waiting=100_000)
     for number in range(waiting):
         lanes.add(("best", "middle", "quick")[number % 3], Item(_NOW_MS + 50.0 + 0.01 * number))
     # A budget that the work ahead leaves time for, so that with more waiting the same is decided.
-    ask = Ask("m", 1, 20_000.0)
+    ask = RouteFacts("m", 1, 20_000.0)
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -137,8 +137,8 @@ def faults(smoke: bool) -> list[Figure]:
         case = random_case(seed)
         result = case.run()
         requests += result.requests
-        lost = [f"{len(case.requests)} asked, {result.requests} counted"]
-        found = result.violations + (lost if result.requests != len(case.requests) else [])
+        abandon = [f"{len(case.requests)} asked, {result.requests} counted"]
+        found = result.violations + (abandon if result.requests != len(case.requests) else [])
         if found:
             broken[str(seed)] = found[:3]
     detail = {"seeds": len(seeds), "requests": requests, "broken": broken}

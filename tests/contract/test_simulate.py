@@ -20,11 +20,11 @@ from router.simulate import arrivals as trace
 from router.simulate import faults, observed, plan, workload
 from router.simulate.engine import Settings, Simulation, SimulationError
 from router.simulate.faults import Fault
-from router.simulate.result import Result
+from router.simulate.result import SimulationResult
 from router.simulate.timing import Costs, Timing
 from router.simulate.workload import Request, Share
 from tests.support.simulated import profile, random_case
-from workers.batching import Run
+from workers.batching import RunBatch
 
 #: 10 ms for one row, 41 ms for 32: one replica answers about 780 rows a second at its best.
 VARIANTS = {
@@ -51,7 +51,7 @@ def steadily(rate_per_s: float, seconds: float, budget_ms: float = 200.0, rows: 
     return [Request(1_000.0 * n / rate_per_s, "m", budget_ms, rows) for n in range(count)]
 
 
-def run(chosen: Policy, requests: list[Request], *found: Fault, **costs: float) -> Result:
+def run(chosen: Policy, requests: list[Request], *found: Fault, **costs: float) -> SimulationResult:
     result = Simulation(chosen, VARIANTS, Settings(costs=Costs(**costs), faults=found)).run(requests)  # type: ignore[arg-type]
     assert result.violations == []
     assert result.requests == len(requests)
@@ -68,8 +68,8 @@ def test_a_light_load_is_answered_in_time_by_the_best_variant_within_its_predict
 
 
 def test_under_pressure_the_quick_variant_takes_over_and_what_no_variant_can_do_is_refused_at_once() -> None:
-    pressed = run(policy(), steadily(1_500.0, 5.0)).routes["r"]
-    assert pressed.variants["quick"] > pressed.variants["best"] > 0
+    overloaded = run(policy(), steadily(1_500.0, 5.0)).routes["r"]
+    assert overloaded.variants["quick"] > overloaded.variants["best"] > 0
     flooded = run(policy(), steadily(9_000.0, 3.0), door_ms=0.01).routes["r"]
     assert flooded.outcomes["refused"] > 0.2 * 27_000
     assert max(flooded.refusals_ms) < 5.0
@@ -148,11 +148,13 @@ def test_a_slow_replica_is_slow_for_so_long() -> None:
 
 
 def test_a_rule_that_ignores_deadlines_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def greedy(waiting: Any, table: Any, now_ms: float, **state: float) -> Run:
-        return Run(len(waiting), sum(item.rows for item in waiting), 0, 1.0)
+    def greedy(waiting: Any, table: Any, now_ms: float, **state: float) -> RunBatch:
+        return RunBatch(len(waiting), sum(item.rows for item in waiting), 0, 1.0)
 
     monkeypatch.setattr("router.scheduling.scheduler.next_batch", greedy)
-    monkeypatch.setattr("router.scheduling.scheduler.Lanes._give_up", lambda lanes, now_ms, hopeless: None)
+    monkeypatch.setattr(
+        "router.scheduling.scheduler.Scheduler._give_up", lambda scheduler, now_ms, hopeless: None
+    )
     pinned = policy({**BOTH, "online": {"variants": ["best"], "max_batch": 8}})
     kills = tuple(Fault("kill", "m", "online", 0, at_ms) for at_ms in (1_000.0, 6_000.0))
     found = Simulation(pinned, VARIANTS, Settings(faults=kills)).run(steadily(600.0, 10.0))
@@ -344,7 +346,7 @@ def test_several_moments_of_a_deployment_count_as_their_average() -> None:
     profile = seen.profiles["m"]["v"]
     assert (profile.predict_ms(1), profile.bound_ms(1)) == (15.0, 30.0)
     assert (seen.hop_ms, seen.hop_deviation_ms) == (3.0, 1.5)
-    assert seen.row_weights == {"m": [0.75, 0.25]}
+    assert seen.row_cost_shares == {"m": [0.75, 0.25]}
     with pytest.raises(observed.ObservedError, match="not of the same deployment"):
         observed.mean([observed_at(1, 10.0, 2.0), observed_at(2, 10.0, 2.0)])
 
@@ -364,15 +366,18 @@ def test_several_moments_follow_each_other_in_the_simulation() -> None:
 
 def test_rows_are_drawn_with_the_weights_that_were_seen() -> None:
     requests = [workload.Request(float(n), "m", 50.0, 1) for n in range(2_000)]
-    weights = [r.weight for r in observed_at(1, 1.0, 1.0, 0.8, 0.0, 0.2).weighed(requests, 7)]
-    assert set(weights) == {1, 3}
-    assert weights.count(3) == pytest.approx(400, rel=0.15)
-    assert [r.weight for r in observed_at(1, 1.0, 1.0).weighed(requests[:3], 7)] == [0, 0, 0]
+    row_costs = [r.row_cost for r in observed_at(1, 1.0, 1.0, 0.8, 0.0, 0.2).with_row_costs(requests, 7)]
+    assert set(row_costs) == {1, 3}
+    assert row_costs.count(3) == pytest.approx(400, rel=0.15)
+    assert [r.row_cost for r in observed_at(1, 1.0, 1.0).with_row_costs(requests[:3], 7)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("shares", [[0.0, 0.0], [1.5, -0.5], ["many"], 7])
-def test_weights_that_are_no_shares_are_said_in_a_sentence(tmp_path: Path, shares: object) -> None:
-    online = {"hop_ms": 1.0, "profiles": {}, "row_weights": shares}
+@pytest.mark.parametrize("key", ["row_cost_shares", "row_weights"])
+def test_row_costs_that_are_no_shares_are_an_error_in_one_sentence(
+    tmp_path: Path, shares: object, key: str
+) -> None:
+    online = {"hop_ms": 1.0, "profiles": {}, key: shares}
     path = tmp_path / "status.json"
     path.write_bytes(orjson.dumps({"models": [{"name": "m", "stats": {"online": online}}]}))
     with pytest.raises(observed.ObservedError, match="not what `hybrid-router status --json` writes"):

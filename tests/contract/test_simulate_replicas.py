@@ -12,11 +12,11 @@ import pytest
 
 from router.policy import Policy, parse
 from router.policy.facts import MeasuredVariant
-from router.scheduling.replica_set import Fleet, Member
+from router.scheduling.replica_set import ReplicaSet, ReplicaState
 from router.simulate import plan
 from router.simulate.engine import Settings, Simulation, SimulationError
 from router.simulate.faults import Fault
-from router.simulate.result import Result
+from router.simulate.result import SimulationResult
 from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.simulated import profile
@@ -35,7 +35,7 @@ def play(
     seconds: float = 12.0,
     replicas: int = 2,
     routers: int = 1,
-) -> Result:
+) -> SimulationResult:
     online: dict[str, Any] = {"variants": ["only"], "max_batch": 32, "replicas": replicas}
     policy = Policy.model_validate(
         {
@@ -54,7 +54,7 @@ def play(
     return result
 
 
-def bound(result: Result) -> float:
+def bound(result: SimulationResult) -> float:
     """How often the truth lay within what was predicted."""
     tally = result.routes["r"]
     return tally.within_bound / tally.predicted
@@ -69,11 +69,11 @@ def test_a_slow_replica_with_a_profile_of_its_own_costs_fewer_deadlines_than_wit
     share: float, budgets_ms: tuple[float, ...], better: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rate_per_s = share * (1.0 + 1.0 / 3.0) * REPLICA_ROWS_PER_S
-    apart = play(rate_per_s, SLOW, budgets_ms=budgets_ms)
-    monkeypatch.setattr(Fleet, "pace", lambda fleet, member, slower: False)
+    slow = play(rate_per_s, SLOW, budgets_ms=budgets_ms)
+    monkeypatch.setattr(ReplicaSet, "pace", lambda replica_set, replica, slower: False)
     common = play(rate_per_s, SLOW, budgets_ms=budgets_ms)
-    assert apart.share("met") > common.share("met") + better
-    assert apart.met_of_accepted > max(0.995, common.met_of_accepted)
+    assert slow.share("met") > common.share("met") + better
+    assert slow.met_of_accepted > max(0.995, common.met_of_accepted)
 
 
 def test_a_replica_that_was_slow_for_a_while_is_used_like_the_others_again() -> None:
@@ -81,8 +81,8 @@ def test_a_replica_that_was_slow_for_a_while_is_used_like_the_others_again() -> 
     healthy = play(rate_per_s, seconds=20.0)
     passed = play(rate_per_s, Fault("slow", "m", "online", 0, 1_000.0, 3_000.0, 3.0), seconds=20.0)
     lasting = play(rate_per_s, Fault("slow", "m", "online", 0, 1_000.0, 1e9, 3.0), seconds=20.0)
-    lost = healthy.share("met") - passed.share("met")
-    assert lost < 0.4 * (healthy.share("met") - lasting.share("met"))
+    abandon = healthy.share("met") - passed.share("met")
+    assert abandon < 0.4 * (healthy.share("met") - lasting.share("met"))
 
 
 def test_a_new_replica_in_the_place_of_a_slow_one_starts_from_the_common_profile() -> None:
@@ -94,11 +94,13 @@ def test_a_new_replica_in_the_place_of_a_slow_one_starts_from_the_common_profile
     assert found.share("met") > steady.share("met") - 0.06
 
 
-def test_a_stopped_replica_is_passed_over_and_its_callers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_replica_gets_no_batches_and_its_callers_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stop = Fault("stop", "m", "online", 0, 3_000.0, 4_000.0)
     rate_per_s = 0.8 * REPLICA_ROWS_PER_S
     watched = play(rate_per_s, stop)
-    monkeypatch.setattr(Fleet, "heed", lambda fleet, now_ms: None)
+    monkeypatch.setattr(ReplicaSet, "mark_silent", lambda replica_set, now_ms: None)
     monkeypatch.setattr("router.simulate.online._Away._miss", lambda away: None)
     trusting = play(rate_per_s, stop)
     broken = [
@@ -122,7 +124,7 @@ def test_routers_side_by_side_learn_each_others_share_and_keep_their_promises(
 ) -> None:
     rate_per_s = share * 2 * REPLICA_ROWS_PER_S
     aware = play(rate_per_s, routers=routers)
-    monkeypatch.setattr(Member, "shared", property(lambda member: False))
+    monkeypatch.setattr(ReplicaState, "shared", property(lambda replica: False))
     alone = play(rate_per_s, routers=routers)
     assert aware.met_of_accepted > 0.99
     assert bound(aware) > 0.95
@@ -132,7 +134,7 @@ def test_routers_side_by_side_learn_each_others_share_and_keep_their_promises(
 
 def test_one_router_alone_learns_nothing_of_others_who_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     aware = play(1.6 * REPLICA_ROWS_PER_S).to_json()
-    monkeypatch.setattr(Member, "shared", property(lambda member: False))
+    monkeypatch.setattr(ReplicaState, "shared", property(lambda replica: False))
     assert aware == play(1.6 * REPLICA_ROWS_PER_S).to_json()
 
 

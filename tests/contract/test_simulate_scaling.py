@@ -10,7 +10,7 @@ from router.policy import Policy
 from router.policy.facts import MeasuredVariant
 from router.simulate.engine import Settings, Simulation
 from router.simulate.faults import Fault
-from router.simulate.result import Result
+from router.simulate.result import SimulationResult
 from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.simulated import profile
@@ -26,7 +26,7 @@ VARIANTS = {
 
 def play(
     batch: dict[str, Any], share: float, requests: list[Request], *faults: Fault, **costs: Any
-) -> Result:
+) -> SimulationResult:
     online = {"variants": ["best", "quick"], "max_batch": 32, "rescue": {"share": share}}
     model = {
         "artifacts": "a",
@@ -46,17 +46,17 @@ def steadily(rate_per_s: float, seconds: float, budget_ms: float, from_ms: float
     return [Request(from_ms + 1_000.0 * n / rate_per_s, "m", budget_ms, 1) for n in range(count)]
 
 
-def outcomes(result: Result) -> dict[str, int]:
+def outcomes(result: SimulationResult) -> dict[str, int]:
     return dict(result.routes["r"].outcomes)
 
 
 def test_what_a_dead_worker_leaves_behind_is_rescued_within_the_share_of_online_time() -> None:
     kill = Fault("kill", "m", "batch", 0, 2_000.0)
     requests = steadily(50.0, 6.0, budget_ms=1_500.0)
-    lost = play({}, 0.0, requests, kill, restart_ms=60_000.0)
+    abandon = play({}, 0.0, requests, kill, restart_ms=60_000.0)
     some = play({}, 0.2, requests, kill, restart_ms=60_000.0)
-    assert outcomes(lost)["expired"] > 150
-    assert some.share("met") > lost.share("met") + 0.3
+    assert outcomes(abandon)["expired"] > 150
+    assert some.share("met") > abandon.share("met") + 0.3
     # What the worker held at its death is leased to it until its deadline has passed.
     assert some.share("met") > 0.9
     assert some.busy_s["m online"] < 0.25 * some.seconds

@@ -14,7 +14,7 @@ from router.policy import Policy
 from router.policy.facts import MeasuredVariant
 from router.service.api_keys import hash_key
 from router.simulate.engine import Settings, Simulation, SimulationError
-from router.simulate.result import Result
+from router.simulate.result import SimulationResult
 from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.simulated import profile
@@ -45,7 +45,7 @@ def each(count: int, every_ms: float = 100.0, budget_ms: float = 400.0, **about:
     return [Request(1.0 + every_ms * n, "m", budget_ms, rows, **about) for n in range(count)]
 
 
-def run(chosen: Policy, *requests: list[Request], seed: int = 7, **costs: Any) -> Result:
+def run(chosen: Policy, *requests: list[Request], seed: int = 7, **costs: Any) -> SimulationResult:
     together = sorted((request for some in requests for request in some), key=lambda r: r.at_ms)
     result = Simulation(chosen, VARIANTS, Settings(seed, Costs(**costs))).run(together)
     assert result.violations == []
@@ -53,7 +53,7 @@ def run(chosen: Policy, *requests: list[Request], seed: int = 7, **costs: Any) -
     return result
 
 
-def routes(result: Result) -> dict[str, int]:
+def routes(result: SimulationResult) -> dict[str, int]:
     return {name: sum(tally.outcomes.values()) for name, tally in result.routes.items()}
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.policy import Policy
-from router.policy.facts import Ask
+from router.policy.facts import RouteFacts
 from router.policy.space import ABSENT, OTHER, Space
 from router.scheduling.policy_check import check
 from tests.support.effort import tries
@@ -30,7 +30,7 @@ WHEN = st.lists(st.sampled_from(sorted(CONDITIONS)), max_size=3, unique=True).fl
 )
 
 
-def asks(policy: Policy) -> list[Ask]:
+def asks(policy: Policy) -> list[RouteFacts]:
     """A request for every combination of the probes."""
     space, found = Space(policy), []
     for probes in itertools.product(*space.probes.values()):
@@ -45,7 +45,7 @@ def asks(policy: Policy) -> list[Ask]:
                 else:
                     parameters[key] = given
         found.append(
-            Ask(
+            RouteFacts(
                 values["model"],
                 values["rows"],
                 values["budget"],

@@ -11,7 +11,7 @@ from router.policy import Policy
 from router.policy.facts import MeasuredVariant
 from router.simulate.engine import Settings, Simulation
 from router.simulate.faults import Fault
-from router.simulate.result import Result
+from router.simulate.result import SimulationResult
 from router.simulate.timing import Costs
 from router.simulate.workload import Request
 
@@ -24,7 +24,7 @@ class Case(NamedTuple):
     requests: list[Request]
     settings: Settings
 
-    def run(self) -> Result:
+    def run(self) -> SimulationResult:
         return Simulation(self.policy, self.variants, self.settings).run(self.requests)
 
 

@@ -28,15 +28,15 @@ from router.policy.facts import MeasuredVariant
 from router.service.metrics import Recorder
 from router.service.requests import ServedModel
 from router.service.service import Service
-from router.simulate.asked import Asked
-from router.simulate.asked import Outcome as Ended
 from router.simulate.door import routing_draws
 from router.simulate.engine import Settings, Simulation
 from router.simulate.faults import Fault
+from router.simulate.requests import Asked
+from router.simulate.requests import Outcome as Ended
 from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.virtual_time import VirtualLoop, now_ms
-from workers.batching import LEAST_SHARE, BoundTable, free_worker
+from workers.batching import LEAST_SHARE, BoundTable, plan_batch
 from workers.queue.contract import (
     Done,
     Missed,
@@ -215,7 +215,7 @@ def _model(case: Case, name: str, replica: _Replica, queue: _Queue | None) -> Se
             in_time=model.online.in_time,
             clock=now_ms,
         )
-        dispatcher.become(["0.0"])
+        dispatcher.set_replicas(["0.0"])
     manifests = {v: _manifest(name, known[v]) for v in known}
     return ServedModel(name, (_INPUT,), (_OUTPUT,), manifests, dispatcher, queue)
 
@@ -339,7 +339,7 @@ class _Worker:
         name = self._waiting[0].variant or self._own
         table = self._tables[name]
         same = [lease for lease in self._waiting if (lease.variant or self._own) == name]
-        dropped, chosen = free_worker(
+        dropped, chosen = plan_batch(
             same, table, float(_START_MS + int(now_ms())), table.efficient(LEAST_SHARE)
         )
         gone = {lease.id for lease in (*dropped, *chosen)}

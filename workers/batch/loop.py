@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from optimizers.profile import OnlineFit
 from optimizers.tensors import RowShapes, TensorError, Tensors, pack, row_shapes, unpack
 from workers.batch.settings import LoopSettings, Meter
-from workers.batching import LEAST_SHARE, BoundTable, free_worker
+from workers.batching import LEAST_SHARE, BoundTable, plan_batch
 from workers.execution.batch_model import BatchModel, VariantUnavailable, WatchedModel
 from workers.execution.faults import ModelFault, describe
 from workers.execution.model_thread import ModelHangs, ModelThread, run_jobs
@@ -161,7 +161,7 @@ class WorkerLoop:
                 reason = describe(error)
                 await self._settle_waiting([Failed(x.id, x.token, reason, retry=False) for x in same_variant])
                 continue
-            too_late, chosen = free_worker(
+            too_late, chosen = plan_batch(
                 same_variant, variant.table, self._now_ms(), variant.least_rows, form=_row_shapes
             )
             await self._settle_missed(too_late, name)

@@ -20,7 +20,7 @@ from router.policy import schema as policy_schema
 from router.policy.artifacts import read_variants
 from router.scheduling import explain as policy_explain
 from router.scheduling import policy_check
-from router.scheduling.admission import Ask
+from router.scheduling.admission import RouteFacts
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": None}
 #: What is wrong with the policy file itself; a finding in a readable one is 1.
@@ -109,7 +109,7 @@ def explain(
         raise click.UsageError(f"--variant: model {model!r} has {', '.join(variants)}")
     if tenant and tenant not in chosen.tenants:
         raise click.UsageError(f"--tenant: the policy has {', '.join(chosen.tenants) or 'none'}")
-    ask = Ask(
+    ask = RouteFacts(
         model, rows, budget_ms, variant, tenant, _headers(headers), _parameters(parameters), _epoch_s(at)
     )
     told = policy_explain.explain(chosen, variants, ask, online_rows=online_rows, queued_rows=queued_rows)

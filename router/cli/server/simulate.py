@@ -14,7 +14,7 @@ from router.policy import Policy, PolicyError
 from router.policy.artifacts import read_variants
 from router.simulate import arrivals, faults, observed, plan, result, workload
 from router.simulate.engine import Settings, Simulation, SimulationError, Variants
-from router.simulate.result import Result
+from router.simulate.result import SimulationResult
 from router.simulate.timing import Costs
 from router.simulate.workload import Request, Share
 
@@ -112,9 +112,9 @@ def simulate(
         costs = Costs(routers=routers)
         each = [observed.read(file) for file in observed_files]
         seen = observed.mean(each) if each else None
-        requests = seen.weighed(requests, seed) if seen else requests
+        requests = seen.with_row_costs(requests, seed) if seen else requests
         settings = Settings(seed, seen.costs(costs) if seen else costs, tuple(found))
-        results: dict[str, Result] = {}
+        results: dict[str, SimulationResult] = {}
         for path in filter(None, (policy, compare)):
             this = _with_counts(policies.read(path), replicas)
             measured = read_variants(this, str(path))
@@ -174,7 +174,7 @@ def _fitted(
     requests: Sequence[Request],
     target: float,
     settings: Settings,
-) -> dict[str, Result]:
+) -> dict[str, SimulationResult]:
     def tried(counts: Mapping[str, int], met: float) -> None:
         click.echo(f"  {_counts(counts)}: {met:.3%} of deadlines met", err=True)
 
@@ -187,7 +187,7 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{kind}={count}" for kind, count in counts.items())
 
 
-def _tell(results: Mapping[str, Result], json_file: Path | None, picture: Path | None) -> None:
+def _tell(results: Mapping[str, SimulationResult], json_file: Path | None, picture: Path | None) -> None:
     if arrival_options.write_json({name: found.to_json() for name, found in results.items()}, json_file):
         click.echo(result.table(results))
     if picture is not None:

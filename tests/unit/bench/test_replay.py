@@ -21,7 +21,7 @@ from router.bulk.errors import InputError
 from router.ingress.codec import protocol
 from router.sdk.codec import ModelInfo
 from router.simulate import workload
-from router.simulate.result import Result
+from router.simulate.result import SimulationResult
 from router.simulate.workload import Request, Share
 
 MODEL = ModelInfo("m", ("v",), "", (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 1)),))
@@ -316,7 +316,7 @@ async def test_a_server_that_is_not_there_is_an_error_that_names_it() -> None:
 
 
 def test_a_sender_whose_lateness_shows_in_the_latencies_says_so() -> None:
-    done = Replayed(Result(1))
+    done = Replayed(SimulationResult(1))
     done.result.route("r").latencies_ms.extend([10.0] * 100)
     done.lateness_ms.extend([0.2] * 100)
     assert not done.sender_was_bottleneck
@@ -383,7 +383,7 @@ def test_text_rows_are_made_for_a_model_of_text() -> None:
 
 
 def test_prediction_and_truth_are_compared_in_points_and_shares_of_the_truth() -> None:
-    predicted, measured = Result(7, 10.0), Result(7, 20.0)
+    predicted, measured = SimulationResult(7, 10.0), SimulationResult(7, 20.0)
     for result, latency in ((predicted, 90.0), (measured, 100.0)):
         tally = result.route("fast")
         for number in range(10):

@@ -508,14 +508,14 @@ async def test_live_batches_correct_the_profile_and_the_calls_overhead() -> None
 @in_virtual_time
 async def test_promises_that_were_broken_widen_the_margin_and_those_kept_narrow_it() -> None:
     target = dispatcher(Replica())
-    start = target.load().margin
+    start = target.load().prediction_margin
     for _ in range(20):
         await target.run("v", batch(1.0), now_ms() + 1_000.0, predicted_ms=1_000.0)
-    kept = target.load().margin
+    kept = target.load().prediction_margin
     assert kept < start
     for _ in range(3):
         await target.run("v", batch(1.0), now_ms() + 1_000.0, predicted_ms=0.001)
-    assert target.load().margin > kept
+    assert target.load().prediction_margin > kept
 
 
 @in_virtual_time
@@ -530,35 +530,35 @@ async def test_time_to_spare_is_kept_where_it_is_asked_for_and_grows_with_what_c
             in_time=in_time,
             clock=now_ms,
         )
-        before_ms = target.load().spare_ms
+        before_ms = target.load().headroom_ms
         assert (before_ms > 0.0) is first
         await target.run("v", batch(1.0), now_ms() + 1_000.0, predicted_ms=0.001)
-        assert (target.load().spare_ms > before_ms) is first
+        assert (target.load().headroom_ms > before_ms) is first
 
 
 @in_virtual_time
 async def test_a_request_that_was_dropped_broke_its_promise() -> None:
     target = dispatcher(Replica())
     running = await busy(target)
-    before = target.load().margin
+    before = target.load().prediction_margin
     hopeless = asyncio.create_task(target.run("v", batch(1.0), now_ms() + 20.0, predicted_ms=15.0))
     with pytest.raises(DeadlineHopeless):
         await hopeless
-    assert target.load().margin > before
+    assert target.load().prediction_margin > before
     await asyncio.gather(*running)
 
 
 @in_virtual_time
 async def test_a_variant_that_was_passed_over_is_strained_for_a_second() -> None:
     target = dispatcher(Replica(), "a", "b")
-    target.pass_over("a")
-    assert list(target.load().strained) == ["a"]
+    target.note_degraded("a")
+    assert list(target.load().recently_degraded) == ["a"]
     await asyncio.sleep(0.9)
-    target.pass_over("b")
+    target.note_degraded("b")
     await asyncio.sleep(0.2)
-    assert list(target.load().strained) == ["b"]
+    assert list(target.load().recently_degraded) == ["b"]
     await asyncio.sleep(1.0)
-    assert not target.load().strained
+    assert not target.load().recently_degraded
 
 
 @in_virtual_time
@@ -660,14 +660,14 @@ async def test_where_others_ask_with_short_budgets_relaxed_requests_run_in_small
 async def test_the_slots_follow_the_replicas_that_live() -> None:
     replica = Replica()
     target = dispatcher(replica, replicas=2, max_batch=1)
-    target.become(["a"])
+    target.set_replicas(["a"])
     tasks = [ask(target, float(n)) for n in range(7)]
     await settled()
     assert (replica.open_calls, target.load().replicas) == (BATCHES_IN_FLIGHT, 1)
-    target.become(["a", "b", "c"])
+    target.set_replicas(["a", "b", "c"])
     await settled()
     assert (replica.open_calls, target.load().replicas) == (3 * BATCHES_IN_FLIGHT, 3)
-    target.become([])
+    target.set_replicas([])
     assert target.load().replicas == 1
     await asyncio.gather(*tasks)
 
@@ -677,7 +677,7 @@ async def test_the_load_tells_how_much_was_asked_for_lately() -> None:
     target = dispatcher(Replica())
     for _ in range(400):
         await asyncio.sleep(0.01)
-        target.load(now_ms() + 100.0, weight=3)
+        target.load(now_ms() + 100.0, row_cost=3)
     assert target.load().demand_rows_per_s == pytest.approx(300.0, rel=0.05)
     await asyncio.sleep(3.0)
     assert target.load().demand_rows_per_s < 30.0

@@ -23,8 +23,8 @@ def dispatcher(send: Any, inputs: tuple[TensorSpec, ...] = OPEN) -> OnlineDispat
 
 
 def ask(target: OnlineDispatcher, inputs: Tensors, budget_ms: float = 60_000.0) -> asyncio.Task[OnlineAnswer]:
-    # Without a weight of its own, a long row counts as several.
-    call = target.run("v", inputs, now_ms() + budget_ms, weight=len(inputs["x"]))
+    # Without a row cost of its own, a long row counts as several.
+    call = target.run("v", inputs, now_ms() + budget_ms, row_cost=len(inputs["x"]))
     return asyncio.create_task(call)
 
 

@@ -40,7 +40,7 @@ def dispatcher(**replicas: Replica) -> OnlineDispatcher:
     made = OnlineDispatcher(
         {"v": variant()}, send, replicas=len(replicas), max_batch=8, max_waiting=100, clock=now_ms
     )
-    made.become(list(replicas))
+    made.set_replicas(list(replicas))
     return made
 
 

@@ -27,7 +27,7 @@ class Actor:
         return self.name.encode()
 
 
-class Source:
+class ReplicaSource:
     """A deployment in memory. ``fault``: it cannot tell which replicas there are."""
 
     def __init__(self, *names: str) -> None:
@@ -45,8 +45,8 @@ class Source:
         return dict(self.living)
 
 
-async def two() -> tuple[Source, Replicas]:
-    source = Source("a", "b")
+async def two() -> tuple[ReplicaSource, Replicas]:
+    source = ReplicaSource("a", "b")
     replicas = Replicas(source)
     await replicas.refresh()
     return source, replicas
@@ -54,7 +54,7 @@ async def two() -> tuple[Source, Replicas]:
 
 @in_virtual_time
 async def test_before_any_replica_is_known_the_handle_is_used() -> None:
-    source = Source("a")
+    source = ReplicaSource("a")
     assert await Replicas(source).send("v", b"") == b"by the handle"
     assert source.living["a"].calls == 0
 
@@ -112,7 +112,7 @@ async def test_the_late_failure_of_a_replica_does_not_put_out_the_one_that_took_
 
 @in_virtual_time
 async def test_the_list_is_kept_fresh_at_once_after_a_failure_and_through_a_silent_source() -> None:
-    source = Source("a")
+    source = ReplicaSource("a")
     replicas = Replicas(source)
     watch = asyncio.create_task(replicas.watch())
     await settled()
@@ -137,7 +137,7 @@ async def test_the_list_is_kept_fresh_at_once_after_a_failure_and_through_a_sile
 
 @in_virtual_time
 async def test_which_there_are_is_told_whenever_it_changes() -> None:
-    source = Source("a", "b")
+    source = ReplicaSource("a", "b")
     replicas = Replicas(source)
     told: list[set[str]] = []
     replicas.on_change = lambda names: told.append(set(names))

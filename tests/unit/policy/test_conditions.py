@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.policy import PolicyError, When, parse
-from router.policy.facts import Ask
+from router.policy.facts import RouteFacts
 from router.scheduling.explain import mismatches
 
 ASK: dict[str, Any] = {"model": "m", "rows": 4, "budget_ms": 1_000.0}
@@ -63,7 +63,7 @@ HOLDS: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
 def test_a_route_takes_a_request_if_all_its_conditions_hold(
     when: dict[str, Any], ask: dict[str, Any], holds: bool
 ) -> None:
-    condition, request = When.model_validate(when), Ask(**{**ASK, **ask})
+    condition, request = When.model_validate(when), RouteFacts(**{**ASK, **ask})
     assert condition.holds(request) is holds
     # What is said to be against it is empty exactly where nothing is.
     assert (list(mismatches(condition, request)) == []) is holds
@@ -92,7 +92,7 @@ def test_a_route_takes_a_request_if_all_its_conditions_hold(
 def test_what_is_against_a_route_is_said_for_each_condition(
     when: dict[str, Any], ask: dict[str, Any], said: list[str]
 ) -> None:
-    assert list(mismatches(When.model_validate(when), Ask(**{**ASK, **ask}))) == said
+    assert list(mismatches(When.model_validate(when), RouteFacts(**{**ASK, **ask}))) == said
 
 
 POLICY = """\

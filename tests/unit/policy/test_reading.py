@@ -9,7 +9,7 @@ from textwrap import dedent
 import pytest
 
 from router.policy import DEFAULT_ROUTE, BudgetRange, Policy, PolicyError, parse, read
-from router.policy.facts import Ask
+from router.policy.facts import RouteFacts
 
 GOOD = """\
 models:
@@ -66,7 +66,7 @@ def test_a_policy_is_read_with_units_and_defaults() -> None:
     ],
 )
 def test_the_first_route_whose_conditions_all_hold_is_taken(model: str, budget_ms: float, route: str) -> None:
-    assert parse(GOOD).route(Ask(model, 1, budget_ms)).name == route
+    assert parse(GOOD).route(RouteFacts(model, 1, budget_ms)).name == route
 
 
 BATCH = """\
@@ -108,7 +108,7 @@ def test_a_wrong_range_of_workers_is_told_by_its_key(workers: str, told: str) ->
 
 
 def test_a_request_that_no_route_takes_goes_to_auto_and_may_be_refused() -> None:
-    assert parse(MODEL).route(Ask("m", 1, 1_000.0)) is DEFAULT_ROUTE
+    assert parse(MODEL).route(RouteFacts("m", 1, 1_000.0)) is DEFAULT_ROUTE
     assert (DEFAULT_ROUTE.to, DEFAULT_ROUTE.on_miss) == ("auto", ("degrade", "reject"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from optimizers.profile import LatencyProfile, ProfilePoint
 from router.policy import Policy
 from router.policy.facts import MeasuredVariant
-from router.scheduling.admission import Ask, Decision, Enqueue, Reject, RunOnline, decide
+from router.scheduling.admission import Decision, Enqueue, Reject, RouteFacts, RunOnline, decide
 from router.scheduling.prediction import BatchLoad, ModelLoad, OnlineLoad, batch_ms
 
 NOW_MS = 1_000_000.0
@@ -48,7 +48,10 @@ def run(
     }
     policy = Policy.model_validate({"models": {"m": model}, "routes": [{"name": "r", **route}]})
     return decide(
-        Ask("m", rows, budget_ms, variant, draw=draw), policy, ModelLoad(online_load, batch_load), NOW_MS
+        RouteFacts("m", rows, budget_ms, variant, draw=draw),
+        policy,
+        ModelLoad(online_load, batch_load),
+        NOW_MS,
     )
 
 
@@ -68,7 +71,8 @@ def test_a_request_counts_online_as_what_it_weighs() -> None:
         }
     )
     usual, long = (
-        decide(Ask("m", 1, 50.0, weight=weight), policy, ModelLoad(load, None), NOW_MS) for weight in (1, 8)
+        decide(RouteFacts("m", 1, 50.0, row_cost=cost), policy, ModelLoad(load, None), NOW_MS)
+        for cost in (1, 8)
     )
     assert isinstance(usual, RunOnline) and usual.predicted_ms == 10.0
     assert isinstance(long, Reject) and "predicted 80 ms" in long.reason
@@ -78,13 +82,13 @@ def test_an_idle_replica_refuses_what_its_bound_does_not_fit_though_half_would()
     tail = MeasuredVariant(
         "best", LatencyProfile((ProfilePoint(1, 10.0, 30.0), ProfilePoint(10, 20.0, 60.0)))
     )
-    load = online(variants={"best": tail}, margin=4.0)
+    load = online(variants={"best": tail}, prediction_margin=4.0)
     assert isinstance(run(ONLINE, 31.0, load), RunOnline)
     assert isinstance(run(ONLINE, 29.0, load), Reject)
 
 
 def test_jitter_picks_a_variant_but_refuses_nobody() -> None:
-    jittery = {"hop_ms": 5.0, "margin": 9.0}
+    jittery = {"hop_ms": 5.0, "prediction_margin": 9.0}
     kept = run(ONLINE, 50.0, online(**jittery))
     assert isinstance(kept, RunOnline)
     assert (kept.variant, kept.predicted_ms) == ("rough", 60.0)
@@ -115,14 +119,14 @@ def test_where_nothing_is_surely_in_time_pressure_still_decides_the_variant() ->
     # All three are only likely; under pressure it is the one with the highest throughput.
     wide = LatencyProfile((ProfilePoint(1, 12.0, 12.0), ProfilePoint(1_000, 13.0, 13.0)))
     variants = {"quick": QUICK, "rough": MeasuredVariant("rough", wide, 0.2)}
-    crowd = online(variants=variants, demand_rows_per_s=1e5, margin=9.0)
+    crowd = online(variants=variants, demand_rows_per_s=1e5, prediction_margin=9.0)
     chosen = [run(ONLINE, 50.0, load) for load in (crowd, crowd._replace(demand_rows_per_s=0.0))]
     assert [getattr(decision, "variant", None) for decision in chosen] == ["rough", "quick"]
 
 
 def test_what_is_predicted_in_time_is_never_refused_however_early_answers_come() -> None:
-    # Strained, it would need time to spare; and without its negative margin it would look too late.
-    early = online(variants={"best": BEST}, busy_ms=30.0, margin=-0.5, strained=("best",))
+    # Recently degraded, it would need time to spare; and without its negative margin it would look too late.
+    early = online(variants={"best": BEST}, busy_ms=30.0, prediction_margin=-0.5, recently_degraded=("best",))
     decision = run(ONLINE, 50.0, early)
     assert isinstance(decision, RunOnline)
     assert decision.predicted_ms <= 50.0 < 30.0 + 40.0
@@ -145,22 +149,22 @@ def test_a_variant_that_was_passed_over_a_moment_ago_is_taken_again_with_time_to
     variants = {
         budget_ms: decision.variant
         for budget_ms in (45.0, 49.9, 50.0)
-        if isinstance(decision := run(ONLINE, budget_ms, online(strained=("best",))), RunOnline)
+        if isinstance(decision := run(ONLINE, budget_ms, online(recently_degraded=("best",))), RunOnline)
     }
     assert variants == {45.0: "quick", 49.9: "quick", 50.0: "best"}
 
 
 @pytest.mark.parametrize(
-    ("budget_ms", "busy_ms", "passed_over"),
+    ("budget_ms", "busy_ms", "degraded_from"),
     [(60.0, 30.0, "best"), (60.0, 0.0, None), (30.0, 0.0, None)],
     ids=["for want of time", "not at all", "too slow for that budget in any case"],
 )
 def test_only_what_the_work_ahead_left_no_time_for_counts_as_passed_over(
-    budget_ms: float, busy_ms: float, passed_over: str | None
+    budget_ms: float, busy_ms: float, degraded_from: str | None
 ) -> None:
     decision = run(ONLINE, budget_ms, online(busy_ms=busy_ms))
     assert isinstance(decision, RunOnline)
-    assert decision.passed_over == passed_over
+    assert decision.degraded_from == degraded_from
 
 
 @pytest.mark.parametrize(
@@ -201,8 +205,8 @@ def test_the_most_accurate_variant_that_meets_the_deadline_runs(
         (NO_DEGRADE, 39.0, {}, None),
         (NO_DEGRADE, 41.0, {"busy_ms": 10.0}, 0.009),
         # However wide the margin is, once nothing is ahead it is taken.
-        (NO_DEGRADE, 41.0, {"busy_ms": 10.0, "margin": 4.0}, 0.010),
-        (NO_DEGRADE, 39.0, {"busy_ms": 10.0, "margin": 4.0}, None),
+        (NO_DEGRADE, 41.0, {"busy_ms": 10.0, "prediction_margin": 4.0}, 0.010),
+        (NO_DEGRADE, 39.0, {"busy_ms": 10.0, "prediction_margin": 4.0}, None),
     ],
 )
 def test_a_predicted_miss_is_refused_with_the_time_after_which_it_would_do(
@@ -364,21 +368,21 @@ def test_a_refusal_for_want_of_margin_says_so_and_when_it_would_do() -> None:
 
 def test_what_has_work_ahead_is_accepted_with_time_to_spare_only_and_a_refusal_says_so() -> None:
     # 60 ms in all, of which the request alone takes 40: half of what is spared is for the work ahead.
-    busy = online(variants={"best": BEST}, busy_ms=20.0, spare_ms=50.0)
+    busy = online(variants={"best": BEST}, busy_ms=20.0, headroom_ms=50.0)
     assert isinstance(run(ONLINE, 85.1, busy), RunOnline)
     refused = run(ONLINE, 80.0, busy)
     assert isinstance(refused, Reject)
     assert refused.reason == "predicted 60 ms on 'best' and 25 ms to be sure, the budget is 80 ms"
     assert refused.retry_after_s == pytest.approx(0.005)
     # Refusing mends the work ahead and nothing else, so an idle replica takes what it can.
-    assert isinstance(run(ONLINE, 40.1, online(variants={"best": BEST}, spare_ms=50.0)), RunOnline)
+    assert isinstance(run(ONLINE, 40.1, online(variants={"best": BEST}, headroom_ms=50.0)), RunOnline)
     # A route that does not refuse runs it as well as it can.
     assert isinstance(run({"to": "online", "on_miss": ["degrade"]}, 61.0, busy), RunOnline)
 
 
 def test_time_to_spare_is_found_on_a_faster_variant() -> None:
     load = online(busy_ms=20.0)
-    chosen = [run(ONLINE, 65.0, load._replace(spare_ms=ms)) for ms in (0.0, 20.0)]
+    chosen = [run(ONLINE, 65.0, load._replace(headroom_ms=ms)) for ms in (0.0, 20.0)]
     assert [getattr(decision, "variant", None) for decision in chosen] == ["best", "quick"]
 
 

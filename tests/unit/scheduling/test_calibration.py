@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from router.scheduling.calibration import START, Margin, Margins, class_of
+from router.scheduling.calibration import START, PredictionMargin, PredictionMargins, class_of
 
 
 def coverage(truth: Callable[[random.Random], float], batches: int, size: int) -> float:
     """The share of predictions of an estimate of 1 that held, one truth for each batch."""
-    draw, margin, held = random.Random(3), Margin(), 0
+    draw, margin, held = random.Random(3), PredictionMargin(), 0
     for n in range(batches):
         now_ms = 40.0 * n
         late = truth(draw) > 1.0 + margin.value(now_ms)
@@ -38,7 +38,7 @@ def test_ninety_nine_of_a_hundred_hold(truth: Callable[[random.Random], float], 
 
 
 def test_one_stall_that_holds_up_many_is_one_event() -> None:
-    margin = Margin()
+    margin = PredictionMargin()
     for _ in range(50):
         margin.learn(0, 30, 0.0)
     before = margin.value(0.0)
@@ -47,7 +47,7 @@ def test_one_stall_that_holds_up_many_is_one_event() -> None:
 
 
 def test_a_stall_widens_it_by_so_much_a_second_however_many_batches_it_held_up() -> None:
-    margin = Margin()
+    margin = PredictionMargin()
     for n in range(3_000):
         margin.learn(0, 1, 10.0 * n)
     before = margin.value(30_000.0)
@@ -57,14 +57,14 @@ def test_a_stall_widens_it_by_so_much_a_second_however_many_batches_it_held_up()
 
 
 def test_nothing_that_came_due_changes_nothing() -> None:
-    margin = Margin()
+    margin = PredictionMargin()
     before = margin.value(0.0)
     margin.learn(0, 0, 0.0)
     assert margin.value(0.0) == before
 
 
-def widened() -> Margin:
-    margin = Margin()
+def widened() -> PredictionMargin:
+    margin = PredictionMargin()
     for n in range(20_000):
         margin.learn(10, 10, n - 20_000.0)
     return margin
@@ -80,13 +80,13 @@ def test_it_stays_within_what_can_be_recovered_from_and_without_news_it_narrows(
 
 
 def test_a_narrow_margin_is_kept_however_long_nothing_is_heard() -> None:
-    margin = Margin(value=0.1)
+    margin = PredictionMargin(value=0.1)
     margin.learn(0, 1, 0.0)
     assert margin.value(1e9) == margin.value(0.0) < 0.1
 
 
 def test_long_budgets_and_short_ones_learn_apart_and_a_new_kind_begins_with_what_all_have_learnt() -> None:
-    margins = Margins()
+    margins = PredictionMargins()
     for n in range(200):
         margins.learn([(50.0, False), (5_000.0, n % 5 == 0)], float(n))
     short, long, unseen = (margins.value(class_of(ms), 200.0) for ms in (50.0, 5_000.0, 1e9))

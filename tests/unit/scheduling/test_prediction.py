@@ -14,7 +14,7 @@ from router.scheduling.prediction import (
     drain_rows_per_s,
     online_ms,
     outlook,
-    pressed,
+    overloaded,
 )
 
 #: 1 ms and 0.1 ms per row at the median, twice that at the tail.
@@ -48,16 +48,16 @@ def test_what_does_not_fit_one_batch_is_behind_others() -> None:
     assert online_ms(full, "v", 10) == pytest.approx(4 * PROFILE.predict_ms(10) + 0.5)
     shared = load._replace(ahead={"v": (30, 4.0, 10)}, replicas=3)
     assert online_ms(shared, "v", 1) == pytest.approx(PROFILE.predict_ms(10) + PROFILE.predict_ms(1) + 0.5)
-    apart = load._replace(ahead={"v": (4, 4.0, 10)})
-    assert online_ms(apart, "v", 8) == pytest.approx(PROFILE.predict_ms(4) + PROFILE.predict_ms(8) + 0.5)
-    assert online_ms(apart, "v", 30) == pytest.approx(PROFILE.predict_ms(4) + PROFILE.predict_ms(30) + 0.5)
+    slow = load._replace(ahead={"v": (4, 4.0, 10)})
+    assert online_ms(slow, "v", 8) == pytest.approx(PROFILE.predict_ms(4) + PROFILE.predict_ms(8) + 0.5)
+    assert online_ms(slow, "v", 30) == pytest.approx(PROFILE.predict_ms(4) + PROFILE.predict_ms(30) + 0.5)
 
 
 @pytest.mark.parametrize(("busy_ms", "share"), [(0.0, 0.0), (1.35, 0.5), (2.7, 1.0), (10.0, 1.0)])
 def test_the_margin_grows_with_the_root_of_what_is_ahead_and_the_likely_one_not_before_there_is_any(
     busy_ms: float, share: float
 ) -> None:
-    load = online(busy_ms=busy_ms)._replace(margin=0.5)
+    load = online(busy_ms=busy_ms)._replace(prediction_margin=0.5)
     spread_ms = (2.7 * (busy_ms + 1.6)) ** 0.5
     assert alone_ms(load, "v", 1) == pytest.approx(2.7)
     assert online_ms(load, "v", 1) == pytest.approx(busy_ms + 1.6 + 0.5 * spread_ms)
@@ -68,18 +68,20 @@ def test_the_margin_grows_with_the_root_of_what_is_ahead_and_the_likely_one_not_
 
 @pytest.mark.parametrize(("busy_ms", "share"), [(0.0, 0.0), (1.35, 0.5), (10.0, 1.0)])
 def test_time_to_spare_is_asked_for_where_there_is_work_ahead(busy_ms: float, share: float) -> None:
-    load = online(busy_ms=busy_ms)._replace(margin=0.5, spare_ms=6.0)
-    assert outlook(load, "v", 1).spare_ms == pytest.approx(6.0 * share)
-    assert outlook(load, "v", 1).predicted_ms == online_ms(load._replace(spare_ms=0.0), "v", 1)
+    load = online(busy_ms=busy_ms)._replace(prediction_margin=0.5, headroom_ms=6.0)
+    assert outlook(load, "v", 1).headroom_ms == pytest.approx(6.0 * share)
+    assert outlook(load, "v", 1).predicted_ms == online_ms(load._replace(headroom_ms=0.0), "v", 1)
 
 
 def test_a_margin_that_no_work_ahead_explains_does_not_count_in_full() -> None:
     load = online(busy_ms=10.0)
     assert (
-        outlook(load._replace(margin=4.0), "v", 1).likely_ms
-        == outlook(load._replace(margin=3.0), "v", 1).likely_ms
+        outlook(load._replace(prediction_margin=4.0), "v", 1).likely_ms
+        == outlook(load._replace(prediction_margin=3.0), "v", 1).likely_ms
     )
-    assert online_ms(load._replace(margin=4.0), "v", 1) > online_ms(load._replace(margin=3.0), "v", 1)
+    assert online_ms(load._replace(prediction_margin=4.0), "v", 1) > online_ms(
+        load._replace(prediction_margin=3.0), "v", 1
+    )
 
 
 def test_under_pressure_the_variant_counts_that_is_fastest_in_full_batches_not_in_single_rows() -> None:
@@ -88,8 +90,8 @@ def test_under_pressure_the_variant_counts_that_is_fastest_in_full_batches_not_i
     by_eight = LatencyProfile((ProfilePoint(1, 1.5, 1.5), ProfilePoint(8, 11.0, 15.0)))
     variants = {"a": MeasuredVariant("a", one_by_one), "b": MeasuredVariant("b", by_eight)}
     load = OnlineLoad(variants, 1, 0.0, 0.0, demand_rows_per_s=500.0, max_batch=8)
-    assert pressed(load, ("a", "b")) == ["a"]
-    assert pressed(load._replace(max_batch=1), ("a", "b")) == ["b"]
+    assert overloaded(load, ("a", "b")) == ["a"]
+    assert overloaded(load._replace(max_batch=1), ("a", "b")) == ["b"]
 
 
 def queue(waiting_rows: int, rows_per_s: float = 1_000.0) -> BatchLoad:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.scheduling.prediction import BatchLoad, OnlineLoad
-from router.scheduling.rescue import Promotion, Queued, Quota, Room, choose, worth_a_look
+from router.scheduling.rescue import Promotion, QueueView, Quota, Room, choose, worth_a_look
 from tests.support.replica import variant
 from workers.queue.contract import WaitingJob
 
@@ -27,7 +27,7 @@ def waiting(id: str, slack_ms: int, rows: int = 1, pinned: str | None = None) ->
 def chosen(
     *jobs: WaitingJob, held: int = 1, online: OnlineLoad = ONLINE, room: Room = PLENTY, tried: str = ""
 ) -> str:
-    found = choose(Queued(jobs, held, NOW), BATCH, online, room, tried)
+    found = choose(QueueView(jobs, held, NOW), BATCH, online, room, tried)
     return " ".join(f"{promotion.id}:{promotion.variant}" for promotion in found)
 
 
@@ -96,7 +96,7 @@ def test_a_quota_is_a_share_of_the_replicas_time_saved_up_for_a_while() -> None:
     assert quota.room(0.0) == Room(2_000.0, 4, 0)
     quota.spend(Promotion("a", "v", 3, 2_500.0))
     assert quota.room(1_000.0) == pytest.approx((-100.0, 1, 3))
-    quota.landed(Promotion("a", "v", 3, 2_500.0))
+    quota.completed(Promotion("a", "v", 3, 2_500.0))
     assert quota.room(1_500.0) == pytest.approx((100.0, 4, 0))
     assert quota.room(1e9).run_ms == 2_000.0
 

@@ -72,7 +72,7 @@ async def test_a_running_service_takes_over_what_only_routers_use() -> None:
         served.service.apply_policy(parse(text.replace("max_attempts: 1", "max_attempts: 2")))
         load = model.online.load()
         assert load.max_batch == 2
-        assert load.spare_ms > 0.0
+        assert load.headroom_ms > 0.0
         replies = await asyncio.gather(*(post(served, float(n)) for n in range(12)))
         assert {reply.status_code for reply in replies} == {200, 429}, "one may wait"
         task = post(served, 2.0, budget_ms=LONG)

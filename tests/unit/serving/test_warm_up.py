@@ -203,7 +203,7 @@ async def test_the_example_row_counts_as_a_row_of_usual_size_and_teaches_nothing
     task = asyncio.create_task(WarmUp({"m": model}, {"m": SECTION}, {"m": example}).run())
     await asyncio.sleep(2.0)
     assert max(map(len, replica.batches)) == 8 * 500
-    assert model.online.weigher.shares == []
+    assert model.online.row_cost.shares == []
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await model.online.close()

@@ -6,26 +6,26 @@ import math
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from router.policy.facts import Ask
+from router.policy.facts import RouteFacts
 from router.scheduling.rate_limits import Quotas
 from router.simulate.workload import Request
 
 Outcome = Literal["answered", "refused", "expired", "failed"]
 
 
-class Asked:
-    """An item of the lanes, or the owner of the `Part`s that are. ``arrived_ms``: when the router saw it;
+class SimulatedRequest:
+    """An item of the scheduler, or the owner of its `RequestPart`s. ``arrived_ms``: when the router saw it;
     ``rows``: what it costs, in rows of usual size. ``router``: the number of the one that it came to.
     ``counted_by``: where it counts as in flight; once it is queued, for ``hold_ms`` at most."""
 
     __slots__ = (
         "arrived_ms",
-        "ask",
         "counted_by",
         "deadline_ms",
         "drop",
         "droppable",
         "ended",
+        "facts",
         "held_until_ms",
         "hold_ms",
         "left",
@@ -49,12 +49,12 @@ class Asked:
         self.route = self.variant = ""
         self.predicted_ms = self.drop = 0.0
         self.droppable, self.left = True, False
-        self.ask: Ask | None = None
+        self.facts: RouteFacts | None = None
         self.parts = 1
         self.ended: Outcome | None = None
 
     @property
-    def owner(self) -> Asked:
+    def owner(self) -> SimulatedRequest:
         return self
 
     def let_go(self) -> None:
@@ -64,7 +64,7 @@ class Asked:
             self.counted_by = None
 
 
-class Whole(Protocol):
+class ItemOwner(Protocol):
     """What has parts: a request, a queued job that is rescued, or a shadow."""
 
     parts: int
@@ -86,17 +86,17 @@ class Whole(Protocol):
     def predicted_ms(self) -> float: ...
 
     @property
-    def owner(self) -> Whole: ...
+    def owner(self) -> ItemOwner: ...
 
 
-class Part:
+class RequestPart:
     """A piece of a request that has more rows than a batch."""
 
     __slots__ = ("owner", "rows")
 
     predicted_ms = 0.0
 
-    def __init__(self, owner: Whole, rows: int) -> None:
+    def __init__(self, owner: ItemOwner, rows: int) -> None:
         self.owner, self.rows = owner, rows
 
     @property
@@ -116,9 +116,9 @@ class Part:
         return self.owner.left
 
 
-class Extra:
-    """Work beside the callers' own, as the lanes see it: a queued job that is rescued, or a shadow. ``over``
-    is told how it ended."""
+class BackgroundWork:
+    """Work that no caller waits for: a queued job that is rescued, or a shadow. ``over`` is called with how
+    it ended."""
 
     __slots__ = ("_over", "arrived_ms", "deadline_ms", "left", "parts", "rows")
 
@@ -131,14 +131,14 @@ class Extra:
         self._over, self.left, self.parts = over, False, 1
 
     @property
-    def owner(self) -> Extra:
+    def owner(self) -> BackgroundWork:
         return self
 
     def over(self, outcome: Outcome) -> None:
         self._over(outcome)
 
 
-class Probe:
+class ProbeRow:
     """The router's own row: nobody asked for it, and nobody waits for the answer."""
 
     rows, deadline_ms, arrived_ms, predicted_ms = 1, math.inf, 0.0, 0.0
@@ -146,4 +146,4 @@ class Probe:
     owner = None
 
 
-Item = Whole | Part | Probe
+SimulatedItem = ItemOwner | RequestPart | ProbeRow
