@@ -15,10 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from router.sdk.client import AsyncClient as AsyncClient
-    from router.sdk.client import AsyncJob as AsyncJob
+    from router.sdk.async_client import AsyncClient as AsyncClient
     from router.sdk.client import Client as Client
-    from router.sdk.client import Job as Job
     from router.sdk.codec import ModelInfo as ModelInfo
     from router.sdk.codec import Result as Result
     from router.sdk.errors import DeadlineExceeded as DeadlineExceeded
@@ -35,9 +33,13 @@ if TYPE_CHECKING:
     from router.sdk.errors import ServerUnavailable as ServerUnavailable
     from router.sdk.errors import Unauthenticated as Unauthenticated
     from router.sdk.errors import Unauthorized as Unauthorized
+    from router.sdk.jobs import AsyncJob as AsyncJob
+    from router.sdk.jobs import Job as Job
 
 _HOMES = {
-    "router.sdk.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
+    "router.sdk.async_client": ("AsyncClient",),
+    "router.sdk.client": ("Client",),
+    "router.sdk.jobs": ("AsyncJob", "Job"),
     "router.sdk.codec": ("ModelInfo", "Result"),
     "router.sdk.errors": (
         "DeadlineExceeded",

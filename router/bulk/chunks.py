@@ -55,11 +55,10 @@ class RowBatch:
     def inputs(self) -> dict[str, Array]:
         return {tensor.name: tensor.array for tensor in self.tensors}
 
-    def halves(self) -> tuple[RowBatch, RowBatch]:
-        middle = len(self.rows) // 2
-        return self._slice(slice(0, middle)), self._slice(slice(middle, None))
+    def __len__(self) -> int:
+        return len(self.rows)
 
-    def _slice(self, part: slice) -> RowBatch:
+    def __getitem__(self, part: slice) -> RowBatch:
         cut = [Tensor(t.name, t.datatype, t.array[part]) for t in self.tensors]
         return RowBatch(self.rows[part], cut)
 
@@ -103,7 +102,7 @@ def arrange(raw: RawChunk, model: ModelInfo) -> tuple[list[RowBatch], list[tuple
         except InvalidRequest as error:
             failures.append((number, str(error)))
             continue
-        if rows and any(a.array.shape != b.array.shape for a, b in zip(rows[0], row, strict=True)):
+        if rows and not codec.same_shapes(rows[0], row):
             batches.append(RowBatch(numbers, codec.stack(rows)))
             numbers, rows = [], []
         numbers.append(number)

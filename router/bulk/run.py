@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from router.bulk.chunks import Settled
 from router.bulk.disk import Disk
 from router.bulk.errors import InputError
 from router.bulk.plan import Order
-from router.bulk.send import Sender
-from router.bulk.source import RowSource, open_source
+from router.bulk.send import BulkPlan
+from router.bulk.source import open_source
 from router.bulk.store import Paths, Store
 from router.sdk.async_client import AsyncClient
 from router.sdk.codec import ModelInfo
-from router.sdk.deadline import Deadline
-
-#: Chunks in memory for each that is with the server, so that a slow one at the head holds up no other.
-_WINDOW = 2
 
 
 @dataclass(slots=True)
@@ -81,50 +74,15 @@ async def run(
         report(tally)
         if not store.ledger.finished:
             with client.deadline(order.budget) as deadline:
-                await _Flow(client, model, order, store, source, deadline).run(tally, report)
+                plan = BulkPlan(client._core, model, order, store.ledger, deadline)
+                chunks = source.chunks(written.rows, order.rows_per_request)
+                async with aclosing(client._run_plan(plan, chunks, order.concurrency)) as results:
+                    async for settled in results:
+                        store.append(settled)
+                        tally.rows, tally.failed = settled.stop, store.written.failed
+                        tally.position, tally.late = settled.position, plan.late
+                        report(tally)
         store.finish()
         return tally
     finally:
         store.close()
-
-
-class _Flow:
-    """The chunks between FILE and RESULTS."""
-
-    def __init__(
-        self,
-        client: AsyncClient,
-        model: ModelInfo,
-        order: Order,
-        store: Store,
-        source: RowSource,
-        deadline: Deadline,
-    ) -> None:
-        self._store, self._order = store, order
-        self._sender = Sender(client, model, order, store.ledger, deadline)
-        self._chunks = source.chunks(store.written.rows, order.rows_per_request)
-        self._window: deque[asyncio.Task[Settled]] = deque()
-
-    async def run(self, tally: BulkProgress, report: Report) -> None:
-        try:
-            while self._fill():
-                settled = await self._window[0]
-                self._window.popleft()
-                self._store.append(settled)
-                tally.rows, tally.failed = settled.stop, self._store.written.failed
-                tally.position, tally.late = settled.position, self._sender.late
-                report(tally)
-        finally:
-            for task in self._window:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*self._window, return_exceptions=True)
-
-    def _fill(self) -> bool:
-        """Take chunks until the window is full; whether there is anything to wait for."""
-        while len(self._window) < self._order.concurrency * _WINDOW:
-            raw = next(self._chunks, None)
-            if raw is None:
-                break
-            self._window.append(asyncio.create_task(self._sender.settle(raw)))
-        return bool(self._window)

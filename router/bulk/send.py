@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, NoReturn
-
 from router.bulk.chunks import AnsweredRows, RawChunk, RowBatch, Settled, arrange
 from router.bulk.errors import InputError
 from router.bulk.ledger import Ledger, SubmittedRequest
 from router.bulk.plan import Order
-from router.sdk.async_client import AsyncClient, AsyncJob
 from router.sdk.codec import ModelInfo, Result
+from router.sdk.core import ClientCore
 from router.sdk.deadline import Deadline
+from router.sdk.effects import Flow, Options
 from router.sdk.errors import (
     DeadlineExceeded,
+    HybridRouterError,
     InvalidRequest,
     JobCancelled,
     JobFailed,
@@ -22,76 +20,87 @@ from router.sdk.errors import (
     ProtocolError,
     ResultPending,
 )
+from router.sdk.window import (
+    END,
+    ROWS_AT_FAULT,
+    Emit,
+    OrderedPlan,
+    Piece,
+    Plan,
+    Pull,
+    Verdict,
+    Work,
+    by_halves,
+)
 
+#: Chunks in memory for each that is with the server, so that a slow one at the head holds up no other.
+_WINDOW = 2
 #: How often the same rows are asked anew in one run when the server has no answer for them any more.
 MAX_TRIES = 4
 #: How much longer than its budget a request of an earlier run is waited for.
 _GRACE_MS = 5_000.0
 
-Failures = list[tuple[int, str]]
-End = tuple[list[AnsweredRows], Failures]
 
-
-class Sender:
-    """Sends the batches of one run, at most ``order.concurrency`` at once."""
+class BulkPlan(OrderedPlan[Piece]):
+    """One run's chunks, of which it emits the fate of each row. What is in flight when it stops goes on."""
 
     def __init__(
-        self, client: AsyncClient, model: ModelInfo, order: Order, ledger: Ledger, deadline: Deadline
+        self, core: ClientCore, model: ModelInfo, order: Order, ledger: Ledger, deadline: Deadline
     ) -> None:
-        self._client, self._model, self._order = client, model, order
+        super().__init__(window=order.concurrency * _WINDOW)
+        self._core, self._model, self._order = core, model, order
         self._ledger, self._deadline = ledger, deadline
-        self._turns = asyncio.Semaphore(order.concurrency)
         self._taken = ledger.resumed  # whether the server has taken any rows of this run yet
         self._refused = 0
         self.late = 0
 
-    async def settle(self, raw: RawChunk) -> Settled:
+    def take(self) -> Plan[Piece | None]:
+        raw = yield Pull()
+        return None if raw is END else Piece(self._settle(raw))
+
+    def hand_out(self, piece: Piece, outcome: Settled | HybridRouterError) -> Plan[None]:
+        if isinstance(outcome, HybridRouterError):
+            raise outcome
+        yield Emit(outcome)
+
+    def _settle(self, raw: RawChunk) -> Work[Settled]:
         """The fate of each row. Raises what ends the whole run: no server, no right, no time, no sense."""
         batches, failures = arrange(raw, self._model)
         if not batches and not self._taken and raw.start == 0:
             raise InputError(f"none of the first {raw.count} rows fits the model; row 0: {failures[0][1]}")
-        ends = await _gather([self._run(batch) for batch in batches])
         settled = Settled(raw.start, raw.stop, raw.position)
-        for parts, failed in ends:
-            settled.parts += parts
-            failures += failed
+        for batch, answer in (yield from by_halves(batches, self._answer, self._judge)):
+            if isinstance(answer, HybridRouterError):
+                failures += [(row, str(answer)) for row in batch.rows]
+            else:
+                settled.parts.append(AnsweredRows(batch.rows, answer.outputs, answer.variant))
         settled.failures = sorted(failures)
         return settled
 
-    async def _run(self, batch: RowBatch) -> End:
-        """The answers to a batch; one that fails is halved until the rows at fault are alone."""
-        try:
-            async with self._turns:
-                result = await self._answer(batch)
-        except JobCancelled as error:
-            return [], [(row, str(error)) for row in batch.rows]
-        except (JobFailed, InvalidRequest) as error:
-            if isinstance(error, InvalidRequest) and error.status not in (413, 422):
-                raise
-            if len(batch.rows) == 1:
-                self._count_refusal(error)
-                return [], [(batch.rows[0], str(error))]
-        else:
-            self.late += result.deadline_met is False and len(batch.rows)
-            return [AnsweredRows(batch.rows, result.outputs, result.variant)], []
-        (first, first_failed), (second, second_failed) = await _gather([self._run(h) for h in batch.halves()])
-        return first + second, first_failed + second_failed
-
-    def _count_refusal(self, error: JobFailed | InvalidRequest) -> None:
-        """Where every row is refused from the start, the request is at fault and not the rows."""
-        if isinstance(error, InvalidRequest) and not self._taken:
+    def _judge(self, error: HybridRouterError, batch: RowBatch) -> Verdict:
+        if isinstance(error, JobCancelled):
+            return Verdict.GIVE
+        if isinstance(error, JobFailed):
+            return Verdict.HALVE
+        if not isinstance(error, InvalidRequest) or error.status not in ROWS_AT_FAULT:
+            return Verdict.RAISE
+        # Where every row is refused from the start, the request is at fault and not the rows.
+        if len(batch) == 1 and not self._taken:
             self._refused += 1
             if self._refused >= self._order.rows_per_request:
-                raise error
+                return Verdict.RAISE
+        return Verdict.HALVE
 
-    async def _answer(self, batch: RowBatch) -> Result:
+    def _answer(self, batch: RowBatch) -> Flow[Result]:
         """The result for a batch, under the next key where the server has none for the last."""
         known = self._ledger.submitted.get(batch.name)
         tries = known.tries if known else 0
         for left in reversed(range(MAX_TRIES)):
             try:
-                result = await (self._again(known) if known else self._first(batch, tries))
-                return self._checked(result, batch)
+                result = yield from (self._again(known) if known else self._first(batch, tries))
+                self._check(result, batch)
+                self.late += result.deadline_met is False and len(batch)
+                return result
             except JobUnknown:
                 if not left:
                     raise
@@ -105,52 +114,31 @@ class Sender:
             known, tries = None, tries + 1
         raise AssertionError("the last try returns or raises")
 
-    async def _first(self, batch: RowBatch, tries: int) -> Result:
-        first, last = batch.name
-        job: AsyncJob = await self._client.submit(
-            self._order.model,
-            batch.inputs(),
-            variant=self._order.variant,
-            outputs=self._order.outputs or None,
-            idempotency_key=self._ledger.key(first, last, tries),
+    def _first(self, batch: RowBatch, tries: int) -> Flow[Result]:
+        options = Options(
+            self._order.variant, self._ledger.key(*batch.name, tries), self._order.outputs or None
+        )
+        ticket = yield from self._core.submit(
+            self._order.model, batch.inputs(), self._core.limit(None), options
         )
         self._taken = True
-        if job.id:
-            self._ledger.accepted(batch.name, SubmittedRequest(job.id, tries))
-        return await job.result()
+        if ticket.id:
+            self._ledger.accepted(batch.name, SubmittedRequest(ticket.id, tries))
+        return (yield from self._core.result(ticket, None))
 
-    async def _again(self, known: SubmittedRequest) -> Result:
+    def _again(self, known: SubmittedRequest) -> Flow[Result]:
         """Of a request that an earlier process sent."""
         wait_s = (self._deadline.left_ms + _GRACE_MS) / 1e3
         try:
-            return await self._client.job(known.id, outputs=self._order.outputs or None).result(wait_s)
+            ticket = self._core.ticket(known.id, self._order.outputs or None)
+            return (yield from self._core.result(ticket, wait_s))
         except ResultPending as error:
             raise DeadlineExceeded(str(error), id=known.id) from None
 
-    def _checked(self, result: Result, batch: RowBatch) -> Result:
-        """The result, if it has as many rows as the batch."""
+    def _check(self, result: Result, batch: RowBatch) -> None:
+        """Raises ProtocolError for a result that has not as many rows as the batch."""
         for name, array in result.outputs.items():
-            if array.ndim == 0 or array.shape[0] != len(batch.rows):
+            if array.ndim == 0 or array.shape[0] != len(batch):
                 raise ProtocolError(
-                    f"output {name!r} has shape {list(array.shape)} for {len(batch.rows)} rows", id=result.id
+                    f"output {name!r} has shape {list(array.shape)} for {len(batch)} rows", id=result.id
                 )
-        return result
-
-
-async def _gather(runs: Sequence[Coroutine[Any, Any, End]]) -> list[End]:
-    """All of them; the first error cancels the others and is raised as it is."""
-    if len(runs) == 1:
-        return [await runs[0]]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run) for run in runs]
-    except BaseExceptionGroup as errors:
-        _raise_first(errors)
-    return [task.result() for task in tasks]
-
-
-def _raise_first(errors: BaseExceptionGroup[BaseException]) -> NoReturn:
-    error = errors.exceptions[0]
-    if isinstance(error, BaseExceptionGroup):
-        _raise_first(error)
-    raise error from None

@@ -28,14 +28,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from router.sdk.base import BaseClient, length_of
 from router.sdk.codec import ModelInfo, Result
 from router.sdk.deadline import Budget
-from router.sdk.effects import Flow, Options, Send, Sleep, Ticket
+from router.sdk.effects import Flow, Options, Send, Sleep
 from router.sdk.errors import HybridRouterError
-from router.sdk.map import END, Emit, Finish, MapPlan, Progress, Pull, Start
+from router.sdk.jobs import AsyncJob
+from router.sdk.map import Progress
 from router.sdk.progress import reporter
-from router.sdk.responses import NoResponse, Reply
-from router.units import duration_ms
+from router.sdk.window import END, Emit, Finish, OrderedPlan, Pull, StartWork, Together, Work
 
 if TYPE_CHECKING:
+    import asyncio
+
     import httpx
 
 T = TypeVar("T")
@@ -191,7 +193,7 @@ class AsyncClient(BaseClient):
         """
         options = Options(variant, outputs=outputs, parameters=parameters)
         plan = self._plan(model, budget, rows_per_request, concurrency, options, on_error)
-        return self._run_map(plan, items, model, progress)
+        return self._run_plan(plan, items, concurrency, progress, model)
 
     async def cancel(self, id: str) -> bool:
         """Cancel a request. True if it is cancelled, False if it had already ended. Raises JobUnknown.
@@ -248,16 +250,21 @@ class AsyncClient(BaseClient):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _drive(self, flow: Flow[T]) -> T:
+    async def _drive(self, flow: Work[T], turns: asyncio.Semaphore | None = None) -> T:
         try:
             step = next(flow)
             while True:
-                step = flow.send(await self._perform(step))
+                step = flow.send(await self._perform(step, turns))
         except StopIteration as end:
             value: T = end.value
             return value
 
-    async def _perform(self, step: Send | Sleep) -> Reply | NoResponse | None:
+    async def _perform(self, step: Send | Sleep | Together, turns: asyncio.Semaphore | None = None) -> Any:
+        if isinstance(step, Together):
+            from router.sdk.gather import gather
+
+            assert turns is not None  # only a plan's work yields this
+            return await gather([self._drive_in_turn(flow, turns) for flow in step.flows])
         if isinstance(step, Sleep):
             if self._sleep is not None:
                 await self._sleep(step.seconds)
@@ -273,14 +280,24 @@ class AsyncClient(BaseClient):
         except self._http.errors as error:
             return self._http.no_response(error, step)
 
-    async def _run_map(
-        self, plan: MapPlan, items: Items, title: str, progress: bool | Progress
-    ) -> AsyncIterator[Any]:
+    async def _drive_in_turn(self, flow: Flow[T], turns: asyncio.Semaphore) -> T:
+        async with turns:
+            return await self._drive(flow)
+
+    async def _run_plan(
+        self,
+        plan: OrderedPlan[Any],
+        items: Items,
+        concurrency: int,
+        progress: bool | Progress = False,
+        title: str = "",
+    ) -> AsyncGenerator[Any, None]:
+        """What the plan hands out, with at most ``concurrency`` of its requests in flight."""
         import asyncio
 
         source, total, done = _each(items), length_of(items), 0
         tasks: set[asyncio.Task[Any]] = set()
-        steps, answer = plan.run(), None
+        steps, answer, turns = plan.run(), None, asyncio.Semaphore(concurrency)
         try:
             with reporter(progress, title) as report:
                 while True:
@@ -295,8 +312,8 @@ class AsyncClient(BaseClient):
                         yield step.value
                     elif isinstance(step, Pull):
                         answer = await anext(source, END)
-                    elif isinstance(step, Start):
-                        answer = asyncio.create_task(self._drive(step.flow))
+                    elif isinstance(step, StartWork):
+                        answer = asyncio.create_task(self._drive(step.work, turns))
                         tasks.add(answer)
                     elif isinstance(step, Finish):
                         try:
@@ -322,63 +339,3 @@ async def _each(items: Items) -> AsyncGenerator[object, None]:
     else:
         for item in items:
             yield item
-
-
-class AsyncJob:
-    """A submitted request. It lives at the server: any process may ask for it by :attr:`id`.
-
-    >>> await client.submit("digits", image, budget="10min", idempotency_key="photo-2")
-    AsyncJob('...')
-    """
-
-    def __init__(self, client: AsyncClient, ticket: Ticket) -> None:
-        self._client, self._ticket = client, ticket
-
-    @property
-    def id(self) -> str:
-        """The server's id for the request.
-
-        >>> job = await client.submit("digits", image, budget="10min")
-        >>> (await client.job(job.id).result()).outputs["label"]
-        array([3])
-        """
-        return self._ticket.id or ""
-
-    async def state(self) -> str:
-        """pending, leased, done, failed, expired, cancelled or dead, as of now. Raises JobUnknown.
-
-        >>> job = await client.submit("digits", image, budget="10min")
-        >>> _ = await job.result()
-        >>> await job.state()
-        'done'
-        """
-        return await self._client._drive(self._client._core.state(self._ticket))
-
-    async def result(  # the timeout ends a poll at the server, the job goes on
-        self,
-        timeout: Budget | None = None,  # noqa: ASYNC109
-    ) -> Result:
-        """The answer, waited for until the budget is over, or for ``timeout`` if that is sooner.
-
-        Raises ResultPending where only the timeout is over; else what the request ended with:
-        DeadlineExceeded, JobFailed, JobCancelled, JobUnknown.
-
-        >>> job = await client.submit("digits", image, budget="10min")
-        >>> (await job.result(timeout="1min")).outputs["label"]
-        array([3])
-        """
-        timeout_s = None if timeout is None else duration_ms(timeout) / 1e3
-        return await self._client._drive(self._client._core.result(self._ticket, timeout_s))
-
-    async def cancel(self) -> bool:
-        """Cancel it. True if it is cancelled, False if it had already ended. Raises JobUnknown.
-
-        >>> job = await client.submit("digits", image, budget="10min")
-        >>> state = "cancelled" if await job.cancel() else "done"
-        >>> await job.state() == state
-        True
-        """
-        return await self._client._drive(self._client._core.cancel_ticket(self._ticket))
-
-    def __repr__(self) -> str:
-        return f"AsyncJob({self.id!r})"

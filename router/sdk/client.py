@@ -16,17 +16,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from router.sdk.async_client import AsyncClient as AsyncClient
-from router.sdk.async_client import AsyncJob as AsyncJob
 from router.sdk.base import BaseClient, length_of
 from router.sdk.codec import ModelInfo, Result
 from router.sdk.deadline import Budget
-from router.sdk.effects import Flow, Options, Send, Sleep, Ticket
+from router.sdk.effects import Options, Send, Sleep
 from router.sdk.errors import HybridRouterError
-from router.sdk.map import END, Emit, Finish, MapPlan, Progress, Pull, Start, stopped
+from router.sdk.jobs import Job
+from router.sdk.map import MapPlan, Progress, stopped
 from router.sdk.progress import reporter
-from router.sdk.responses import NoResponse, Reply
-from router.units import duration_ms
+from router.sdk.window import END, Emit, Finish, Pull, StartWork, Together, Work
 
 if TYPE_CHECKING:
     import threading
@@ -260,7 +258,7 @@ class Client(BaseClient):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _drive(self, flow: Flow[T], stop: threading.Event | None = None) -> T:
+    def _drive(self, flow: Work[T], stop: threading.Event | None = None) -> T:
         try:
             step = next(flow)
             while True:
@@ -269,7 +267,9 @@ class Client(BaseClient):
             value: T = end.value
             return value
 
-    def _perform(self, step: Send | Sleep, stop: threading.Event | None = None) -> Reply | NoResponse | None:
+    def _perform(self, step: Send | Sleep | Together, stop: threading.Event | None = None) -> Any:
+        if isinstance(step, Together):  # in this thread: as many threads as requests may be in flight
+            return [self._drive(flow, stop) for flow in step.flows]
         if isinstance(step, Sleep):
             pause = self._sleep or (stop.wait if stop is not None else time.sleep)
             pause(step.seconds)
@@ -312,8 +312,8 @@ class Client(BaseClient):
                         yield step.value
                     elif isinstance(step, Pull):
                         answer = next(source, END)
-                    elif isinstance(step, Start):
-                        answer = pool.submit(self._drive, step.flow, stop)
+                    elif isinstance(step, StartWork):
+                        answer = pool.submit(self._drive, step.work, stop)
                     elif isinstance(step, Finish):
                         try:
                             answer = step.handle.result()
@@ -327,60 +327,3 @@ class Client(BaseClient):
                 self._drive(plan.abandon())
                 # Without waiting: a thread in a poll ends when the server has cancelled its request.
                 pool.shutdown(wait=False, cancel_futures=True)
-
-
-class Job:
-    """A submitted request. It lives at the server: any process may ask for it by :attr:`id`.
-
-    >>> client.submit("digits", image, budget="10min", idempotency_key="photo-1")
-    Job('...')
-    """
-
-    def __init__(self, client: Client, ticket: Ticket) -> None:
-        self._client, self._ticket = client, ticket
-
-    @property
-    def id(self) -> str:
-        """The server's id for the request.
-
-        >>> job = client.submit("digits", image, budget="10min")
-        >>> client.job(job.id).result().outputs["label"]
-        array([3])
-        """
-        return self._ticket.id or ""
-
-    def state(self) -> str:
-        """pending, leased, done, failed, expired, cancelled or dead, as of now. Raises JobUnknown.
-
-        >>> job = client.submit("digits", image, budget="10min")
-        >>> _ = job.result()
-        >>> job.state()
-        'done'
-        """
-        return self._client._drive(self._client._core.state(self._ticket))
-
-    def result(self, timeout: Budget | None = None) -> Result:
-        """The answer, waited for until the budget is over, or for ``timeout`` if that is sooner.
-
-        Raises ResultPending where only the timeout is over; else what the request ended with:
-        DeadlineExceeded, JobFailed, JobCancelled, JobUnknown.
-
-        >>> job = client.submit("digits", image, budget="10min")
-        >>> job.result(timeout="1min").outputs["label"]
-        array([3])
-        """
-        timeout_s = None if timeout is None else duration_ms(timeout) / 1e3
-        return self._client._drive(self._client._core.result(self._ticket, timeout_s))
-
-    def cancel(self) -> bool:
-        """Cancel it. True if it is cancelled, False if it had already ended. Raises JobUnknown.
-
-        >>> job = client.submit("digits", image, budget="10min")
-        >>> state = "cancelled" if job.cancel() else "done"
-        >>> job.state() == state
-        True
-        """
-        return self._client._drive(self._client._core.cancel_ticket(self._ticket))
-
-    def __repr__(self) -> str:
-        return f"Job({self.id!r})"

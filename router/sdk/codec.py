@@ -276,6 +276,11 @@ def _flag(value: str | None) -> bool | None:
     return None if value is None else value.lower() in ("true", "1", "?1")
 
 
+def same_shapes(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+    """Whether two rows can be in one batch."""
+    return all(x.array.shape == y.array.shape for x, y in zip(a, b, strict=True))
+
+
 def split_rows(result: Result, rows: int) -> list[Result]:
     """One result for each of the ``rows`` of a batch; its outputs have no batch axis (views, no copies)."""
     for name, array in result.outputs.items():

@@ -17,9 +17,9 @@ from router.cli.common import (
     fail,
     header,
 )
-from router.sdk.client import Job
 from router.sdk.codec import Result
 from router.sdk.errors import DeadlineExceeded, JobCancelled, JobFailed, ResultPending
+from router.sdk.jobs import Job
 from router.units import budget_ms
 
 

@@ -31,7 +31,7 @@ from router.cli.common import (
     header,
     usage_errors,
 )
-from router.sdk.client import AsyncClient
+from router.sdk.async_client import AsyncClient
 from router.sdk.errors import HybridRouterError
 
 #: A server that is restarted is waited for this long; what it has taken is still there.

@@ -12,10 +12,12 @@ import numpy as np
 
 from optimizers.tensors import Array, TensorSpec
 from router.ingress.codec import protocol
-from router.sdk.client import AsyncClient, Client
+from router.sdk.async_client import AsyncClient
+from router.sdk.client import Client
 from router.sdk.core import ClientCore
-from router.sdk.effects import Flow, Options, Send, Sleep
+from router.sdk.effects import Options, Send, Sleep
 from router.sdk.responses import NoResponse, Reply
+from router.sdk.window import Together, Work
 
 T = TypeVar("T")
 
@@ -205,11 +207,14 @@ class Bench:
             retry_for_s=30.0,
         )
 
-    def drive(self, flow: Flow[T]) -> T:
-        answer: Reply | NoResponse | None = None
+    def drive(self, flow: Work[T]) -> T:
+        answer: Any = None
         try:
             while True:
                 step = flow.send(answer)
+                if isinstance(step, Together):
+                    answer = [self.drive(request) for request in step.flows]
+                    continue
                 self.steps.append(step)
                 answer = self.perform(step)
         except StopIteration as end:

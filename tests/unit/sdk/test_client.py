@@ -14,7 +14,6 @@ import pytest
 
 import router
 from router import AsyncClient, Client
-from router.sdk.client import AsyncJob, Job
 from router.sdk.errors import (
     DeadlineExceeded,
     HybridRouterError,
@@ -22,6 +21,7 @@ from router.sdk.errors import (
     ResultPending,
     ServerUnavailable,
 )
+from router.sdk.jobs import AsyncJob, Job
 from tests.unit.sdk.harness import Clock, FakeServer, async_client_of, client_of, pending, problem
 
 IMAGE = np.full((2, 2), 3.0)

@@ -17,7 +17,8 @@ from router.ingress.codec import protocol
 from router.sdk.codec import Result
 from router.sdk.effects import Options, Send
 from router.sdk.errors import HybridRouterError, InvalidRequest, JobCancelled, JobFailed
-from router.sdk.map import Finish, MapPlan, Pull, Start
+from router.sdk.map import MapPlan
+from router.sdk.window import Finish, Pull, StartWork
 from tests.unit.sdk.harness import Bench, FakeServer, async_client_of, client_of, pending, problem
 
 
@@ -273,13 +274,13 @@ def test_a_request_that_is_taken_after_the_map_was_left_is_cancelled_too() -> No
     )
     steps, items = plan.run(), images(1)
     step = steps.send(None)
-    while not isinstance(step, Start):
+    while not isinstance(step, StartWork):
         step = steps.send(next(items) if isinstance(step, Pull) else bench.perform(cast(Send, step)))
     assert isinstance(steps.send("handle"), Pull | Finish)
     bench.drive(plan.abandon())
     assert bench.server.cancelled == []
     with pytest.raises(JobCancelled, match="r0"):
-        bench.drive(step.flow)
+        bench.drive(step.work)
     assert bench.server.cancelled == ["r0"]
 
 
@@ -325,3 +326,27 @@ async def test_items_may_come_asynchronously() -> None:
     async with async_client_of(FakeServer(queue=True)) as client:
         got = [int(r.output.argmax()) async for r in client.map("digits", source(), rows_per_request=2)]
     assert got == [0, 1, 2, 3, 4]
+
+
+async def test_halves_of_a_refused_request_stay_within_the_concurrency() -> None:
+    server = FakeServer()
+    in_flight, most = 0, 0
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal in_flight, most
+        if request.method != "POST":
+            return server(request)
+        in_flight += 1
+        most = max(most, in_flight)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        in_flight -= 1
+        return problem(422, "no such picture")
+
+    client = async_client_of(server)
+    client._transport = httpx.MockTransport(handler)
+    async with client:
+        results = client.map("digits", images(16), rows_per_request=8, concurrency=3, on_error="return")
+        answers = [answer async for answer in results]
+    assert [type(answer) for answer in answers] == [InvalidRequest] * 16
+    assert most == 3
