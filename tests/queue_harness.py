@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from workers.queue.contract import DeadlineQueue, QueueSettings
+from workers.queue.contract import DeadlineQueue
 from workers.queue.job import NewJob
 from workers.queue.memory.queue import MemoryQueue
 from workers.queue.redis.client import connect
 from workers.queue.redis.queue import RedisQueue
 from workers.queue.redis.scripts import load_scripts
+from workers.queue.settings import QueueSettings
 
 START_MS = 1_800_000_000_000
 

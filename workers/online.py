@@ -179,7 +179,7 @@ class OnlineReplica(BatchRunner):
     """A :class:`BatchRunner` as a Serve replica; Serve restarts it when ``check_health`` fails or hangs."""
 
     async def identify(self) -> tuple[str, Any]:
-        """This replica's id, and its actor: whoever has that can call it without a Serve handle."""
+        """This replica's id and its actor, through which it can be called without a Serve handle."""
         import ray
 
         actor = ray.get_runtime_context().current_actor

@@ -275,7 +275,7 @@ class Policy(Section):
 
     @property
     def queue_settings(self) -> dict[str, Any]:
-        """Fields of `workers.queue.contract.QueueSettings` on which all who use a queue must agree."""
+        """Fields of `workers.queue.settings.QueueSettings` on which all who use a queue must agree."""
         limits, each = self.limits.queue, self.limits.tenant.queue
         return {
             "max_jobs": limits.jobs,

@@ -40,7 +40,7 @@ from router.service.queued import NotQueued, QueuedRequests
 from router.service.readiness import Readiness
 from router.service.requests import Answer, InferenceRequest, PendingRequest, ServedModel
 from router.service.shadow import ShadowRuns
-from workers.queue.contract import settings_from
+from workers.queue.settings import settings_from
 
 
 class Service:

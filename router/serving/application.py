@@ -43,10 +43,11 @@ from router.serving.policy_file import PolicyFile, follow
 from router.serving.warm_up import WarmUp
 from workers import online
 from workers.batch import autoscale, deployment
-from workers.queue.contract import DeadlineQueue, QueueSettings
+from workers.queue.contract import DeadlineQueue
 from workers.queue.redis import client, restarts
 from workers.queue.redis import queue as redis_queue
 from workers.queue.redis.server_check import layout_of
+from workers.queue.settings import QueueSettings
 
 APP_NAME = "hybrid-router"
 Handle = DeploymentHandle[Any]

@@ -27,7 +27,7 @@ from router.simulate.result import LoadSample, SimulationResult
 from router.simulate.shadowed import Shadows
 from router.simulate.timing import Costs, Timing
 from router.simulate.workload import Request
-from workers.queue.contract import settings_from
+from workers.queue.settings import settings_from
 
 Variants = Mapping[str, Mapping[str, MeasuredVariant]]
 _SAMPLES = 400

@@ -29,9 +29,10 @@ from router.simulate.requests import Outcome, SimulatedRequest
 from router.simulate.timing import Timing
 from workers.batch.autoscale import workers_wanted
 from workers.batching import LEAST_SHARE, BoundTable, plan_batch
-from workers.queue.contract import Accepted, Done, Missed, QueueSettings, QueueStats, Release, WaitingJob
+from workers.queue.contract import Accepted, Done, Missed, QueueStats, Release, WaitingJob
 from workers.queue.job import JobState, Lease, LeaseRef, NewJob
 from workers.queue.memory.queue import MemoryQueue
+from workers.queue.settings import QueueSettings
 
 T = TypeVar("T")
 

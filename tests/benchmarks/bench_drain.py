@@ -26,10 +26,11 @@ from optimizers.profile import quantile
 from optimizers.tensors import pack
 from tests.benchmarks.drain_parts import WIDTH
 from tests.benchmarks.report import Figure, at_least, at_most, write
-from workers.queue.contract import Done, QueueSettings, Release
+from workers.queue.contract import Done, Release
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.job import LeaseRef, NewJob
 from workers.queue.redis.queue import RedisQueue
+from workers.queue.settings import QueueSettings
 
 SETTINGS = QueueSettings(max_jobs=2_000_000, keep_ms=600_000)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -18,9 +18,10 @@ from workers.batch.deployment import BatchWorker
 from workers.batch.settings import LoopSettings
 from workers.execution.batch_model import BatchModel
 from workers.execution.work_limits import WorkLimit
-from workers.queue.contract import DeadlineQueue, Done, Outcome, QueueSettings
+from workers.queue.contract import DeadlineQueue, Done, Outcome
 from workers.queue.job import Lease, NewJob
 from workers.queue.redis.queue import RedisQueue
+from workers.queue.settings import QueueSettings
 
 MODEL = "chaos"
 LEASE_MS = 2000

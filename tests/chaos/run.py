@@ -27,10 +27,11 @@ from typing import Any
 from tests.chaos.check import Verdict, judge
 from tests.chaos.endpoint import Endpoint
 from tests.chaos.parts import HANG, HUNG, LEASE_MS, MODEL, SETTINGS, ChaosReplica, Log, make_job, read_log
-from workers.queue.contract import Accepted, QueueUnavailable, settings_from
+from workers.queue.contract import Accepted, QueueUnavailable
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.job import JobStatus
 from workers.queue.redis.queue import RedisQueue
+from workers.queue.settings import settings_from
 
 RECOVERY_LIMIT_S = 10.0
 SUBMITTERS = 4

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 from tests.chaos.parts import MODEL, POISON, SETTINGS, Log, make_job
-from workers.queue.contract import Accepted, Full, QueueUnavailable, settings_from
+from workers.queue.contract import Accepted, Full, QueueUnavailable
 from workers.queue.redis.queue import RedisQueue
+from workers.queue.settings import settings_from
 
 POISON_SHARE = 0.01
 TIGHT_SHARE = 0.05

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.chaos.parts import HUNG, SETTINGS, PoisonModel, loop_settings, open_logged
 from workers.batch.loop import ModelHangs, WorkerLoop
-from workers.queue.contract import settings_from
+from workers.queue.settings import settings_from
 
 
 async def main(url: str, folder: Path) -> None:

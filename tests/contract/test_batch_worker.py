@@ -26,10 +26,10 @@ from workers.batch import deployment as batch
 from workers.batch.settings import LoopSettings
 from workers.execution.batch_model import ArtifactModel, BatchModel, VariantUnavailable
 from workers.execution.work_limits import WorkLimit
-from workers.queue.contract import settings_from
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.job import JobState, JobStatus, NewJob
 from workers.queue.redis.queue import RedisQueue
+from workers.queue.settings import settings_from
 
 pytestmark = pytest.mark.slow
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.queue_harness import START_MS, Harness, job, memory, on_redis
-from workers.queue import contract
+from workers.queue import limits
 from workers.queue.contract import (
-    MAX_EXPIRED_PER_CLAIM,
     Accepted,
     Done,
     Failed,
@@ -22,12 +22,12 @@ from workers.queue.contract import (
     Missed,
     Outcome,
     QueueClosed,
-    QueueSettings,
     Release,
 )
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.job import JobState, LeaseRef
 from workers.queue.retry import RetryPolicy
+from workers.queue.settings import QueueSettings
 
 Make = Callable[..., Awaitable[Harness]]
 
@@ -573,6 +573,42 @@ async def test_counts_and_bytes_add_up(make: Make) -> None:
     }
 
 
+async def test_the_rate_at_which_rows_end_is_given_for_a_minute_after_the_last_one(make: Make) -> None:
+    h = await make()
+    assert (await h.queue.stats()).rows_per_s is None
+    await h.queue.submit([job("a", rows=50)])
+    (lease,) = await h.queue.claim(1, 1000, "w")
+    await h.queue.settle([Done("a", lease.token, b"")])
+    assert (await h.queue.stats()).rows_per_s == pytest.approx(50.0)
+    await h.advance(10_000)
+    assert (await h.queue.stats()).rows_per_s == pytest.approx(50.0 / math.e)
+    await h.advance(50_000)
+    assert (await h.queue.stats()).rows_per_s == pytest.approx(50.0 / math.exp(6.0))
+    await h.advance(1)
+    assert (await h.queue.stats()).rows_per_s is None, "what ran a minute ago says nothing about now"
+
+
+async def test_a_record_keeps_the_last_failures_each_cut_to_its_bound(make: Make) -> None:
+    h = await make(retry=RetryPolicy(base_ms=1, cap_ms=1))
+    await h.queue.submit([job("a", max_attempts=100)])
+    for count in range(12):
+        (lease,) = await h.queue.claim(1, 1000, "w")
+        await h.queue.settle([Failed("a", lease.token, f"{count}:" + "x" * 5000)])
+        await h.advance(1)
+    status = await h.queue.state("a")
+    assert status is not None and status.attempts == 12
+    assert [f.error.split(":")[0] for f in status.failures] == [str(n) for n in range(2, 12)]
+    assert {len(f.error) for f in status.failures} == {limits.MAX_ERROR_CHARS} == {len(status.error or "")}
+
+
+async def test_a_large_submit_is_answered_and_claimed_in_its_order(make: Make) -> None:
+    h = await make()
+    names = [f"j{i:04d}" for i in range(1200)]
+    answers = await h.queue.submit([job(name, payload=b"x" * 9000) for name in names])
+    assert [a.id for a in answers] == names
+    assert [name for _ in range(3) for name in await ids(h, 500)] == names
+
+
 async def test_wait_is_woken_by_the_end_of_a_job(make: Make) -> None:
     h = await make()
     await h.queue.submit([job("a"), job("b")])
@@ -691,7 +727,7 @@ async def test_many_late_jobs_are_expired_a_bounded_number_at_a_time_and_hide_no
     for _ in range(40):
         claimed += [x.id for x in await harness.queue.claim(10, 60_000, "w")]
         stats = await harness.queue.stats()
-        assert stats.totals["expired"] - expired <= MAX_EXPIRED_PER_CLAIM
+        assert stats.totals["expired"] - expired <= limits.MAX_EXPIRED_PER_CLAIM
         assert stats.leased_jobs == len(claimed)
         expired = stats.totals["expired"]
         if len(claimed) == 5:
@@ -742,7 +778,7 @@ async def test_leases_by_the_thousand_are_promoted_and_renewed(make: Make) -> No
 async def test_a_claim_hands_out_a_bounded_number_of_bytes_but_at_least_one_job(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contract, "MAX_BYTES_PER_CLAIM", 1000)
+    monkeypatch.setattr(limits, "MAX_BYTES_PER_CLAIM", 1000)
     harness = await make()
     sizes = {"a": 600, "b": 400, "c": 1, "d": 5000, "e": 10}
     await harness.queue.submit([job(name, payload=b"x" * size) for name, size in sizes.items()])

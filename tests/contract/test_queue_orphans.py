@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.queue_harness import Harness, job, on_redis
-from workers.queue.contract import Done, Failed, QueueSettings
+from workers.queue.contract import Done, Failed
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.job import JobState
+from workers.queue.settings import QueueSettings
 
 
 @pytest.fixture(scope="module")

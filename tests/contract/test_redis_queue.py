@@ -15,10 +15,11 @@ from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError
 
 import workers.queue.redis.keys
 from tests.queue_harness import job
-from workers.queue.contract import Accepted, Done, Failed, QueueIncompatible, QueueSettings, QueueUnavailable
+from workers.queue.contract import Accepted, Done, Failed, QueueIncompatible, QueueUnavailable
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.redis.keys import FIELDS, Keys
 from workers.queue.redis.queue import RedisQueue
+from workers.queue.settings import QueueSettings
 
 SHORT = QueueSettings(keep_ms=600_000, keep_dead_ms=900_000)
 

@@ -18,11 +18,12 @@ from router.serving import local as serving
 from tests.queue_harness import job
 from tests.support import every_datatype
 from workers.ports import free_port
-from workers.queue.contract import Accepted, Done, QueueIncompatible, QueueSettings, QueueUnavailable
+from workers.queue.contract import Accepted, Done, QueueIncompatible, QueueUnavailable
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.redis.client import connect
 from workers.queue.redis.queue import RedisQueue
 from workers.queue.redis.server_check import check_layouts, check_server, layout_of
+from workers.queue.settings import QueueSettings
 
 IMAGE = layout_of([TensorSpec("image", "FP32", (-1, 64))], [TensorSpec("label", "INT64", (-1,))])
 TEXT = layout_of([TensorSpec("text", "BYTES", (-1, 1))], [TensorSpec("label", "INT64", (-1,))])

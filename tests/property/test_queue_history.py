@@ -18,11 +18,12 @@ import pytest
 from optimizers.tensors import pack
 from tests.chaos.check import Verdict, judge
 from tests.queue_harness import job
-from workers.queue.contract import Accepted, Done, Failed, Outcome, QueueSettings, Release
+from workers.queue.contract import Accepted, Done, Failed, Outcome, Release
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.job import JobState, JobStatus, Lease
 from workers.queue.redis.queue import RedisQueue
 from workers.queue.retry import RetryPolicy
+from workers.queue.settings import QueueSettings
 
 JOBS_PER_CLIENT = 150
 RESULT = pack({"y": np.full((1, 1), 14.0, np.float32)})

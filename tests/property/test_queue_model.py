@@ -15,10 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from tests.queue_harness import memory, on_redis
 from tests.support.effort import tries
-from workers.queue.contract import Done, Failed, Lost, Missed, Outcome, QueueSettings, Release
+from workers.queue.contract import Done, Failed, Lost, Missed, Outcome, Release
 from workers.queue.embedded import EmbeddedServer
 from workers.queue.job import TERMINAL, JobState, JobStatus, Lease, LeaseRef, NewJob
 from workers.queue.retry import RetryPolicy
+from workers.queue.settings import QueueSettings
 
 T = TypeVar("T")
 SETTINGS = QueueSettings(

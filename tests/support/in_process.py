@@ -23,8 +23,9 @@ from router.service.metrics import Recorder
 from router.service.requests import ServedModel
 from router.service.service import Service
 from workers.online import BatchRunner
-from workers.queue.contract import Done, Outcome, settings_from
+from workers.queue.contract import Done, Outcome
 from workers.queue.memory.queue import MemoryQueue
+from workers.queue.settings import settings_from
 
 
 @dataclass

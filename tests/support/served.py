@@ -22,8 +22,9 @@ from router.service.service import Service
 from router.serving.policy_file import PolicyFile
 from tests.support.replica import Replica, variant
 from tests.support.virtual_time import now_ms
-from workers.queue.contract import Done, Failed, Outcome, QueueSettings
+from workers.queue.contract import Done, Failed, Outcome
 from workers.queue.memory.queue import MemoryQueue
+from workers.queue.settings import QueueSettings
 
 #: Model ``m`` has both sides, ``o`` an online one only.
 POLICY = """

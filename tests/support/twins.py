@@ -37,17 +37,10 @@ from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.virtual_time import VirtualLoop, now_ms
 from workers.batching import LEAST_SHARE, BoundTable, plan_batch
-from workers.queue.contract import (
-    Done,
-    Missed,
-    Outcome,
-    QueueStats,
-    QueueUnavailable,
-    Submitted,
-    settings_from,
-)
+from workers.queue.contract import Done, Missed, Outcome, QueueStats, QueueUnavailable, Submitted
 from workers.queue.job import Lease, NewJob
 from workers.queue.memory.queue import MemoryQueue
+from workers.queue.settings import settings_from
 
 HOP_MS, CLAIM_MS = 1.0, 1.0
 _PATIENCE_MS = 10_000

@@ -1,8 +1,8 @@
 """How many batch workers a queue needs: waiting work over measured throughput, against the deadlines.
 
-:class:`QueuePolicy` runs inside Ray Serve's controller, which asks it about ten times a second and
-must not be kept waiting: :mod:`workers.batch.queue_poll` looks at the queue on a thread of its own, and the
-policy answers from the last look.
+:class:`QueuePolicy` runs inside Ray Serve's controller, which calls it about ten times a second and
+must not wait: :mod:`workers.batch.queue_poll` reads the queue in its own thread, and the policy answers from
+its last reading.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class UrlNotToBeShown(ValueError):
-    """The queue's URL holds a password, and Serve shows its autoscaling settings to whoever asks."""
+    """The queue's URL holds a password, and Serve shows autoscaling settings in its dashboard."""
 
 
 def workers_needed(
     stats: QueueStats, rows_per_s: float, present: int, *, horizon_s: float = 30.0, headroom: float = 0.8
 ) -> int:
-    """The fewest workers that clear what is unfinished in time; 0 when nothing is.
+    """The fewest workers that finish all unfinished work in time; 0 when there is none.
 
     ``rows_per_s`` is one worker's throughput. The time is until the earliest deadline, but at most
-    ``horizon_s`` (a backlog that is due tomorrow is still worked off soon) and not below a second.
-    Only ``headroom`` of it is planned with. An idle queue with leased work keeps who is there.
+    ``horizon_s`` (work that is due tomorrow is still done soon) and not below a second.
+    Only ``headroom`` of it is planned with. A queue with leased work only keeps the present workers.
     """
     if stats.jobs == 0:
         return 0
@@ -43,10 +43,10 @@ def workers_needed(
 
 
 def workers_wanted(stats: QueueStats, rows_per_s: float, present: int, *, horizon_s: float = 30.0) -> int:
-    """The same where the workers ``present`` may be slower or quicker than by the profile, ``rows_per_s``."""
+    """`workers_needed`, corrected by the measured rate: ``rows_per_s`` is the profile's."""
     each = rows_per_s
     if stats.rows_per_s is not None and present and stats.waiting_rows:
-        # While there is more than enough to do, what they get done is what they can do.
+        # While work waits, the measured rate is what the workers are capable of.
         each = max(stats.rows_per_s / present, 0.1 * rows_per_s)
     return workers_needed(stats, each, present, horizon_s=horizon_s)
 
@@ -55,8 +55,8 @@ class QueuePolicy:
     """An autoscaling policy for Serve; plain values only, because Serve stores and logs them.
 
     ``rows_per_s`` is one worker's throughput by the variant's profile, used until the queue's own
-    measured rate says better. Give ``queue_url`` as ``file:`` where it has a password. The object is
-    made anew whenever the controller restarts, so it keeps nothing that matters.
+    measured rate is known. Give ``queue_url`` as ``file:`` where it has a password. The object is
+    created again when the controller restarts, so it keeps no state that matters.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class QueuePolicy:
         self._poll = poll_for(self, queue_url, model, namespace, queue_settings or {}, poll_s)
 
     def __call__(self, ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """Keeps the present target while the queue cannot be seen."""
+        """Keeps the present target while the queue cannot be read."""
         stats = self._poll.latest(max_age_s=10.0)
         if stats is None:
             return ctx.target_num_replicas, {}

@@ -23,15 +23,10 @@ from workers.batch.queue_poll import OrphanLog
 from workers.batch.settings import LoopSettings, Meter
 from workers.execution.batch_model import ArtifactModel, BatchModel
 from workers.execution.work_limits import WorkLimit
-from workers.queue.contract import (
-    DeadlineQueue,
-    QueueIncompatible,
-    QueueSettings,
-    QueueUnavailable,
-    settings_from,
-)
+from workers.queue.contract import DeadlineQueue, QueueIncompatible, QueueUnavailable
 from workers.queue.redis.queue import RedisQueue
 from workers.queue.redis.server_check import check_server
+from workers.queue.settings import QueueSettings, settings_from
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingConfig
@@ -48,7 +43,7 @@ class BatchWorker:
     """The loop as a Serve deployment. All arguments are plain values, so that a config file can hold them.
 
     ``queue_url``: see :func:`workers.queue.redis.client.connect`; prefer ``file:`` where it has a password.
-    ``queue_settings``: fields of :class:`workers.queue.contract.QueueSettings`, ``retry`` as a mapping too;
+    ``queue_settings``: fields of :class:`workers.queue.settings.QueueSettings`, ``retry`` as a mapping too;
     they must be the same for everybody who uses the queue. ``layout``: see
     `workers.queue.redis.queue.RedisQueue`. ``hung_after_ms``: how long one batch may compute, or be blocked
     (default: by the variant's profile).
@@ -230,8 +225,8 @@ def deployment(
 ) -> Any:
     """The bound Serve deployment ``{model}-batch``; ``options`` are :class:`BatchWorker`'s.
 
-    ``drain_s`` must exceed the longest batch: past it a worker that is told to stop is killed, and its
-    jobs come back when their leases run out. ``cpus`` is what Ray reserves: none by default, because
+    ``drain_s`` must exceed the longest batch: after it a worker that was asked to stop is killed, and
+    its jobs come back when their leases run out. ``cpus`` is what Ray reserves: none by default, because
     batch work takes what the online replicas leave. ``kind`` may be a subclass with a model of its own.
     """
     from ray import serve

@@ -1,8 +1,8 @@
-"""Looks at a queue from a thread of its own, for as long as somebody alive wants to know.
+"""Reads a queue's counts in a thread of its own, for as long as an owner is alive.
 
-There is one thread for each queue in a process, whoever asks and however often. Ray Serve makes a scaling
-policy anew with every deployment and pickles the policy's module by value, so that what must be there only
-once stands here, in a module that is imported.
+A process has one thread per queue, however many callers there are. Ray Serve creates a scaling policy again
+with every deployment and pickles the policy's module by value; this module is imported instead, so that what
+must exist once per process does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from workers.queue.contract import DeadlineQueue, QueueError, QueueStats, settings_from
+from workers.queue.contract import DeadlineQueue, QueueError, QueueStats
+from workers.queue.settings import settings_from
 
 logger = logging.getLogger("ray.serve")
 
@@ -29,8 +30,8 @@ _polls: dict[tuple[str, str, str], QueuePoll] = {}
 def poll_for(
     owner: object, url: str, model: str, namespace: str, settings: Mapping[str, Any], every_s: float
 ) -> QueuePoll:
-    """The poll of a queue, which goes on while ``owner`` or another owner is alive. The settings and the
-    pace are those of whoever asked last."""
+    """The poll of a queue, which runs while ``owner`` or another owner is alive. The last caller's settings
+    and pace apply."""
     make = partial(open_queue, url, model, namespace, settings)
     with _lock:
         key = (url, model, namespace)
@@ -61,12 +62,12 @@ class QueuePoll:
         self._thread: threading.Thread | None = None
         self._latest: QueueStats | None = None
         self._latest_at = -math.inf
-        self._looking = _Failures(f"cannot look at the queue of model {key[1]!r}")
-        self._reaping = _Failures(f"cannot reap the queue of model {key[1]!r}")
+        self._read_failures = _Failures(f"cannot read the queue of model {key[1]!r}")
+        self._reap_failures = _Failures(f"cannot reap the queue of model {key[1]!r}")
         self._orphans = OrphanLog(key[1])
 
     def latest(self, max_age_s: float) -> QueueStats | None:
-        """What was seen last, None if that is too long ago."""
+        """The last reading; None if it is older than that."""
         with _lock:
             self.keep_running()
         return self._latest if time.monotonic() - self._latest_at <= max_age_s else None
@@ -78,7 +79,7 @@ class QueuePoll:
             self._thread.start()
 
     def _run(self) -> None:
-        asyncio.run(self._look())
+        asyncio.run(self._read_until_unwanted())
 
     def _is_wanted(self) -> bool:
         with _lock:
@@ -88,28 +89,30 @@ class QueuePoll:
                 del _polls[self._key]
             return False
 
-    async def _look(self) -> None:
+    async def _read_until_unwanted(self) -> None:
         while self._is_wanted():
             make = self.make
             try:
                 queue = make()
                 try:
                     while self.make is make and self._is_wanted():
-                        await self._look_once(queue)
-                        self._looking.count = 0
+                        await self._read_once(queue)
+                        self._read_failures.count = 0
                         await asyncio.sleep(self.every_s)
                 finally:
                     await queue.close()
-            except Exception as error:  # whatever it is: without this thread nothing starts from zero
-                self._looking.add(error)
-                await asyncio.sleep(min(_LONGEST_PAUSE_S, self.every_s * 2 ** min(self._looking.count, 20)))
+            except Exception as error:  # any error: without this thread nothing is scaled up from zero
+                self._read_failures.add(error)
+                await asyncio.sleep(
+                    min(_LONGEST_PAUSE_S, self.every_s * 2 ** min(self._read_failures.count, 20))
+                )
 
-    async def _look_once(self, queue: DeadlineQueue) -> None:
+    async def _read_once(self, queue: DeadlineQueue) -> None:
         try:
             await queue.reap()
-            self._reaping.count = 0
+            self._reap_failures.count = 0
         except QueueError as error:
-            self._reaping.add(error)
+            self._reap_failures.add(error)
         stats = await queue.stats()
         self._latest, self._latest_at = stats, time.monotonic()
         self._orphans.note(stats)
@@ -129,7 +132,7 @@ class _Failures:
 
 
 class OrphanLog:
-    """Says when jobs have lost their record or payload in the queue's server."""
+    """Logs when jobs have lost their record or payload in the queue's server."""
 
     def __init__(self, model: str) -> None:
         self._model = model

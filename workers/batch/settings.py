@@ -12,10 +12,10 @@ from workers.execution.work_limits import LOAD_LIMIT, WorkLimit, limit_for
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """``lease_ms`` must be well above the longest batch; leases are renewed at a third of it.
-    ``max_rows`` bounds a batch (default: what the variant's profile measured). ``idle_s`` is how long
-    one sleep for work lasts at most, ``reap_s`` how often overdue work is looked for, ``watch_s`` how often
-    the model is looked at. ``limit`` gives by the predicted time of a batch in ms how long it may take before
-    it is taken to hang, ``load_limit`` how long loading may."""
+    ``max_rows`` bounds a batch (default: what the variant's profile measured). ``idle_s`` is the longest
+    wait for work at a time, ``reap_s`` how often the loop reaps, ``watch_s`` how often it checks the model.
+    ``limit`` maps the predicted time of a batch in ms to how long it may take before it counts as hung;
+    ``load_limit`` is how long loading may take."""
 
     lease_ms: int = 10_000
     max_rows: int | None = None
@@ -34,7 +34,7 @@ class LoopSettings:
 
 @dataclass(slots=True)
 class Meter:
-    """What the loop counts, in plain numbers; whoever publishes takes ``batches`` away."""
+    """What the loop counts, in plain numbers; the publisher removes ``batches``."""
 
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     batches: deque[tuple[str, int, float]] = field(default_factory=lambda: deque(maxlen=10_000))

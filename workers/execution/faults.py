@@ -1,8 +1,8 @@
-"""Which requests make a model fail, and which of their rows: found by bisection, one run at a time.
+"""Which requests make a model fail, and which of their rows: found by bisection, one run at a time. Pure.
 
-:func:`find_faults` says what to run next and is told how that went, so its caller may let other work run
-in between. Every request is told apart from the others, however many runs that takes: none fails for
-another's rows. The rows at fault within a request are looked for within :class:`Bounds` only. Pure.
+:func:`find_faults` is a generator: it yields what to run next and is sent the result, so its caller may run
+other work in between. Every request is separated from the others, however many runs that takes: none fails
+for another's rows. The search for the rows at fault within a request stays within :class:`Bounds`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class RowsAtFault(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How long a search may go on: so many runs to tell requests apart before each is run alone; and so many
-    runs again, or so much time of the model, to find the rows at fault in them."""
+    """How long a search may take: ``runs`` to separate requests by bisection before each is run alone; and
+    again ``runs``, or ``ms`` of the model's time, to find the rows at fault within them."""
 
     runs: int = 32
     ms: float = 5_000.0
@@ -69,13 +69,13 @@ def find_faults(
         size = -(-len(group) // 2) if runs < bounds.runs else 1
         for part in (group[at : at + size] for at in range(0, len(group), size)):
             runs += 1
-            ran = yield from _run([jobs[place] for place in part], max_rows)
-            if isinstance(ran.answer, Exception):
-                answers[part[0]] = ran.answer
+            result = yield from _run([jobs[place] for place in part], max_rows)
+            if isinstance(result.answer, Exception):
+                answers[part[0]] = result.answer
                 failed.append(part)
             else:
                 rows = [tensors.rows_of(jobs[place]) for place in part]
-                answers[part.start : part.stop] = tensors.split(ran.answer, rows)
+                answers[part.start : part.stop] = tensors.split(result.answer, rows)
     search = _RowSearch(max_rows, bounds)
     for place, answer in enumerate(answers):
         if isinstance(answer, Exception):
@@ -86,18 +86,18 @@ def find_faults(
 
 def run_all(jobs: Sequence[Tensors], max_rows: int, bounds: Bounds = DEFAULT_BOUNDS) -> Steps:
     """One answer for each of the ``jobs``, run as one batch; where that fails, by :func:`find_faults`."""
-    ran = yield from _run(jobs, max_rows)
-    if isinstance(ran.answer, Exception):
-        return (yield from find_faults(jobs, max_rows, ran.answer, bounds))
-    return list(tensors.split(ran.answer, [tensors.rows_of(job) for job in jobs]))
+    result = yield from _run(jobs, max_rows)
+    if isinstance(result.answer, Exception):
+        return (yield from find_faults(jobs, max_rows, result.answer, bounds))
+    return list(tensors.split(result.answer, [tensors.rows_of(job) for job in jobs]))
 
 
 def _check_model() -> Generator[None, RunResult, None]:
-    ran = yield None
-    if isinstance(ran.answer, Exception):
+    result = yield None
+    if isinstance(result.answer, Exception):
         raise ModelFault(
-            f"the model fails on a row that it took before: {describe(ran.answer)}"
-        ) from ran.answer
+            f"the model fails on a row that it took before: {describe(result.answer)}"
+        ) from result.answer
 
 
 def _run(jobs: Sequence[Tensors], max_rows: int) -> Generator[Tensors, RunResult, RunResult]:
@@ -107,11 +107,11 @@ def _run(jobs: Sequence[Tensors], max_rows: int) -> Generator[Tensors, RunResult
         batch = tensors.concat(jobs)
         rows = tensors.rows_of(batch)
         for start in range(0, rows, max_rows):
-            ran = yield _rows(batch, start, start + max_rows)
-            ms += ran.ms
-            if isinstance(ran.answer, Exception):
-                return RunResult(ran.answer, ms)
-            pieces.append(ran.answer)
+            result = yield _rows(batch, start, start + max_rows)
+            ms += result.ms
+            if isinstance(result.answer, Exception):
+                return RunResult(result.answer, ms)
+            pieces.append(result.answer)
         outputs = tensors.concat(pieces)
         tensors.split(outputs, [rows])
     except tensors.TensorError as error:
@@ -141,9 +141,9 @@ class _RowSearch:
         pending = _halves(range(total))
         while pending and self._runs < self._bounds.runs and self._ms < self._bounds.ms:
             part = pending.pop()
-            ran = yield from _run([_rows(job, part.start, part.stop)], self._max_rows)
-            self._runs, self._ms = self._runs + 1, self._ms + ran.ms
-            if isinstance(ran.answer, Exception):
+            result = yield from _run([_rows(job, part.start, part.stop)], self._max_rows)
+            self._runs, self._ms = self._runs + 1, self._ms + result.ms
+            if isinstance(result.answer, Exception):
                 if len(part) == 1:
                     at_fault.append(part.start)
                 pending += _halves(part)

@@ -2,7 +2,7 @@
 
 Elapsed time alone cannot tell. A thread of class ``SCHED_IDLE`` may wait minutes for a processor, and nothing
 is wrong. So the time of a piece of work is split in three: *on CPU*, *runnable* (it waits for a processor,
-which is not its fault) and *blocked* (it waits for a lock, a device or a file). The first and the last have
+not its fault) and *blocked* (it waits for a lock, a device or a file). The first and the last have
 a limit each. :mod:`workers.execution.work_watch` reads the times.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 #: Work may take so many times what the profile predicts for its rows: rows differ, and machines slow down.
 FACTOR = 20.0
-#: ... and never less than this, so that one page fault or one slow disk condemns nobody.
+#: ... and never less than this, so that a page fault or a slow disk is not taken for a hang.
 FLOOR_MS = 30_000.0
 
 

@@ -1,7 +1,7 @@
-"""Watches a model's thread from outside: what runs there, and whether it still works or hangs.
+"""Watches a model's thread from outside: what runs there, and whether it works or hangs.
 
-:mod:`workers.execution.work_limits` decides; this reads the threads' times from ``/proc``, which needs no
-help of the thread that is watched.
+:mod:`workers.execution.work_limits` decides; this reads the threads' times from ``/proc``, which the watched
+thread need not help with.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class _Piece:
 
 
 class WorkWatch:
-    """``with watch.work(what, limit):`` stands around each piece of work, in the model's thread; ``look`` is
-    called about once a second by another.
+    """Each piece of work in the model's thread runs in ``with watch.work(what, limit):``; another thread
+    calls ``look`` about once a second.
 
     Make it before the model is loaded: the threads that a runtime starts for itself are known by being
     younger. Threads of another scheduling class than the model's thread are not counted.
@@ -66,8 +66,8 @@ class WorkWatch:
             self._piece = None
 
     def look(self) -> str | None:
-        """Why the work that is under way is taken to hang; None while there is none, or its size explains
-        its time. What happened before the first look at a piece of work does not count."""
+        """Why the current work counts as hung; None while there is none, or its size explains its time. The
+        time before the first look at a piece of work does not count."""
         piece, now = self._piece, self._clock()
         if piece is None:
             self._last_piece = None
@@ -75,7 +75,7 @@ class WorkWatch:
         threads = self._read(self._older, piece.thread)
         if piece is self._last_piece:
             elapsed_ms = min((now - self._looked_at) * 1e3, _LONGEST_GAP_MS)
-            if threads:  # else nothing is known, and nobody is condemned for that
+            if threads:  # else the times are unknown, which is no evidence of a hang
                 self._spent = spend(self._spent, self._threads, threads, elapsed_ms)
         else:
             self._last_piece, self._spent = piece, Spent()

@@ -1,8 +1,8 @@
 """The deadline queue as its users see it: one queue per model, earliest deadline first, claimed by lease.
 
-Two forms keep this contract, and one suite tests both: :class:`workers.queue.memory.queue.MemoryQueue` and
-:class:`workers.queue.redis.queue.RedisQueue`. Every verb may be applied twice without harm, because a client
-that lost an answer asks again.
+:class:`workers.queue.memory.queue.MemoryQueue` and :class:`workers.queue.redis.queue.RedisQueue` implement
+:class:`DeadlineQueue`, and one test suite runs on both. Every verb may be applied twice without harm, because
+a client that lost an answer asks again.
 
 Errors raised by a queue::
 
@@ -16,17 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from workers.queue.job import JobState, JobStatus, Lease, LeaseRef, NewJob
-from workers.queue.retry import RetryPolicy
+from workers.queue.job import DEFAULT_ATTEMPTS, JobState, JobStatus, Lease, LeaseRef, NewJob
+from workers.queue.settings import QueueSettings
 
 #: What `QueueStats.totals` counts.
 TOTALS = ("submitted", "done", "failed", "expired", "cancelled", "dead", "retried", "lost", "orphaned")
-#: One claim expires no more jobs than this, so that no call keeps the server from others for long.
-MAX_EXPIRED_PER_CLAIM = 1000
-#: One claim hands out no more payload than this, though always one job.
-MAX_BYTES_PER_CLAIM = 64 << 20
 
 
 class QueueError(Exception):
@@ -143,7 +139,7 @@ class DeadLetter:
 
     status: JobStatus
     payload: bytes = field(repr=False)
-    max_attempts: int = 3
+    max_attempts: int = DEFAULT_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,72 +168,6 @@ class QueueStats:
     totals: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class QueueSettings:
-    """Bounds and lifetimes of one model's queue.
-
-    ``keep_ms``: how long a result or another terminal state stays readable. ``keep_dead_ms`` and
-    ``max_dead_letters`` bound the dead letters. ``tenant_jobs``/``tenant_bytes`` bound each tenant
-    (``None``: only the model's bounds); ``bounds`` gives jobs and bytes of those tenants that have their
-    own. ``weights``: a tenant's share of the claims while others wait too (default 1).
-    ``max_lost_leases``: a job whose worker dies this often is dead; from ``suspect_after`` lost leases on,
-    it is claimed alone, so that it takes no other job down with it.
-    """
-
-    max_jobs: int = 1_000_000
-    max_bytes: int = 4 << 30
-    tenant_jobs: int | None = None
-    tenant_bytes: int | None = None
-    bounds: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
-    keep_ms: int = 24 * 3600 * 1000
-    keep_dead_ms: int = 7 * 24 * 3600 * 1000
-    max_dead_letters: int = 10_000
-    max_lost_leases: int = 10
-    suspect_after: int = 3
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-
-    def __post_init__(self) -> None:
-        for name in (
-            "max_jobs",
-            "max_bytes",
-            "keep_ms",
-            "keep_dead_ms",
-            "max_dead_letters",
-            "max_lost_leases",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"queue settings: {name} is {getattr(self, name)}, must be 1 or more")
-        for name in ("tenant_jobs", "tenant_bytes"):
-            bound = getattr(self, name)
-            if bound is not None and bound < 1:
-                raise ValueError(f"queue settings: {name} is {bound}, must be 1 or more, or absent")
-        if not 1 <= self.suspect_after <= self.max_lost_leases:
-            raise ValueError(
-                f"queue settings: suspect_after {self.suspect_after} must lie between 1 "
-                f"and max_lost_leases {self.max_lost_leases}"
-            )
-        for tenant, weight in self.weights.items():
-            if not weight > 0:
-                raise ValueError(f"queue settings: weight of tenant {tenant!r} is {weight}, must be above 0")
-        for tenant, own in self.bounds.items():
-            if any(bound is not None and bound < 1 for bound in own):
-                raise ValueError(f"queue settings: a bound of tenant {tenant!r} is below 1: {own}")
-
-    def tenant_bounds(self, tenant: str) -> tuple[int | None, int | None]:
-        """The most jobs and bytes of one tenant: its own bounds, else those of every tenant."""
-        jobs, size = self.bounds.get(tenant, (None, None))
-        return jobs or self.tenant_jobs, size or self.tenant_bytes
-
-
-def settings_from(values: Mapping[str, Any]) -> QueueSettings:
-    """Queue settings from plain values. Raises ``TypeError`` or ``ValueError`` for what is none."""
-    fields = dict(values)
-    if isinstance(fields.get("retry"), Mapping):
-        fields["retry"] = RetryPolicy(**fields["retry"])
-    return QueueSettings(**fields)
-
-
 class DeadlineQueue(Protocol):
     """One model's queue. All times are the queue's own clock in epoch milliseconds."""
 
@@ -245,18 +175,18 @@ class DeadlineQueue(Protocol):
     def model(self) -> str: ...
 
     def configure(self, settings: QueueSettings) -> None:
-        """Go on under other settings, from the next verb on; what was accepted keeps its place."""
+        """Use other settings from the next verb on. Accepted jobs keep their places."""
 
     async def submit(self, jobs: Sequence[NewJob], *, within_ms: int | None = None) -> list[Submitted]:
         """Queue jobs; one answer each, in order. An answer of :class:`Accepted` means written.
 
-        ``within_ms``: how long to keep trying while the server refuses or cannot be reached (default:
-        the shortest budget among the jobs, at most 10 s), then :class:`QueueUnavailable`.
+        ``within_ms``: how long to keep trying while the server refuses or cannot be reached (default: the
+        shortest budget among the jobs, at most 10 s). Then :class:`QueueUnavailable` is raised.
         """
 
     async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
-        """Lease up to ``n`` waiting jobs, ``max_rows`` rows and `MAX_BYTES_PER_CLAIM` bytes in all (always at
-        least one job).
+        """Lease up to ``n`` waiting jobs. Together they have at most ``max_rows`` rows and
+        `workers.queue.limits.MAX_BYTES_PER_CLAIM` bytes, but one job is always given.
 
         Tenants in turn by weight, within a tenant earliest deadline first, equal deadlines first come
         first served. Jobs whose deadline has passed are expired, never handed out.
@@ -272,7 +202,7 @@ class DeadlineQueue(Protocol):
         """End or give back leased jobs, each by itself. False: the token is stale, nothing changed."""
 
     async def cancel(self, id: str) -> JobState | None:
-        """Cancel a job that has not ended; give the state it is in now. ``None``: no such job."""
+        """Cancel a job that has not ended; returns the state it is in now. ``None``: no such job."""
 
     async def state(self, id: str) -> JobStatus | None:
         """A job's status, with its result when it is done. ``None``: unknown, or removed by age."""
@@ -282,7 +212,7 @@ class DeadlineQueue(Protocol):
         the timeout, or at once when all of them are unknown. Woken by notification."""
 
     async def peek(self, n: int) -> list[WaitingJob]:
-        """The ``n`` claimable jobs of the earliest deadlines, whoever their tenant."""
+        """The ``n`` claimable jobs of the earliest deadlines, of all tenants."""
 
     async def stats(self) -> QueueStats:
         """Counts, bytes, the earliest deadline and the recent rate."""
@@ -293,7 +223,8 @@ class DeadlineQueue(Protocol):
     async def reap(self) -> int:
         """Expire, return lost leases, make due retries claimable, drop what is too old.
 
-        Cheap; to be called about twice a second by whoever is alive. Gives how many jobs it moved.
+        Cheap: every process that uses the queue calls it about twice a second. Returns how many jobs it
+        moved.
         """
 
     async def dead_letters(self, limit: int = 100, offset: int = 0) -> list[JobStatus]:
@@ -309,4 +240,4 @@ class DeadlineQueue(Protocol):
         """Delete dead letters; give those deleted."""
 
     async def close(self) -> None:
-        """Wake local waiters with :class:`QueueClosed` and let go of connections. Safe to call twice."""
+        """Wake local waiters with :class:`QueueClosed` and close connections. Safe to call twice."""

@@ -31,6 +31,7 @@ import orjson
 MAX_ID_CHARS = 192
 MAX_NAME_CHARS = 256
 MAX_ATTEMPTS = 100
+DEFAULT_ATTEMPTS = 3
 
 
 class JobError(Exception):
@@ -95,7 +96,7 @@ class NewJob:
     ``budget_ms`` becomes a deadline once, by the queue's clock, when the job is accepted. ``variant``
     pins one; ``None`` leaves it to the worker. ``key`` is the caller's idempotency key, whose scope
     is the tenant. ``max_attempts`` counts failures, not leases lost with a worker that died. ``trace`` is the
-    caller's trace context, kept with the job for whoever looks into it.
+    caller's trace context, kept with the job for tracing.
     """
 
     id: str
@@ -105,7 +106,7 @@ class NewJob:
     tenant: str = ""
     variant: str | None = None
     key: str | None = None
-    max_attempts: int = 3
+    max_attempts: int = DEFAULT_ATTEMPTS
     trace: str | None = None
 
     def __post_init__(self) -> None:
@@ -178,7 +179,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """What a caller is told about a job.
+    """What a caller sees of a job.
 
     ``queued_ms`` is how long it waited before it was (last) claimed; ``None`` if it never was.
     ``met`` is ``None`` until the job has ended, then whether it was done by its deadline. ``variant``

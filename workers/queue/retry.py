@@ -1,7 +1,7 @@
-"""What becomes of a job after a failed run or a lost lease: decided here, once, as a small value.
+"""What happens to a job after a failed run or a lost lease, as a decision. Pure.
 
-The settle and reap scripts carry out the same arithmetic beside the data; the property tests play the
-same failures on both and compare.
+The settle and reap scripts repeat this arithmetic on the server; property tests run the same failures on
+both queues and compare.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Run it again, not before this moment. The deadline stays what it was."""
+    """Run it again, not before this moment. The deadline stays."""
 
     not_before_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The job is dead; the reason stands in its record."""
+    """The job is dead. Its record keeps the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """The deadline has passed: there is nothing left to try for."""
+    """The deadline has passed: the job is not tried again."""
 
 
 Decision = Retry | GiveUp | Expire

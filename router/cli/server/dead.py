@@ -22,10 +22,11 @@ from router.cli.client.show import say_json
 from router.cli.common import EXIT_CODES, FAILED, UNREACHABLE, USAGE, budget, fail
 from router.policy import PolicyError
 from router.serving import state
-from workers.queue.contract import DeadLetter, DeadlineQueue, QueueError, QueueSettings
+from workers.queue.contract import DeadLetter, DeadlineQueue, QueueError
 from workers.queue.embedded import url_file
 from workers.queue.job import JobStatus
 from workers.queue.redis.queue import RedisQueue
+from workers.queue.settings import QueueSettings
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from workers.batch.autoscale import UrlNotToBeShown, autoscaling, workers_needed
-from workers.queue.contract import QueueSettings, QueueStats, settings_from
+from workers.queue.contract import QueueStats
 from workers.queue.retry import RetryPolicy
+from workers.queue.settings import QueueSettings, settings_from
 
 STATS = QueueStats(
     now_ms=0,

@@ -16,9 +16,9 @@ from workers.batch.loop import WorkerLoop
 from workers.batch.settings import LoopSettings
 from workers.execution.batch_model import VariantUnavailable
 from workers.execution.faults import ModelFault
-from workers.queue.contract import QueueSettings
 from workers.queue.job import JobState, JobStatus, Lease, LeaseRef, NewJob
 from workers.queue.memory.queue import MemoryQueue
+from workers.queue.settings import QueueSettings
 
 
 class Doubler:

@@ -17,9 +17,10 @@ from workers.batch.loop import WorkerLoop
 from workers.batch.settings import LoopSettings
 from workers.execution.model_thread import ModelHangs, ModelThread
 from workers.execution.work_limits import WorkLimit
-from workers.queue.contract import DeadlineQueue, QueueError, QueueSettings, QueueUnavailable
+from workers.queue.contract import DeadlineQueue, QueueError, QueueUnavailable
 from workers.queue.job import JobDecodeError, JobState, Lease
 from workers.queue.memory.queue import MemoryQueue
+from workers.queue.settings import QueueSettings
 
 #: Blocked for 200 ms is too long.
 SOON = WorkLimit(on_cpu_ms=1e9, blocked_ms=200.0)

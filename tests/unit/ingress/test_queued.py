@@ -12,8 +12,8 @@ from router.ingress.codec.protocol import HEADER_LENGTH
 from tests.support.served import serving
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
 from tests.unit.ingress.harness import LONG, down, post, the_problem
-from workers.queue.contract import QueueSettings
 from workers.queue.job import JobState
+from workers.queue.settings import QueueSettings
 
 
 @in_virtual_time

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from tests.queue_harness import START_MS, job, memory
-from workers.queue.contract import Done, Failed, QueueSettings, Release
+from workers.queue.contract import Done, Failed, Release
 from workers.queue.memory.queue import MemoryQueue
 from workers.queue.retry import RetryPolicy
+from workers.queue.settings import QueueSettings
 
 
 async def test_what_was_settled_or_cancelled_leaves_no_entry_behind() -> None:
@@ -21,7 +22,7 @@ async def test_what_was_settled_or_cancelled_leaves_no_entry_behind() -> None:
         await h.queue.cancel(f"b{i}")
         await h.advance(1)
     places = h.queue._places  # type: ignore[attr-defined]
-    (line,) = places.lines._lines.values()
+    (line,) = places.waiting._queues.values()
     assert [w.id for w in await h.queue.peek(5)] == ["last"]
     assert len(line.heap) < 100
     assert len(places._times) < 200

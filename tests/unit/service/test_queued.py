@@ -12,8 +12,9 @@ import pytest
 from tests.support.served import POLICY, Served, serving
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
 from tests.unit.ingress.harness import down, post, the_problem
-from workers.queue.contract import QueueSettings, Submitted
+from workers.queue.contract import Submitted
 from workers.queue.job import NewJob
+from workers.queue.settings import QueueSettings
 
 AUTO = POLICY.replace('  - {name: bulk, when: {budget: "> 30s"}, to: batch}\n', "").replace(
     "{name: flexible, to: online, on_miss: [degrade]}", "{name: either, to: auto}"

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 
-from workers.queue.contract import TOTALS, QueueSettings
+from workers.queue.contract import TOTALS
 from workers.queue.job import JobState, NewJob
-
-_RATE_MS = 10_000
-_PAUSE_MS = 60_000
+from workers.queue.limits import (
+    MAX_ROOM_MS,
+    MIN_ROOM_MS,
+    RATE_MS,
+    RATE_PAUSE_MS,
+    UNKNOWN_ROOM_MS,
+    per_ms,
+    rows_per_s,
+)
+from workers.queue.settings import QueueSettings
 
 
 class QueueCounts:
     """Running counts: unfinished ``jobs``, ``rows``, ``bytes``, each tenant's share of them, ``totals``.
 
-    Rates decay with a time constant of 10 s, by the arithmetic of ``lua/lib.lua``, ``note_rate``.
+    Rates decay as in ``note_rate`` of ``lua/lib.lua``.
     """
 
     def __init__(self) -> None:
@@ -33,17 +40,18 @@ class QueueCounts:
         self._count(job, -1)
         self.totals[state.value] += 1
         kept = 0.0
-        if self._last_ms is None or now_ms - self._last_ms > _PAUSE_MS:
+        if self._last_ms is None or now_ms - self._last_ms > RATE_PAUSE_MS:
             self._began_ms = now_ms
         if self._last_ms is not None:
-            kept = math.exp((self._last_ms - now_ms) / _RATE_MS)
+            kept = math.exp((self._last_ms - now_ms) / RATE_MS)
         jobs, rows, size = self._ended
         self._ended = jobs * kept + 1, rows * kept + job.rows, size * kept + len(job.payload)
         self._last_ms = now_ms
 
     def rows_per_s(self, now_ms: int) -> float | None:
-        rate = self._per_ms(self._ended[1], now_ms)
-        return None if rate is None else rate * 1000.0
+        if self._last_ms is None:
+            return None
+        return rows_per_s(self._ended[1], self._began_ms, self._last_ms, now_ms)
 
     def full(self, job: NewJob, limits: QueueSettings) -> tuple[str, int, float] | None:
         """The bound that this job would break, by how much, and what of that kind has ended lately."""
@@ -62,18 +70,13 @@ class QueueCounts:
 
     def room_ms(self, over: int, ended: float, earliest_ms: int | None, now_ms: int) -> int:
         """When there is predicted to be room: by the recent rate; without one, at the earliest deadline."""
-        rate = self._per_ms(ended, now_ms)
-        if rate:
-            return min(600_000, max(10, math.ceil(over / rate)))
+        last_ms = self._last_ms
+        rate = 0.0 if last_ms is None else per_ms(ended, self._began_ms, last_ms, now_ms)
+        if rate > 0:
+            return min(MAX_ROOM_MS, max(MIN_ROOM_MS, math.ceil(over / rate)))
         if earliest_ms is None:
-            return 1000
-        return min(600_000, max(1000, earliest_ms - now_ms))
-
-    def _per_ms(self, ended: float, now_ms: int) -> float | None:
-        if self._last_ms is None:
-            return None
-        span_ms = max(1000, min(_RATE_MS, self._last_ms - self._began_ms))
-        return ended * math.exp((self._last_ms - now_ms) / _RATE_MS) / span_ms
+            return UNKNOWN_ROOM_MS
+        return min(MAX_ROOM_MS, max(UNKNOWN_ROOM_MS, earliest_ms - now_ms))
 
     def _count(self, job: NewJob, sign: int) -> None:
         size = sign * len(job.payload)

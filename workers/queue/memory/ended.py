@@ -6,9 +6,9 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
 
-from workers.queue.contract import QueueSettings
 from workers.queue.job import JobState
 from workers.queue.memory.record import JobRecord
+from workers.queue.settings import QueueSettings
 
 #: After every id, in a comparison.
 _LAST = "\U0010ffff"

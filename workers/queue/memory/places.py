@@ -1,6 +1,6 @@
-"""Where each unfinished job of the in-memory queue stands: in line, in a backoff, or with a worker.
+"""Where each unfinished job of the in-memory queue is: waiting, in a backoff, or leased to a worker.
 
-The only place where these three are changed, so that their counts are right by construction.
+Only this module changes these three, so their counts agree by construction.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _SPARE = 64
 
 
 class Places:
-    """``waiting_rows`` counts the rows in line and in a backoff."""
+    """``waiting_rows`` counts the rows of jobs that wait or are in a backoff."""
 
     def __init__(self) -> None:
-        self.lines = FairQueue()
+        self.waiting = FairQueue()
         self.leased = 0
         self.delayed = 0
         self.waiting_rows = 0
@@ -27,20 +27,20 @@ class Places:
         self._kept = 0
 
     def wait(self, record: JobRecord) -> None:
-        """Put a job that stands nowhere in line."""
+        """Put a job that is nowhere yet among those that wait."""
         record.state, record.token, record.not_before_ms = JobState.PENDING, None, None
         self.waiting_rows += record.job.rows
-        self.lines.add(record)
+        self.waiting.add(record)
 
     def delay(self, record: JobRecord, until_ms: int) -> None:
-        """Put a job that stands nowhere in a backoff."""
+        """Put a job that is nowhere yet in a backoff."""
         record.state, record.token, record.not_before_ms = JobState.PENDING, None, until_ms
         self.waiting_rows += record.job.rows
         self.delayed += 1
         self._note(until_ms, record)
 
     def lease(self, record: JobRecord, token: str, until_ms: int) -> None:
-        """Hand a job that stands nowhere to a worker."""
+        """Lease a job that is nowhere yet to a worker."""
         record.state, record.token, record.lease_until_ms = JobState.LEASED, token, until_ms
         self.leased += 1
         self._note(until_ms, record)
@@ -50,13 +50,13 @@ class Places:
         self._note(until_ms, record)
 
     def leave(self, record: JobRecord) -> None:
-        """Take a job from where it stands."""
+        """Take a job from where it is."""
         if record.state is JobState.LEASED:
             self.leased -= 1
             return
         self.waiting_rows -= record.job.rows
         if record.not_before_ms is None:
-            self.lines.remove(record)
+            self.waiting.remove(record)
         else:
             self.delayed -= 1
             record.not_before_ms = None
@@ -79,8 +79,8 @@ class Places:
         self._noted += 1
         heappush(self._times, (at_ms, self._noted, record))
         if len(self._times) > 2 * self._kept + _SPARE:  # most of them belong to leases that were settled
-            standing = {entry[2].job.id: entry for entry in self._times if _due_ms(entry[2]) == entry[0]}
-            self._times = list(standing.values())
+            current = {entry[2].job.id: entry for entry in self._times if _due_ms(entry[2]) == entry[0]}
+            self._times = list(current.values())
             heapify(self._times)
             self._kept = len(self._times)
 

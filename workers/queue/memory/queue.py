@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from workers.queue.contract import (
-    MAX_EXPIRED_PER_CLAIM,
     Accepted,
     DeadLetter,
     Done,
@@ -27,19 +26,19 @@ from workers.queue.contract import (
     Missed,
     Outcome,
     QueueClosed,
-    QueueSettings,
     QueueStats,
+    Release,
     Submitted,
     WaitingJob,
 )
 from workers.queue.job import TERMINAL, Failure, JobState, JobStatus, Lease, LeaseRef, NewJob
+from workers.queue.limits import CLAIM_ROUNDS, KEPT_FAILURES, MAX_ERROR_CHARS, MAX_EXPIRED_PER_CLAIM
 from workers.queue.memory.counts import QueueCounts
 from workers.queue.memory.ended import EndedJobs
 from workers.queue.memory.places import Places
 from workers.queue.memory.record import JobRecord, applied_before, kind_of, lease_of, status_of
 from workers.queue.retry import Decision, Expire, GiveUp, Retry, after_failure, after_lost_lease
-
-_KEPT_FAILURES = 10
+from workers.queue.settings import QueueSettings
 
 
 class MemoryQueue:
@@ -83,13 +82,13 @@ class MemoryQueue:
         now = self._tick()
         self._sweep(now)
         may_expire = MAX_EXPIRED_PER_CLAIM
-        for _ in range(8):  # as the claim script does: expired tenants make room for others
+        for _ in range(CLAIM_ROUNDS):  # as the claim script does: expired tenants make room for others
             before = may_expire
-            for tenant in self._places.lines.next_tenants(n):
+            for tenant in self._places.waiting.next_tenants(n):
                 may_expire -= self._expire_waiting(tenant, now, may_expire)
             if may_expire == before:
                 break
-        taken = self._places.lines.take(n, max_rows, self.settings, now)
+        taken = self._places.waiting.take(n, max_rows, self.settings, now)
         return self._lease(taken, now, lease_ms, worker)
 
     async def promote(self, ids: Sequence[str], lease_ms: int, worker: str) -> list[Lease]:
@@ -151,7 +150,7 @@ class MemoryQueue:
 
     async def peek(self, n: int) -> list[WaitingJob]:
         now = self._tick()
-        first = islice(self._places.lines.in_time(now), max(0, n))
+        first = islice(self._places.waiting.in_time(now), max(0, n))
         return [WaitingJob(r.job.id, r.deadline_ms, r.job.rows, r.job.tenant, r.job.variant) for r in first]
 
     async def stats(self) -> QueueStats:
@@ -167,7 +166,7 @@ class MemoryQueue:
             delayed_jobs=places.delayed,
             leased_jobs=places.leased,
             dead_letters=self._ended.dead_letters,
-            earliest_deadline_ms=places.lines.earliest_deadline_ms(),
+            earliest_deadline_ms=places.waiting.earliest_deadline_ms(),
             rows_per_s=counts.rows_per_s(now),
             totals=dict(counts.totals),
         )
@@ -181,7 +180,7 @@ class MemoryQueue:
                 # What woke this one may have been taken by another since.
                 event.clear()
                 now, due_ms = self._tick(), self._places.next_time_ms()
-                if self._places.lines or (due_ms is not None and due_ms <= now):
+                if self._places.waiting or (due_ms is not None and due_ms <= now):
                     return True
                 pause_s = until - time.monotonic()
                 if due_ms is not None:
@@ -193,7 +192,7 @@ class MemoryQueue:
 
     async def reap(self) -> int:
         now = self._tick()
-        moved = self._sweep(now) + sum(self._expire_waiting(t, now) for t in self._places.lines.tenants())
+        moved = self._sweep(now) + sum(self._expire_waiting(t, now) for t in self._places.waiting.tenants())
         for id in self._ended.take_excess():
             self._forget(id)
         return moved
@@ -271,8 +270,8 @@ class MemoryQueue:
 
     def _first_deadline_ms(self) -> int | None:
         """Of the tenant that is next, before anything is added: what the submit script looks at too."""
-        lines = self._places.lines
-        return next((lines.earliest_deadline_ms(t) for t in lines.next_tenants(1)), None)
+        waiting = self._places.waiting
+        return next((waiting.earliest_deadline_ms(t) for t in waiting.next_tenants(1)), None)
 
     def _enqueue(self, record: JobRecord) -> None:
         self._places.wait(record)
@@ -291,16 +290,17 @@ class MemoryQueue:
         record = self._records.get(outcome.id)
         if record is None or record.state is not JobState.LEASED or record.token != outcome.token:
             return record is not None and applied_before(record, outcome)
+        error = "" if isinstance(outcome, Done | Release) else outcome.error[:MAX_ERROR_CHARS]
         match outcome:
             case Done():
                 record.result, record.ran_variant = outcome.result, outcome.variant
                 self._finish(record, JobState.DONE, now, None)
             case Missed():
-                self._finish(record, JobState.EXPIRED, now, outcome.error)
+                self._finish(record, JobState.EXPIRED, now, error)
             case Failed():
-                self._fail(record, outcome, now, draw)
+                self._fail(record, outcome.retry, now, draw, error)
             case Lost():
-                self._lose(record, now, outcome.error)
+                self._lose(record, now, error)
             case _:
                 self._carry_out(record, Retry(now), now, "")
         # Remembered, so that the same outcome again is answered alike, and another is stale.
@@ -310,13 +310,12 @@ class MemoryQueue:
             record.given_back = outcome.token, kind_of(outcome)
         return True
 
-    def _fail(self, record: JobRecord, outcome: Failed, now: int, draw: float) -> None:
-        if not outcome.retry:
-            self._note_failure(record, now, outcome.error)
-            self._finish(record, JobState.FAILED, now, outcome.error)
+    def _fail(self, record: JobRecord, retry: bool, now: int, draw: float, error: str) -> None:
+        record.attempts += retry
+        self._note_failure(record, now, error)
+        if not retry:
+            self._finish(record, JobState.FAILED, now, error)
             return
-        record.attempts += 1
-        self._note_failure(record, now, outcome.error)
         decision = after_failure(
             self.settings.retry,
             record.attempts,
@@ -326,7 +325,7 @@ class MemoryQueue:
             draw,
         )
         self._counts.totals["retried"] += isinstance(decision, Retry)
-        self._carry_out(record, decision, now, outcome.error)
+        self._carry_out(record, decision, now, error)
 
     def _carry_out(self, record: JobRecord, decision: Decision, now: int, error: str) -> None:
         match decision:
@@ -342,7 +341,7 @@ class MemoryQueue:
                     self._enqueue(record)
 
     def _note_failure(self, record: JobRecord, now: int, error: str) -> None:
-        record.failures = [*record.failures, Failure(now, record.worker or "", error)][-_KEPT_FAILURES:]
+        record.failures = [*record.failures, Failure(now, record.worker or "", error)][-KEPT_FAILURES:]
         record.error = error
 
     def _finish(self, record: JobRecord, state: JobState, now: int, error: str | None) -> None:
@@ -378,7 +377,7 @@ class MemoryQueue:
         self._carry_out(record, decision, now, why)
 
     def _expire_waiting(self, tenant: str, now: int, limit: float = math.inf) -> int:
-        late = self._places.lines.take_late(tenant, now, limit)
+        late = self._places.waiting.take_late(tenant, now, limit)
         for record in late:
             self._finish(record, JobState.EXPIRED, now, "the deadline passed before it could run")
         return len(late)

@@ -1,4 +1,4 @@
-"""One job as the in-memory queue keeps it, and what can be told from it alone."""
+"""One job as the in-memory queue keeps it, and what follows from its record alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from workers.queue.contract import Done, Failed, Lost, Missed, Outcome
 from workers.queue.job import Failure, JobState, JobStatus, Lease, NewJob
 
-#: A place in line: deadline in ms, sequence, a number that no two have, and who stands there.
+#: A place in a tenant's queue: deadline in ms, sequence, a unique number, and the job.
 Entry = tuple[int, int, int, "JobRecord"]
 
 

@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import orjson
 
-from workers.queue import contract
+from workers.queue import limits
 from workers.queue.contract import (
-    MAX_EXPIRED_PER_CLAIM,
     Accepted,
     Done,
     Failed,
@@ -21,16 +19,15 @@ from workers.queue.contract import (
     Lost,
     Missed,
     Outcome,
-    QueueSettings,
     Submitted,
 )
 from workers.queue.job import JobDecodeError, JobStatus, NewJob, decode_status
 from workers.queue.redis.keys import FIELDS, STATES
+from workers.queue.settings import QueueSettings
 
 #: One script call takes at most this much, so that no call keeps the server from others for long.
 MAX_JOBS_PER_CALL = 256
 MAX_BYTES_PER_CALL = 4 << 20
-_MAX_ERROR_CHARS = 2000
 T = TypeVar("T")
 
 
@@ -50,8 +47,8 @@ def encode_settings(settings: QueueSettings, layout: str | None = None) -> bytes
             "keep_dead": settings.keep_dead_ms,
             "max_dead": settings.max_dead_letters,
             "max_lost": settings.max_lost_leases,
-            "max_expired": MAX_EXPIRED_PER_CLAIM,
-            "claim_bytes": contract.MAX_BYTES_PER_CLAIM,
+            "max_expired": limits.MAX_EXPIRED_PER_CLAIM,
+            "claim_bytes": limits.MAX_BYTES_PER_CLAIM,
             "suspect_after": settings.suspect_after,
             "retry_base": settings.retry.base_ms,
             "retry_cap": settings.retry.cap_ms,
@@ -100,11 +97,11 @@ def encode_outcome(outcome: Outcome, draw: float) -> list[Any]:
             return [outcome.id, outcome.token, "done", outcome.variant or "", 0]
         case Failed():
             kind = "retry" if outcome.retry else "failed"
-            return [outcome.id, outcome.token, kind, outcome.error[:_MAX_ERROR_CHARS], draw]
+            return [outcome.id, outcome.token, kind, outcome.error[: limits.MAX_ERROR_CHARS], draw]
         case Missed():
-            return [outcome.id, outcome.token, "missed", outcome.error[:_MAX_ERROR_CHARS], 0]
+            return [outcome.id, outcome.token, "missed", outcome.error[: limits.MAX_ERROR_CHARS], 0]
         case Lost():
-            return [outcome.id, outcome.token, "lost", outcome.error[:_MAX_ERROR_CHARS], 0]
+            return [outcome.id, outcome.token, "lost", outcome.error[: limits.MAX_ERROR_CHARS], 0]
     return [outcome.id, outcome.token, "release", "", 0]
 
 
@@ -124,11 +121,8 @@ def decode_record(id: str, flat: list[bytes], result: bytes | None) -> JobStatus
 
 
 def rows_per_s(counts: Mapping[str, bytes], now_ms: int) -> float | None:
-    """Rows per second over the last seconds; the same window as in ``lua/submit.lua``."""
+    """The recent rate at which rows ended, from the counts that the scripts keep."""
     if "rt" not in counts:
         return None
     last_ms = int(counts["rt"])
-    if now_ms - last_ms > 60_000:
-        return None
-    span_s = max(1.0, min(10.0, (last_ms - int(counts.get("r0", last_ms))) / 1000))
-    return float(counts["rr"]) * math.exp((last_ms - now_ms) / 10_000) / span_s
+    return limits.rows_per_s(float(counts["rr"]), int(counts.get("r0", last_ms)), last_ms, now_ms)

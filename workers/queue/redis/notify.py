@@ -1,7 +1,7 @@
-"""Notifications from the queue's server to whoever waits in this process, over one subscription.
+"""Notifications from the queue's server to the waiting callers of this process, over one subscription.
 
-A notification can be lost (a connection breaks); it only ever means "look again", so after each
-reconnect everybody is told to, and callers look again by themselves once in a while.
+A notification can be lost (a connection breaks); it only ever means "look again". So all
+callers look again after each reconnect, and by themselves from time to time.
 """
 
 from __future__ import annotations

@@ -24,12 +24,20 @@ from workers.queue.contract import (
     Done,
     Outcome,
     QueueClosed,
-    QueueSettings,
     QueueStats,
     Submitted,
     WaitingJob,
 )
-from workers.queue.job import JobState, JobStatus, Lease, LeaseRef, NewJob, decode_leases, encode_new
+from workers.queue.job import (
+    DEFAULT_ATTEMPTS,
+    JobState,
+    JobStatus,
+    Lease,
+    LeaseRef,
+    NewJob,
+    decode_leases,
+    encode_new,
+)
 from workers.queue.redis.client import Caller, connect, for_blocking_reads
 from workers.queue.redis.codec import (
     decode_fields,
@@ -45,6 +53,7 @@ from workers.queue.redis.codec import (
 from workers.queue.redis.keys import STATES, Keys
 from workers.queue.redis.notify import Notifications
 from workers.queue.redis.scripts import Script, load_scripts
+from workers.queue.settings import QueueSettings
 
 MAX_CLAIM = 1000
 
@@ -258,7 +267,9 @@ class RedisQueue:
         if raw is None or raw[1] is None:
             return None
         fields = decode_fields(raw[0])
-        return DeadLetter(decode_record(id, raw[0], None), raw[1], int(fields.get("max_attempts") or 3))
+        return DeadLetter(
+            decode_record(id, raw[0], None), raw[1], int(fields.get("max_attempts") or DEFAULT_ATTEMPTS)
+        )
 
     async def retry_dead(self, ids: Sequence[str], budget_ms: int) -> list[str]:
         self._check_open()

@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import dataclass
 from importlib import resources
 
+from workers.queue.limits import IN_SCRIPTS
+
 VERBS = (
     *("submit", "claim", "promote", "extend", "settle", "cancel", "state", "watch", "peek", "stats"),
     *("sleep", "reap", "dead", "show_dead", "retry_dead", "drop_dead", "layout"),
@@ -29,11 +31,12 @@ def load_scripts(clock: str | None = None) -> dict[str, Script]:
     """All verbs. ``clock`` replaces ``lua/now.lua``, so that tests can step the queue's time."""
     folder = resources.files("workers.queue.redis") / "lua"
     now = clock or (folder / "now.lua").read_text(encoding="utf-8")
+    numbers = "\n".join(f"local {name} = {value}" for name, value in IN_SCRIPTS.items())
     shared = (folder / "lib.lua").read_text(encoding="utf-8")
     scripts = {}
     for name in VERBS:
         flags, _, body = (folder / f"{name}.lua").read_text(encoding="utf-8").partition("\n")
-        text = "\n".join((flags, now, shared, body))
+        text = "\n".join((flags, now, numbers, shared, body))
         digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         scripts[name] = Script(name, text, digest)
     return scripts

@@ -12,7 +12,7 @@ sweep(256)
 local tenants, taken, lost, skipped, rows, bytes, full = {}, {}, {}, 0, 0, 0, false
 local virtual = tonumber(call('HGET', COUNTS, 'vt') or 0)
 local found, may_expire = nil, S.max_expired
-for _ = 1, 8 do -- a tenant with nothing but late jobs must not stand before one with work to do
+for _ = 1, CLAIM_ROUNDS do -- a tenant with nothing but late jobs must not stand before one with work to do
   found = call('ZRANGE', ACTIVE, 0, n - 1, 'WITHSCORES')
   local before = may_expire
   for i = 1, #found, 2 do

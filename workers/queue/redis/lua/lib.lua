@@ -1,5 +1,6 @@
 -- What the verbs share; put in front of each by workers/queue/redis/scripts.py. Key and field names: workers/queue/redis/keys.py.
--- KEYS[1] base name of the queue. ARGV[1] its settings as JSON. A verb ends with flush().
+-- KEYS[1] base name of the queue. ARGV[1] its settings as JSON. A verb ends with flush(). Numbers in capitals
+-- that stand nowhere here come from workers/queue/limits.py.
 local B, call = KEYS[1], redis.call
 local S = cjson.decode(ARGV[1])
 local T = clock()
@@ -13,6 +14,8 @@ local function wait_key(tenant) return B .. ':wait:' .. tenant end
 local function job_key(id) return B .. ':job:' .. id end
 local function data_key(id) return B .. ':data:' .. id end
 local function exact(x) return string.format('%.17g', x) end
+-- An idempotency key outlives its job: while it waits, then as long as its record (see finish).
+local function key_ttl(budget_ms) return budget_ms + S.keep + 86400000 end
 local function id_of(member) return string.sub(member, string.find(member, ':', 1, true) + 1) end
 
 -- Lua takes some 8,000 arguments in one call; so many at a time are safe.
@@ -45,7 +48,7 @@ local function load(id)
   local j = load_leased(id)
   if not j then return nil end
   local f = call('HMGET', job_key(id), 'dl', 'sq', 'ma', 'lo', 'nb', 'va', 'su', 'wk', 'lt')
-  j.dl, j.sq, j.ma, j.lo = tonumber(f[1]), f[2], tonumber(f[3] or 3), tonumber(f[4] or 0)
+  j.dl, j.sq, j.ma, j.lo = tonumber(f[1]), f[2], tonumber(f[3] or DEFAULT_ATTEMPTS), tonumber(f[4] or 0)
   j.nb, j.va, j.su, j.wk, j.lt = f[5], f[6] or '', tonumber(f[7]), f[8] or '', f[9]
   return j
 end
@@ -159,7 +162,7 @@ end
 local function note_failure(j, err)
   local fa = cjson.decode(call('HGET', job_key(j.id), 'fa') or '[]')
   fa[#fa + 1] = { at_ms = T, worker = j.wk, error = err }
-  if #fa > 10 then table.remove(fa, 1) end
+  if #fa > KEPT_FAILURES then table.remove(fa, 1) end
   call('HSET', job_key(j.id), 'fa', cjson.encode(fa), 'er', err)
 end
 
@@ -264,12 +267,12 @@ local function expire_waiting(tenant, limit)
   return #late
 end
 
--- Rates decay with a time constant of 10 s; r0 is when the present spell of activity began.
+-- Rates decay; r0 is when the present spell of activity began.
 local function note_rate()
   local r = call('HMGET', COUNTS, 'rt', 'rj', 'rr', 'rb')
   local last = tonumber(r[1] or 0)
-  local keep = math.exp((last - T) / 10000)
-  if T - last > 60000 then call('HSET', COUNTS, 'r0', T) end
+  local keep = math.exp((last - T) / RATE_MS)
+  if T - last > RATE_PAUSE_MS then call('HSET', COUNTS, 'r0', T) end
   call('HSET', COUNTS, 'rt', T,
     'rj', exact(tonumber(r[2] or 0) * keep + ended_jobs), 'rr', exact(tonumber(r[3] or 0) * keep + ended_rows),
     'rb', exact(tonumber(r[4] or 0) * keep + ended_bytes))

@@ -10,7 +10,7 @@ for i = 3, #ARGV do
     call('ZREM', DEAD, id)
     call('PERSIST', job_key(id))
     call('PERSIST', data_key(id))
-    if j.ky then call('PEXPIRE', B .. ':key:' .. j.te .. ':' .. j.ky, tonumber(ARGV[2]) + S.keep + 86400000) end
+    if j.ky then call('PEXPIRE', B .. ':key:' .. j.te .. ':' .. j.ky, key_ttl(tonumber(ARGV[2]))) end
     call('HDEL', job_key(id), 'fi', 'er', 'at', 'lo', 'lt', 'tk', 'cl')
     call('HSET', job_key(id), 'st', 'p', 'dl', j.dl, 'su', T)
     enqueue(j)

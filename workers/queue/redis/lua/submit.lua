@@ -13,15 +13,15 @@ if other or S.layout and call('EXISTS', B .. ':layout') == 0 then call('SET', B 
 local function room_ms(over, kept)
   local rate = 0
   if live[4] then
-    local span = math.max(1000, math.min(10000, tonumber(live[4]) - tonumber(live[5] or live[4])))
-    rate = tonumber(kept or 0) * math.exp((tonumber(live[4]) - T) / 10000) / span
+    local span = math.max(MIN_RATE_SPAN_MS, math.min(RATE_MS, tonumber(live[4]) - tonumber(live[5] or live[4])))
+    rate = tonumber(kept or 0) * math.exp((tonumber(live[4]) - T) / RATE_MS) / span
   end
-  if rate > 0 then return math.min(600000, math.max(10, math.ceil(over / rate))) end
+  if rate > 0 then return math.min(MAX_ROOM_MS, math.max(MIN_ROOM_MS, math.ceil(over / rate))) end
   for _, tenant in ipairs(call('ZRANGE', ACTIVE, 0, 0)) do
     local head = call('ZRANGE', wait_key(tenant), 0, 0, 'WITHSCORES')
-    return math.min(600000, math.max(1000, tonumber(head[2]) - T))
+    return math.min(MAX_ROOM_MS, math.max(UNKNOWN_ROOM_MS, tonumber(head[2]) - T))
   end
-  return 1000
+  return UNKNOWN_ROOM_MS
 end
 
 local function bound(tenant, size)
@@ -65,12 +65,11 @@ local function put(id, ro, budget, te, va, ky, ma, dg, tp, payload)
   if te ~= '' then set('te', te) end
   if va ~= '' then set('va', va) end
   if ky ~= '' then set('ky', ky) end
-  if ma ~= 3 then set('ma', ma) end
+  if ma ~= DEFAULT_ATTEMPTS then set('ma', ma) end
   if tp ~= '' then set('tp', tp) end
   call('HSET', job_key(id), unpack(fields))
   call('SET', data_key(id), payload)
-  -- Outlives the job while it waits, then as long as its record (see finish).
-  if key then call('SET', key, id, 'PX', budget + S.keep + 86400000) end
+  if key then call('SET', key, id, 'PX', key_ttl(budget)) end
   lines[te] = lines[te] or {}
   lines[te][#lines[te] + 1] = dl
   lines[te][#lines[te] + 1] = sq .. ':' .. id
