@@ -17,9 +17,8 @@ from grpc import StatusCode
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from router import Client
-from router.ingress.grpc.health import HEALTH_SERVICE, Status
-from router.ingress.grpc.health import message as health_message
-from router.ingress.grpc.messages import METHODS, SERVICE, message
+from router.ingress.grpc.health import HealthStatus
+from router.ingress.grpc.messages import HEALTH_PACKAGE, HEALTH_SERVICE, SERVICE, message
 from router.ingress.grpc.protocol import set_values, values
 from tests.acceptance.conftest import Served, start
 
@@ -75,18 +74,20 @@ def test_tools_can_look_the_protocol_up(channel: grpc.Channel) -> None:
     listed, found = lookup.ServerReflectionInfo(iter(asked), timeout=10)
     assert [service.name for service in listed.list_services_response.service] == [SERVICE]
     file = FileDescriptorProto.FromString(found.file_descriptor_response.file_descriptor_proto[0])
-    assert [method.name for method in file.service[0].method] == list(METHODS)
+    methods = "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"
+    assert [method.name for method in file.service[0].method] == list(methods)
 
 
 def test_a_probe_of_kubernetes_is_answered_and_a_watcher_is_told(channel: grpc.Channel) -> None:
-    asked, told = health_message("HealthCheckRequest"), health_message("HealthCheckResponse")
+    asked = message("HealthCheckRequest", HEALTH_PACKAGE)
+    told = message("HealthCheckResponse", HEALTH_PACKAGE)
     about = {"request_serializer": asked.SerializeToString, "response_deserializer": told.FromString}
     check = channel.unary_unary(f"/{HEALTH_SERVICE}/Check", **about)
-    assert check(asked(), timeout=10).status == Status.SERVING
-    assert check(asked(service=SERVICE), timeout=10).status == Status.SERVING
+    assert check(asked(), timeout=10).status == HealthStatus.SERVING
+    assert check(asked(service=SERVICE), timeout=10).status == HealthStatus.SERVING
     assert failure(lambda: check(asked(service="other"), timeout=10)).code() == StatusCode.NOT_FOUND
     watch = channel.unary_stream(f"/{HEALTH_SERVICE}/Watch", **about)(asked(), timeout=10)
-    assert next(watch).status == Status.SERVING
+    assert next(watch).status == HealthStatus.SERVING
     watch.cancel()
 
 

@@ -15,7 +15,7 @@ from router.ingress.calls import CallHandler, answer_parameters, explained
 from router.ingress.codec.protocol import DecodedBody, MalformedRequest
 from router.ingress.codec.steps import Steps
 from router.ingress.grpc import health, protocol
-from router.ingress.grpc.messages import SERVICE, message
+from router.ingress.grpc.messages import SERVICE, message, parse
 from router.ingress.grpc.raw_message import RawMessage
 from router.ingress.grpc.statuses import GrpcStatus, StillWaiting, grpc_status
 from router.ingress.semantics import HttpError
@@ -109,7 +109,7 @@ class GrpcIngress:
 
     async def _check(self, data: bytes, headers: Headers) -> bytes:
         status = health.status(data, self._ready.server())
-        if status is health.Status.SERVICE_UNKNOWN:
+        if status is health.HealthStatus.SERVICE_UNKNOWN:
             raise HttpError(404, f"no such service here; there is '' and {SERVICE}")
         return health.answer(status)
 
@@ -138,7 +138,7 @@ class GrpcIngress:
 
     async def _model_ready(self, data: bytes, headers: Headers) -> bytes:
         self._calls.identify(headers)  # before anything is parsed
-        asked = protocol.parse("ModelReadyRequest", data)
+        asked = parse("ModelReadyRequest", data)
         try:
             self._calls.model(headers, asked.name, asked.version or None)
         except (UnknownModel, UnknownModelVariant):
@@ -148,7 +148,7 @@ class GrpcIngress:
 
     async def _model_metadata(self, data: bytes, headers: Headers) -> bytes:
         self._calls.identify(headers)  # before anything is parsed
-        asked = protocol.parse("ModelMetadataRequest", data)
+        asked = parse("ModelMetadataRequest", data)
         model = self._calls.model(headers, asked.name, asked.version or None)
         return _answer(
             "ModelMetadataResponse",
@@ -179,7 +179,7 @@ class GrpcTransport:
         if len(self._data) > limit:
             size = len(self._data)
             raise HttpError(413, f"the message has {size} bytes, the policy's limits.body is {limit}")
-        message = protocol.parse("ModelInferRequest", self._data)
+        message = parse("ModelInferRequest", self._data)
         self.model, self.variant = message.model_name, message.model_version or None
         return message
 

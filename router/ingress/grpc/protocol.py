@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from optimizers.tensors import (
     DTYPES,
@@ -56,16 +55,6 @@ _ITEMS = {
     "fp64_contents": "<f8",
     "bytes_contents": "O",
 }
-
-
-def parse(name: str, data: bytes) -> Any:
-    """The message ``name`` from its bytes. Raises `MalformedRequest`."""
-    parsed = message(name)()
-    try:
-        parsed.ParseFromString(data)
-    except DecodeError:
-        raise MalformedRequest(f"the message is not an {parsed.DESCRIPTOR.full_name}") from None
-    return parsed
 
 
 def decode(

@@ -1,4 +1,4 @@
-"""What Serve's gRPC servers are told of the protocol: its methods, and how tools can look them up.
+"""The protocol's methods for Serve's gRPC servers, and server reflection for tools.
 
 Every proxy and router replica imports this module, by the name in `SERVICER`.
 """
@@ -10,8 +10,7 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection
 
-from router.ingress.grpc.health import HEALTH_SERVICE
-from router.ingress.grpc.messages import METHODS, SERVICE, pool
+from router.ingress.grpc.messages import HEALTH_SERVICE, SERVICE, pool
 from router.ingress.grpc.raw_message import RawMessage
 
 SERVICER = "router.ingress.grpc.server.add_to_server"
@@ -22,17 +21,15 @@ def add_to_server(servicer: Any, server: Any) -> None:
 
     Server reflection (for grpcurl and the like) is added here as Serve's own looks in the shared pool only.
     """
-    handlers = {
-        method: grpc.unary_unary_rpc_method_handler(
-            getattr(servicer, method), request_deserializer=RawMessage
-        )
-        for method in METHODS
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    health = {
-        "Check": grpc.unary_unary_rpc_method_handler(servicer.Check, request_deserializer=RawMessage),
-        "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, request_deserializer=RawMessage),
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(HEALTH_SERVICE, health),))
+    for service in (SERVICE, HEALTH_SERVICE):
+        handlers = {
+            method.name: (
+                grpc.unary_stream_rpc_method_handler
+                if method.server_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )(getattr(servicer, method.name), request_deserializer=RawMessage)
+            for method in pool().FindServiceByName(service).methods
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_passthrough_service(reflection.SERVICE_NAME)
     reflection.enable_server_reflection((SERVICE,), server, pool=pool())

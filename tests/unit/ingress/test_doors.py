@@ -11,8 +11,8 @@ from grpc import StatusCode
 
 from router.ingress.codec.not_offered import REQUEST, TENSOR
 from router.ingress.grpc import health as grpc_health
-from router.ingress.grpc.health import HEALTH_SERVICE, Status, message
-from router.ingress.grpc.messages import SERVICE
+from router.ingress.grpc.health import HealthStatus
+from router.ingress.grpc.messages import HEALTH_PACKAGE, HEALTH_SERVICE, SERVICE, pool
 from router.ingress.grpc.messages import message as oip
 from router.ingress.grpc.protocol import set_values
 from router.ingress.grpc.raw_message import RawMessage
@@ -177,22 +177,22 @@ async def test_a_star_lets_every_page_call_and_never_with_credentials() -> None:
         assert "access-control-allow-credentials" not in reply.headers
 
 
-async def health(served: Served, service: str) -> tuple[Status | None, Context]:
+async def health(served: Served, service: str) -> tuple[HealthStatus | None, Context]:
     context = Context()
-    asked = RawMessage(message("HealthCheckRequest")(service=service).SerializeToString())
+    asked = RawMessage(oip("HealthCheckRequest", HEALTH_PACKAGE)(service=service).SerializeToString())
     answer = await door(served).call("Check", asked, context)
     if context.code is not None:
         return None, context
-    return Status(message("HealthCheckResponse").FromString(answer.data).status), context
+    return HealthStatus(oip("HealthCheckResponse", HEALTH_PACKAGE).FromString(answer.data).status), context
 
 
 @in_virtual_time
 async def test_grpcs_own_health_check_tells_whether_the_router_is_ready() -> None:
     async with serving() as served:
         for service in ("", SERVICE):
-            assert (await health(served, service))[0] is Status.SERVING
+            assert (await health(served, service))[0] is HealthStatus.SERVING
         served.ready[0] = False
-        assert (await health(served, ""))[0] is Status.NOT_SERVING
+        assert (await health(served, ""))[0] is HealthStatus.NOT_SERVING
         _, context = await health(served, "other.Service")
         assert context.code is StatusCode.NOT_FOUND and SERVICE in context.details
         context = Context()
@@ -202,27 +202,29 @@ async def test_grpcs_own_health_check_tells_whether_the_router_is_ready() -> Non
 
 @in_virtual_time
 async def test_a_watcher_is_told_the_health_at_once_and_when_it_changes() -> None:
-    seen: list[Status] = []
+    seen: list[HealthStatus] = []
 
     async def watch(served: Served, service: str = "") -> None:
-        asked = RawMessage(message("HealthCheckRequest")(service=service).SerializeToString())
+        asked = RawMessage(oip("HealthCheckRequest", HEALTH_PACKAGE)(service=service).SerializeToString())
         async for answer in door(served).watch(asked, Context()):
-            seen.append(Status(message("HealthCheckResponse").FromString(answer.data).status))
+            seen.append(
+                HealthStatus(oip("HealthCheckResponse", HEALTH_PACKAGE).FromString(answer.data).status)
+            )
 
     async with serving() as served:
         task = asyncio.create_task(watch(served))
         await settled()
-        assert seen == [Status.SERVING]
+        assert seen == [HealthStatus.SERVING]
         await asyncio.sleep(10)
         served.ready[0] = False
         await asyncio.sleep(2)
         served.ready[0] = True
         await asyncio.sleep(2)
-        assert seen == [Status.SERVING, Status.NOT_SERVING, Status.SERVING]
+        assert seen == [HealthStatus.SERVING, HealthStatus.NOT_SERVING, HealthStatus.SERVING]
         task.cancel()
         other = asyncio.create_task(watch(served, "other.Service"))
         await settled()
-        assert seen[3:] == [Status.SERVICE_UNKNOWN]
+        assert seen[3:] == [HealthStatus.SERVICE_UNKNOWN]
         other.cancel()
         context = Context(from_peer="ipv4:10.0.0.9:5")
         closed = door(served, admits=lambda peer: False)
@@ -242,7 +244,7 @@ async def test_watchers_are_bounded_and_free_their_place_when_they_leave() -> No
         assert context.code is StatusCode.RESOURCE_EXHAUSTED
         await streams[0].aclose()
         again = opened.watch(RawMessage(), Context())
-        assert (await anext(again)).data == grpc_health.answer(Status.SERVING)
+        assert (await anext(again)).data == grpc_health.answer(HealthStatus.SERVING)
         for stream in (*streams, again):
             await stream.aclose()
         context = Context()
@@ -251,16 +253,16 @@ async def test_watchers_are_bounded_and_free_their_place_when_they_leave() -> No
 
 
 def test_the_health_service_is_grpcs_own() -> None:
-    (service,) = grpc_health.file_descriptor().service
-    assert (
-        f"{grpc_health.file_descriptor().package}.{service.name}" == HEALTH_SERVICE == "grpc.health.v1.Health"
-    )
-    assert [(method.name, method.server_streaming) for method in service.method] == [
+    assert HEALTH_SERVICE == "grpc.health.v1.Health"
+    methods = pool().FindServiceByName(HEALTH_SERVICE).methods
+    assert [(method.name, method.server_streaming) for method in methods] == [
         ("Check", False),
         ("Watch", True),
     ]
+    statuses = oip("HealthCheckResponse", HEALTH_PACKAGE).DESCRIPTOR.enum_types_by_name["ServingStatus"]
+    assert {status.name: status.number for status in statuses.values} == dict(HealthStatus.__members__)
     # On the wire: field 1, a varint.
-    assert grpc_health.answer(Status.SERVING) == b"\x08\x01"
+    assert grpc_health.answer(HealthStatus.SERVING) == b"\x08\x01"
 
 
 @in_virtual_time

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from grpc import StatusCode
 
-from router.ingress.grpc.messages import message
+from router.ingress.grpc.messages import message, parse
 from router.ingress.grpc.methods import GrpcIngress
-from router.ingress.grpc.protocol import parse, set_values, values
+from router.ingress.grpc.protocol import set_values, values
 from router.ingress.grpc.raw_message import RawMessage
 from router.ingress.grpc.statuses import grpc_status
 from router.ingress.semantics import HttpError
@@ -159,7 +159,7 @@ async def test_a_version_pins_the_variant() -> None:
         (ask(*range(17)), StatusCode.INVALID_ARGUMENT, "17 rows in one request"),
         (ask(*range(20_000)), StatusCode.INVALID_ARGUMENT, "limits.body is 65536"),
         (ask(), StatusCode.INVALID_ARGUMENT, "at least one row"),
-        (RawMessage(b"\xff\xff"), StatusCode.INVALID_ARGUMENT, "not an inference.ModelInferRequest"),
+        (RawMessage(b"\xff\xff"), StatusCode.INVALID_ARGUMENT, "no valid inference.ModelInferRequest"),
     ],
 )
 @in_virtual_time

@@ -9,9 +9,9 @@ import pytest
 
 from optimizers.tensors import DTYPES, Array, TensorSpec, to_bytes
 from router.ingress.codec.protocol import MalformedRequest
-from router.ingress.grpc.messages import message
+from router.ingress.grpc.messages import message, parse
 from router.ingress.grpc.peers import is_here
-from router.ingress.grpc.protocol import decode, encode, parse, set_values, values
+from router.ingress.grpc.protocol import decode, encode, set_values, values
 from tests.support.every_datatype import sample
 
 TYPED = [name for name in DTYPES if name not in ("FP16", "BF16")]
@@ -174,7 +174,7 @@ def test_half_floats_cannot_come_typed() -> None:
 
 
 def test_bytes_that_are_no_message_are_named() -> None:
-    with pytest.raises(MalformedRequest, match=r"not an inference\.ModelInferRequest"):
+    with pytest.raises(MalformedRequest, match=r"no valid inference\.ModelInferRequest"):
         parse("ModelInferRequest", b"\xff\xff\xff")
 
 

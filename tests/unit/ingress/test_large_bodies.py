@@ -17,7 +17,7 @@ from router.ingress.codec import json_slices, protocol
 from router.ingress.codec.protocol import MalformedRequest
 from router.ingress.codec.steps import STEP_BYTES, STEP_ITEMS, Steps
 from router.ingress.grpc import protocol as grpc_protocol
-from router.ingress.grpc.messages import message
+from router.ingress.grpc.messages import message, parse
 from router.ingress.turns import Turns
 from tests.support.served import POLICY, serving
 from tests.support.virtual_time import in_virtual_time
@@ -253,7 +253,7 @@ def test_large_typed_contents_go_in_steps_both_ways() -> None:
     assert read.inputs["x"].tolist() == list(range(2**64 - count, 2**64)) and steps >= 3
     about: dict[str, Any] = {"model": "m", "variant": "v", "request_id": "", "parameters": {}}
     raw, steps = counted(grpc_protocol.encode_steps(read.inputs, [spec], read, **about))
-    told = grpc_protocol.parse("ModelInferResponse", raw)
+    told = parse("ModelInferResponse", raw)
     assert list(told.outputs[0].contents.uint64_contents)[-1] == 2**64 - 1 and steps >= 3
 
 
