@@ -1,11 +1,8 @@
-"""The examples in the SDK's docstrings and in the README do, on a real server, what they say."""
+"""The examples in the SDK's docstrings do, on a real server, what they say."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +18,6 @@ ADDRESS = "http://127.0.0.1:8000"
 CLASSES = [getattr(router, name) for name in router.__all__]
 MODULES = [described(module.__name__, module) for module in (router, client, async_client)]
 ALL = [*MODULES, *(item for target in CLASSES for item in public(target))]
-README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +57,3 @@ def test_whatever_people_look_up_has_an_example() -> None:
     bare = [item.name for target in wanted for item in public(target) if not examples[item.name]]
     assert not bare, f"show how it is called: {bare}"
     assert {Client, AsyncClient, Job, AsyncJob} <= set(wanted)
-
-
-def python_blocks(text: str) -> Iterator[str]:
-    return (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "router" in block)
-
-
-def test_the_readmes_python_runs(
-    names: dict[str, Any], served: Served, capsys: pytest.CaptureFixture[str]
-) -> None:
-    blocks = list(python_blocks(README.read_text(encoding="utf-8")))
-    assert blocks
-    for block in blocks:
-        scope = dict(names)
-        # Its budget is for a machine that does nothing else.
-        exec(block.replace(ADDRESS, served.url).replace('"50ms"', '"1s"'), scope)
-        scope["client"].close()
-    assert capsys.readouterr().out.startswith("[3] ")

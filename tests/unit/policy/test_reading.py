@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from textwrap import dedent
 
@@ -302,17 +301,6 @@ def test_a_byte_order_mark_is_no_part_of_a_policy(tmp_path: Path) -> None:
 def test_the_file_that_the_repository_brings_is_valid() -> None:
     policy = read(Path(__file__).parents[3] / "configs" / "digits.yaml")
     assert [route.name for route in policy.routes] == ["interactive", "bulk", "flexible"]
-
-
-def test_the_policies_in_the_readme_are_valid() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
-    whole = [block for block in blocks if block.startswith("models:")]
-    parts = [block for block in blocks if block.startswith("routes:")]
-    assert whole and parts
-    models = whole[0][: whole[0].index("routes:")]
-    for text in [*whole, *(models + part for part in parts)]:
-        assert parse(text, "README.md").routes
 
 
 def test_a_policy_does_not_change_after_reading() -> None:
