@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 # One for each extra of pyproject.toml: what is installed of it.
 SERVER := $(VENV)/.server
 DEV    := $(VENV)/.dev
+DOCS   := $(VENV)/.docs
 # Independent of each other and of the machine's load; a file's tests stay together and share its fixtures.
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo check test lint unit fuzz bench example chaos clean
+.PHONY: help demo check test lint unit fuzz bench example chaos docs clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -55,6 +56,10 @@ example: $(DEV)  ## build one example's artifacts: make example NAME=digits
 
 chaos: $(DEV)  ## kill, stop and poison workers and the server for three minutes: make chaos ARGS='--seed 7'
 	@$(BIN)/python -m tests.chaos.run --seconds 180 $(ARGS)
+
+docs: $(DOCS)  ## build the documents as a site in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
 
 # var/ is not built: it holds accepted jobs. Versions before that kept theirs in build/queue.
 clean:  ## remove what was built and installed; accepted jobs stay

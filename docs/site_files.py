@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the site has the repository's own paths, so that links between documents need no rewriting."""
+"""A hook of mkdocs: the site keeps the paths of the repository, so links between documents work in both."""
 
 from __future__ import annotations
 

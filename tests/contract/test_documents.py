@@ -19,7 +19,7 @@ from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.tensors import TensorSpec
 from router.cli.main import main
 from router.policy import Policy, parse
-from router.policy.sections import Model
+from router.policy.sections import ModelSection
 from tests.support.documents import (
     DOCUMENTS,
     NOT_RUN,
@@ -36,8 +36,12 @@ from tests.support.documents import (
 )
 
 COMMANDS = [command for document in DOCUMENTS for command in commands(document)]
-LOCAL = [c for c in COMMANDS if not c.not_run and not c.asks_server]
-OWN_MODEL = ROOT / "docs" / "own-model.md"
+OWN_MODEL = ROOT / "docs" / "own-model.md"  # its commands run in their order, by a test of their own
+LOCAL = [
+    command
+    for command in COMMANDS
+    if not command.not_run and not command.asks_server and command.document != "docs/own-model.md"
+]
 MODEL: dict[str, Any] = {
     "artifacts": "artifacts/digits",
     "online": {"variants": ["float32", "int8", "tree"]},
@@ -93,7 +97,7 @@ def test_the_functions_on_the_way_of_a_request_exist() -> None:
 def policy_text(given: dict[str, Any]) -> str | None:
     """A whole policy around a part of one; None for YAML that is about something else."""
     model = {**MODEL}
-    if set(given) <= set(Model.model_fields):
+    if set(given) <= set(ModelSection.model_fields):
         for key, value in given.items():
             model[key] = {**MODEL[key], **value} if isinstance(value, dict) else value
         if "online" in given and "rules" in given["online"].get("variants", ()):
@@ -145,17 +149,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", LOCAL, ids=str)
+def weighed(command: Command) -> Any:
+    """A simulation takes a second or two."""
+    marks = [pytest.mark.slow] if " simulate " in command.text else []
+    return pytest.param(command, id=str(command), marks=marks)
+
+
+@pytest.mark.parametrize("command", map(weighed, LOCAL))
 def test_a_command_without_a_server_runs(
     command: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if command.document == name(OWN_MODEL):
-        pytest.skip("run in order, by the test of that page")
     monkeypatch.chdir(folder)
     result = run(command.text)
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_the_page_about_an_own_model_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
