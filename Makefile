@@ -59,7 +59,7 @@ chaos: $(DEV)  ## kill, stop and poison workers and the server for three minutes
 
 docs: $(DOCS)  ## build the documents as a site in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "build/site/index.html"
+	@echo "build/site; for the search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 # var/ is not built: it holds accepted jobs. Versions before that kept theirs in build/queue.
 clean:  ## remove what was built and installed; accepted jobs stay
