@@ -19,8 +19,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from workers.batch.loop import WorkerLoop
+from workers.batch.metrics import WorkerMetrics
 from workers.batch.queue_poll import OrphanLog
-from workers.batch.settings import LoopSettings, Meter
+from workers.batch.settings import LoopSettings
 from workers.execution.batch_model import ArtifactModel, BatchModel
 from workers.execution.work_limits import WorkLimit
 from workers.queue.contract import DeadlineQueue, QueueIncompatible, QueueUnavailable
@@ -81,7 +82,7 @@ class BatchWorker:
             self.make_settings(lease_ms, max_batch, hung_after_ms),
             sched_idle=sched_idle,
         )
-        self._metrics = _Metrics(model)
+        self._metrics = WorkerMetrics(model)
         self._orphans = OrphanLog(model)
         self._task = asyncio.get_running_loop().create_task(
             self._worker_loop.run(), name=f"{model} batch worker"
@@ -147,67 +148,12 @@ class BatchWorker:
     async def _publish(self) -> None:
         while True:
             await asyncio.sleep(_PUBLISH_S)
-            self._metrics.publish_meter(self._worker_loop.meter)
+            orphaned_jobs = None
             with contextlib.suppress(QueueUnavailable):
                 stats = await self._queue.stats()
                 self._orphans.note(stats)
-                due_ms = stats.earliest_deadline_ms
-                self._metrics.publish_queue(
-                    stats.waiting_jobs,
-                    None if due_ms is None else (due_ms - stats.now_ms) / 1000,
-                    stats.totals["orphaned"],
-                )
-
-
-class _Metrics:
-    """Counted in plain numbers on the hot path, handed to Ray once a second."""
-
-    def __init__(self, model: str) -> None:
-        from ray.serve import metrics
-
-        tags: Any = ("model", "variant")  # Ray's hints admit a single key only
-        self._model = model
-        self._published: dict[tuple[str, str], int] = {}
-        self._rows = metrics.Counter(
-            "hybrid_batch_rows_total", "Rows that batch workers ended.", (*tags, "outcome")
-        )
-        self._size = metrics.Histogram(
-            "hybrid_batch_size", "Rows of a batch.", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], tags
-        )
-        self._latency = metrics.Histogram(
-            "hybrid_batch_latency_ms",
-            "Time of a batch in the model's thread.",
-            [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000],
-            tags,
-        )
-        self._waiting = metrics.Gauge("hybrid_queue_waiting_jobs", "Jobs that can be claimed.", ("model",))
-        self._orphaned = metrics.Gauge(
-            "hybrid_queue_orphaned_jobs",
-            "Jobs so far whose record or payload vanished from the queue's server.",
-            ("model",),
-        )
-        self._earliest = metrics.Gauge(
-            "hybrid_queue_earliest_deadline_s", "Time to the earliest deadline among them.", ("model",)
-        )
-
-    def publish_meter(self, meter: Meter) -> None:
-        for (variant, outcome), rows in meter.rows.items():
-            new = rows - self._published.get((variant, outcome), 0)
-            if new:
-                self._published[variant, outcome] = rows
-                self._rows.inc(new, {"model": self._model, "variant": variant, "outcome": outcome})
-        while meter.batches:
-            variant, rows, ms = meter.batches.popleft()
-            tags = {"model": self._model, "variant": variant}
-            self._size.observe(rows, tags)
-            self._latency.observe(ms, tags)
-
-    def publish_queue(self, waiting_jobs: int, earliest_deadline_s: float | None, orphaned_jobs: int) -> None:
-        tags = {"model": self._model}
-        self._waiting.set(waiting_jobs, tags)
-        self._orphaned.set(orphaned_jobs, tags)
-        if earliest_deadline_s is not None:
-            self._earliest.set(earliest_deadline_s, tags)
+                orphaned_jobs = stats.totals["orphaned"]
+            self._metrics.publish(self._worker_loop.meter, orphaned_jobs)
 
 
 def deployment(
