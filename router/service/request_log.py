@@ -91,13 +91,13 @@ class LogFile:
             target.close()
 
 
-def serve_folder() -> Path:
-    """Where Serve keeps this replica's log, which the Ray dashboard lists; outside of Serve ``build/log``."""
+def serve_folder() -> Path | None:
+    """Where Serve keeps this replica's log, which the Ray dashboard lists; None outside of Serve."""
     for handler in logging.getLogger("ray.serve").handlers:
         target = getattr(handler, "target", handler)
         if isinstance(target, logging.FileHandler):
             return Path(target.baseFilename).parent
-    return Path("build/log")
+    return None
 
 
 def file_name() -> str:

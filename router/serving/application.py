@@ -39,6 +39,7 @@ from router.service.request_log import LogFile, RequestLog, file_name, serve_fol
 from router.service.requests import ServedModel
 from router.service.rescuer import Rescuer
 from router.service.service import Service
+from router.serving import state
 from router.serving.policy_file import PolicyFile, follow
 from router.serving.warm_up import WarmUp
 from workers import online
@@ -194,7 +195,7 @@ class Router(GrpcMethods):
         self._service = Service(policy, models, self._recorder, routers=routers)
         self._policy_file = PolicyFile(policy_path, policy, digest)
         self._recorder.policy(digest, "applied")
-        self._log_file = LogFile(serve_folder(), file_name())
+        self._log_file = LogFile(serve_folder() or state.make() / "log", file_name())
         sections = {name: model.online for name, model in policy.models.items() if model.online}
         self._warm_up = WarmUp(models, sections, read_examples(policy))
         self._rescuers = dict(self._make_rescuers())

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from optimizers.files.logs import LONG_LOG_BYTES
 from tests.queue_harness import job
 from workers.queue import embedded
 from workers.queue.contract import Done, Failed, QueueUnavailable
@@ -55,6 +56,20 @@ async def test_calls_outlast_a_restart_within_their_patience(tmp_path: Path) -> 
         await queue.submit([job("b")])
         assert [x.id for x in await queue.claim(5, 1000, "w")] == ["a", "b"]
         await queue.close()
+
+
+def test_a_long_log_of_earlier_runs_is_kept_once_and_a_new_one_begins(tmp_path: Path) -> None:
+    log, former = tmp_path / "server.log", tmp_path / "server.log.1"
+    with EmbeddedServer.start(tmp_path) as server:
+        first = log.read_text()
+        server.stop()
+    with log.open("a") as file:
+        file.truncate(LONG_LOG_BYTES + 1)
+    with EmbeddedServer.start(tmp_path):
+        assert former.stat().st_size == LONG_LOG_BYTES + 1 and former.read_bytes().startswith(first.encode())
+        assert 0 < log.stat().st_size < 100_000
+    with EmbeddedServer.start(tmp_path):
+        assert former.stat().st_size == LONG_LOG_BYTES + 1, "a short log goes on"
 
 
 def test_the_password_shows_nowhere(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Literal
 from urllib.parse import urlsplit
 
+from optimizers.files.logs import rotate
 from workers.ports import check_port, free_port
 
 Fsync = Literal["always", "everysec", "no"]
@@ -205,6 +206,7 @@ class EmbeddedServer:
         """Start the process and wait until it answers, or until the server is to stop."""
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
         try:
+            rotate(self.data_dir / _LOG)
             with (self.data_dir / _LOG).open("ab") as log:
                 process = subprocess.Popen(
                     [*launcher, str(self._binary), _CONFIG],

@@ -14,7 +14,7 @@ from typing import IO
 
 import click
 
-_LONG_LOG_BYTES = 8 << 20
+from optimizers.files.logs import rotate
 
 
 @contextlib.contextmanager
@@ -55,8 +55,7 @@ def quiet(log: Path) -> Iterator[Console]:
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        if log.exists() and log.stat().st_size > _LONG_LOG_BYTES:
-            log.replace(log.with_name(f"{log.name}.1"))
+        rotate(log)
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
         raise click.ClickException(
