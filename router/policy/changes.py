@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from router.policy.document import Policy
 from router.policy.reading import Reading
-from router.policy.sections import Policy
 
 #: ``applied``: in force. ``needs redeploy``: valid, but other processes have to be replaced. ``refused``: the
 #: file cannot be used.

@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
-if TYPE_CHECKING:
-    from router.policy.sections import Policy, Route
+from router.policy.conditions.when import CONDITIONS
+from router.policy.sections import ModelSection, Route
+from router.policy.tenants import Tenant
 
 #: Where a value stands: keys and indexes from the top of the file.
 Place = tuple[str | int, ...]
 
 
 class Misnamed(ValueError):
-    """A policy whose sections do not fit together; ``found`` has the place and sentence of each problem."""
+    """A policy whose sections do not fit together; ``problems`` has the place and sentence of each."""
 
-    def __init__(self, found: Collection[tuple[Place, str]]) -> None:
-        self.found = tuple(found)
-        super().__init__("; ".join(text for _, text in found))
+    def __init__(self, problems: Collection[tuple[Place, str]]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(text for _, text in problems))
 
 
-def misnamed(policy: Policy) -> Iterator[tuple[Place, str]]:
+def misnamed(
+    models: Mapping[str, ModelSection], routes: Iterable[Route], tenants: Mapping[str, Tenant]
+) -> Iterator[tuple[Place, str]]:
     """Names that are used and not given, and names and keys that are given twice."""
-    seen: set[str] = set()
-    for index, route in enumerate(policy.routes):
-        if route.name in seen:
+    route_names: set[str] = set()
+    for index, route in enumerate(routes):
+        if route.name in route_names:
             text = f"two routes are named {route.name!r}; give each its own name"
             yield ("routes", index, "name"), text
-        seen.add(route.name)
-        for place, text in _in_route(policy, route):
+        route_names.add(route.name)
+        for place, text in (*_in_conditions(route, models, tenants), *_in_variants(route, models)):
             yield ("routes", index, *place), f"route {route.name!r} names {text}"
     hashes: dict[str, str] = {}
-    for name, tenant in policy.tenants.items():
+    for name, tenant in tenants.items():
         for model in tenant.models or ():
-            if model not in policy.models:
+            if model not in models:
                 text = f"tenant {name!r} may use model {model!r}, which is not in 'models'"
-                yield ("tenants", name, "models"), f"{text}; {_hint(model, policy.models)}"
+                yield ("tenants", name, "models"), f"{text}; {_hint(model, models)}"
         for key in tenant.keys:
             other = hashes.setdefault(key, name)
             if other != name:
@@ -44,17 +46,24 @@ def misnamed(policy: Policy) -> Iterator[tuple[Place, str]]:
                 yield ("tenants", name, "keys"), text
 
 
-def _in_route(policy: Policy, route: Route) -> Iterator[tuple[Place, str]]:
-    for model in route.when.model or ():
-        if model not in policy.models:
-            text = f"model {model!r}, which is not in 'models'; {_hint(model, policy.models)}"
-            yield ("when", "model"), text
-    for tenant in route.when.tenant or ():
-        if tenant not in policy.tenants:
-            text = f"tenant {tenant!r}, which is not in 'tenants'; {_hint(tenant, policy.tenants)}"
-            yield ("when", "tenant"), text
-    models = [policy.models[name] for name in route.when.model or policy.models if name in policy.models]
-    known = {variant for model in models for variant in model.variants}
+def _in_conditions(
+    route: Route, models: Collection[str], tenants: Collection[str]
+) -> Iterator[tuple[Place, str]]:
+    sections = {"models": models, "tenants": tenants}
+    for key, kind in CONDITIONS.items():
+        condition, section = getattr(route.when, key), kind.NAMES
+        if section is None or condition is None:
+            continue
+        known = sections[section]
+        for name in condition.root:
+            if name not in known:
+                text = f"{section[:-1]} {name!r}, which is not in {section!r}; {_hint(name, known)}"
+                yield ("when", key), text
+
+
+def _in_variants(route: Route, models: Mapping[str, ModelSection]) -> Iterator[tuple[Place, str]]:
+    chosen = route.when.model.root if route.when.model else models
+    known = {variant for name in chosen if name in models for variant in models[name].variants}
     named: list[tuple[Place, str]] = [
         *((("variants",), variant) for variant in route.variants or ()),
         *((("split", variant), variant) for variant in route.split or ()),

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from router.policy.document import Policy
 from router.policy.names import Misnamed
 from router.policy.secrets import may_be_secret, redacted, without_quotes
-from router.policy.sections import Policy
 
 
 class PolicyError(ValueError):
@@ -96,7 +96,7 @@ def _apart(found: Any) -> Iterator[dict[str, Any]]:
     if not isinstance(cause, Misnamed):
         yield {**found, "loc": loc}
         return
-    for place, text in cause.found:
+    for place, text in cause.problems:
         yield {**found, "loc": (*loc, *place), "msg": text}
 
 

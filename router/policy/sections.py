@@ -1,19 +1,15 @@
-"""What a routing policy says, section by section. A `Policy` is a value; relative paths count from the
-working directory."""
+"""The sections of a routing policy, each with its keys. `router.policy.document` puts them together."""
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from router.policy.conditions import When
-from router.policy.facts import RouteFacts
-from router.policy.names import Misnamed, misnamed
+from router.policy.conditions.when import When
 from router.policy.secrets import URL_ELSEWHERE, holds_password
-from router.policy.tenants import Tenant, TenantLimits
+from router.policy.tenants import TenantLimits
 from router.policy.values import (
     BudgetMs,
     Bytes,
@@ -69,6 +65,12 @@ class Route(Section):
         if self.shadow and self.to == "batch":
             raise ValueError("a shadow runs beside online requests; this route sends all to the queue")
         return self
+
+    @property
+    def asks_for(self) -> frozenset[str]:
+        """The fields of `RouteFacts` beyond model, budget, tenant and rows that this route depends on."""
+        asked = {condition.NEEDS for condition in self.when.conditions if condition.NEEDS}
+        return frozenset({*asked, "draw"} if self.split else asked)
 
     def drawn(self, draw: float) -> str | None:
         """The side of the split that ``draw``, in [0, 1), falls on; None where nothing is split."""
@@ -249,92 +251,3 @@ class RedisSection(Section):
         if url is not None and holds_password(url):
             raise ValueError(URL_ELSEWHERE)
         return url
-
-
-class Policy(Section):
-    """The whole file. Routes are tried in order; a request that none takes goes to ``auto``."""
-
-    models: Annotated[dict[Name, ModelSection], Field(min_length=1)]
-    routes: tuple[Route, ...] = ()
-    tenants: dict[Name, Tenant] = Field(default_factory=dict)
-    defaults: DefaultsSection = DefaultsSection()
-    limits: LimitsSection = LimitsSection()
-    redis: RedisSection = RedisSection()
-    logs: LogsSection = LogsSection()
-    cors: CorsSection = CorsSection()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Policy:
-        if found := list(misnamed(self)):
-            raise Misnamed(found)
-        return self
-
-    @property
-    def queued_models(self) -> tuple[str, ...]:
-        return tuple(name for name, model in self.models.items() if model.batch)
-
-    @property
-    def queue_settings(self) -> dict[str, Any]:
-        """Fields of `workers.queue.settings.QueueSettings` on which all who use a queue must agree."""
-        limits, each = self.limits.queue, self.limits.tenant.queue
-        return {
-            "max_jobs": limits.jobs,
-            "max_bytes": limits.bytes,
-            "tenant_jobs": each.jobs,
-            "tenant_bytes": each.bytes,
-            "bounds": {
-                name: (tenant.queue.jobs, tenant.queue.bytes)
-                for name, tenant in self.tenants.items()
-                if tenant.queue.jobs or tenant.queue.bytes
-            },
-            "weights": {name: tenant.weight for name, tenant in self.tenants.items() if tenant.weight != 1.0},
-            "keep_ms": int(self.defaults.results.keep),
-        }
-
-    @cached_property
-    def asks_for(self) -> frozenset[str]:
-        """What the routes ask about beyond model, budget, tenant and rows: the fields of `RouteFacts` that a
-        caller must fill for them (``headers``, ``parameters``, ``epoch_s``, ``draw``)."""
-        asked = set()
-        for route in self.routes:
-            asked |= {"headers"} if route.when.header else set()
-            asked |= {"parameters"} if route.when.parameter else set()
-            asked |= {"epoch_s"} if route.when.time else set()
-            asked |= {"draw"} if route.split else set()
-        return frozenset(asked)
-
-    @property
-    def secured(self) -> bool:
-        """Whether callers must bring a key: as soon as any tenant has one."""
-        return any(tenant.keys for tenant in self.tenants.values())
-
-    @cached_property
-    def shadows(self) -> dict[str, Shadow]:
-        """The shadows by their route's name."""
-        return {route.name: route.shadow for route in self.routes if route.shadow}
-
-    @cached_property
-    def limits_tenants(self) -> bool:
-        """Whether any caller's requests are counted at all."""
-        limits = (self.limits.tenant, *self.tenants.values())
-        return any(one.rate or one.row_rate or one.in_flight for one in limits)
-
-    def limits_of(self, tenant: str) -> TenantLimits:
-        """What a tenant may ask for: its own limits, else those of ``limits.tenant``."""
-        own, each = self.tenants.get(tenant), self.limits.tenant
-        if own is None:
-            return each
-        given = {
-            name: value for name in TenantLimits.model_fields if (value := getattr(own, name)) is not None
-        }
-        return each.model_copy(update=given)
-
-    def route(self, ask: RouteFacts) -> Route:
-        """The first route whose conditions hold, or the implicit last one."""
-        for route in self.routes:
-            if route.when.holds(ask):
-                return route
-        return DEFAULT_ROUTE
-
-
-DEFAULT_ROUTE = Route(name="default", to="auto")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from router.policy import Policy, Route
-from router.policy.conditions import When, is_among
 from router.policy.facts import MeasuredVariant
 from router.scheduling import prediction
 from router.scheduling.admission import Enqueue, Reject, RouteFacts, RunOnline, decide
@@ -15,8 +14,6 @@ from router.scheduling.headroom import initial_headroom_ms
 from router.scheduling.policy_check import hop_ms
 from router.scheduling.prediction import BatchLoad, ModelLoad, OnlineLoad
 from router.units import format_ms
-
-_ANY = "*"
 
 
 def explain(
@@ -84,45 +81,8 @@ def passed(policy: Policy, facts: RouteFacts) -> list[dict[str, Any]]:
     for route in policy.routes:
         if route.name == taken:
             break
-        found.append({"route": route.name, "why": list(mismatches(route.when, facts))})
+        found.append({"route": route.name, "why": list(route.when.mismatches(facts))})
     return found
-
-
-def mismatches(when: When, facts: RouteFacts) -> Iterator[str]:
-    """Every condition that does not hold, as ``budget is 2s, not <= 250ms``."""
-    if when.model is not None and facts.model not in when.model:
-        yield f"model is {facts.model!r}, not {_either(when.model)}"
-    if when.budget is not None and not when.budget.holds(facts.budget_ms):
-        yield f"budget is {format_ms(facts.budget_ms)}, not {when.budget.text.strip()}"
-    if when.tenant is not None and facts.tenant not in when.tenant:
-        yield f"tenant is {repr(facts.tenant) if facts.tenant else 'none'}, not {_either(when.tenant)}"
-    if when.rows is not None and not when.rows.holds(facts.rows):
-        yield f"rows are {facts.rows}, not {when.rows.text.strip()}"
-    for (name, values), written in zip(when.headers, when.header.items(), strict=True):
-        given = facts.headers.get(name)
-        if given is None or not (given in values or _ANY.encode() in values):
-            yield _unlike(f"header {written[0]}", given and given.decode("latin-1"), written[1])
-    for parameter, wanted in when.parameter.items():
-        value = facts.parameters.get(parameter)
-        if parameter not in facts.parameters or not is_among(value, wanted):
-            yield _unlike(f"parameter {parameter}", value, wanted)
-    if when.time is not None and not when.time.holds(facts.epoch_s):
-        at = when.time.clock(facts.epoch_s)
-        yield f"time of day is {at:%H:%M} {when.time.zone}, not {when.time.text.strip()}"
-
-
-def _unlike(what: str, given: Any, wanted: tuple[Any, ...]) -> str:
-    shown = "absent" if given is None else _written(given)
-    return f"{what} is {shown}" + ("" if _ANY in wanted else f", not {_either(wanted)}")
-
-
-def _either(wanted: tuple[Any, ...]) -> str:
-    return " or ".join(_written(one) for one in wanted)
-
-
-def _written(value: Any) -> str:
-    """A value as the policy file has it."""
-    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _load(

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from router.policy import DEFAULT_ROUTE, ModelSection, Policy, Route
+from router.policy.conditions.when import CONDITIONS
 from router.policy.facts import MeasuredVariant
-from router.policy.space import Space
+from router.policy.space import Box, Space
 from router.units import format_ms
 
 #: What a call to a replica costs beside the model, where no deployment was asked.
@@ -48,9 +49,9 @@ def check(policy: Policy, variants: Variants) -> list[Finding]:
                 Finding("warning", route.name, f"can never match: {others} before it take all that it would")
             )
         for model, served in policy.models.items():
-            mine = [piece for piece in left if model in {p.value for p in space.values(piece, "model")}]
+            mine = [piece for piece in left if _includes(space, piece, model)]
             if mine:
-                top_ms = max(probe.top for piece in mine for probe in space.values(piece, "budget"))
+                top_ms = max(sample.budget_ms for piece in mine for sample in space.values(piece, "budget"))
                 findings += _serve(served, route, model, variants[model], top_ms)
         before.append(route.name)
     findings += _gaps(policy, space)
@@ -121,6 +122,7 @@ def _serve(
 
 
 def _gaps(policy: Policy, space: Space) -> Iterator[Finding]:
+    *keys, last = (key for key in CONDITIONS if key not in ("model", "budget"))
     loose = space.left_of(space.all, space.boxes.values())
     for i, model in enumerate(policy.models):
         mine = [piece for piece in loose if i in piece["model"]]
@@ -130,15 +132,20 @@ def _gaps(policy: Policy, space: Space) -> Iterator[Finding]:
         somebody: set[str] = set()
         for piece in mine:
             rest = all(piece[name] == space.all[name] for name in piece if name not in ("model", "budget"))
-            (everybody if rest else somebody).update(probe.text for probe in space.values(piece, "budget"))
-        budgets = [probe.text for probe in space.probes["budget"] if probe.text in everybody | somebody]
-        what = "any budget" if budgets == ["all budgets"] else f"budgets {', '.join(budgets)}"
-        some = "" if everybody else " of some requests (by tenant, rows, time, header or parameter)"
+            budgets = (sample.text for sample in space.values(piece, "budget"))
+            (everybody if rest else somebody).update(budgets)
+        texts = [kind.text for kind in space.samples["budget"] if kind.text in everybody | somebody]
+        what = "any budget" if texts == ["all budgets"] else f"budgets {', '.join(texts)}"
+        some = "" if everybody else f" of some requests (by {', '.join(keys)} or {last})"
         yield Finding(
             "note",
             DEFAULT_ROUTE.name,
             f"{model!r}: no route takes {what}{some}; they go where it is cheapest (auto)",
         )
+
+
+def _includes(space: Space, box: Box, model: str) -> bool:
+    return any(sample.facts["model"] == model for sample in space.values(box, "model"))
 
 
 def _tenants(policy: Policy) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from router.policy import Policy, When
+from router.policy import Policy
 from router.service.requests import ServedModel
 
 Queues = Literal["none", "known", "unknown"]
@@ -54,10 +54,10 @@ def needs_queue(policy: Policy, name: str) -> bool:
     if model.batch is None or model.online is None:
         return model.online is None
     for route in policy.routes:
-        if route.when.model is not None and name not in route.when.model:
+        if route.when.model is not None and name not in route.when.model.root:
             continue
         if route.to != "batch":
             return False
-        if route.when.model_copy(update={"model": None}) == When():
+        if not any(condition is not route.when.model for condition in route.when.conditions):
             return True
     return False

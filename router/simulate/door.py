@@ -88,7 +88,7 @@ def check(policy: Policy, variants: Mapping[str, Collection[str]], requests: Seq
                 f"{', '.join(policy.tenants)}"
             )
     if "epoch_s" in policy.asks_for and any(request.epoch_s is None for request in requests):
-        route = next(route for route in policy.routes if route.when.time)
+        route = next(route for route in policy.routes if "epoch_s" in route.asks_for)
         raise SimulationError(
             f"route {route.name!r} depends on the time of day, which the arrivals do not have; add "
             "--start-at 22:00, or use a trace with dates (2026-01-15T22:00:00Z) or seconds since 1970"

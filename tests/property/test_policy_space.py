@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.policy import Policy
 from router.policy.facts import RouteFacts
-from router.policy.space import ABSENT, OTHER, Space
+from router.policy.space import Space
 from router.scheduling.policy_check import check
 from tests.support.effort import tries
 from tests.unit.policy.test_space import NOT_SHADOWED, SHADOWED, VARIANTS, policy_of
@@ -31,32 +31,15 @@ WHEN = st.lists(st.sampled_from(sorted(CONDITIONS)), max_size=3, unique=True).fl
 
 
 def asks(policy: Policy) -> list[RouteFacts]:
-    """A request for every combination of the probes."""
-    space, found = Space(policy), []
-    for probes in itertools.product(*space.probes.values()):
-        values = dict(zip(space.probes, (probe.value for probe in probes), strict=True))
-        headers, parameters = dict[bytes, bytes](), dict[str, Any]()
-        for name, value in values.items():
-            kind, _, key = name.partition(" ")
-            if key and value is not ABSENT:
-                given = "something else" if value is OTHER else value
-                if kind == "header":
-                    headers[key.encode()] = given.encode()
-                else:
-                    parameters[key] = given
-        found.append(
-            RouteFacts(
-                values["model"],
-                values["rows"],
-                values["budget"],
-                None,
-                values["tenant"],
-                headers,
-                parameters,
-                values.get("time", 0.0),
-            )
-        )
-    return found
+    """A request for every combination of the samples."""
+    requests = []
+    for samples in itertools.product(*Space(policy).samples.values()):
+        facts: dict[str, Any] = {"headers": {}, "parameters": {}}
+        for sample in samples:
+            for field, value in sample.facts.items():
+                facts[field] = facts[field] | value if isinstance(value, dict) else value
+        requests.append(RouteFacts(**facts))
+    return requests
 
 
 def tried_one_by_one(policy: Policy) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from router.policy import PolicyError, When, parse
 from router.policy.facts import RouteFacts
-from router.scheduling.explain import mismatches
 
 ASK: dict[str, Any] = {"model": "m", "rows": 4, "budget_ms": 1_000.0}
 
@@ -66,7 +65,7 @@ def test_a_route_takes_a_request_if_all_its_conditions_hold(
     condition, request = When.model_validate(when), RouteFacts(**{**ASK, **ask})
     assert condition.holds(request) is holds
     # What is said to be against it is empty exactly where nothing is.
-    assert (list(mismatches(condition, request)) == []) is holds
+    assert (list(condition.mismatches(request)) == []) is holds
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_a_route_takes_a_request_if_all_its_conditions_hold(
 def test_what_is_against_a_route_is_said_for_each_condition(
     when: dict[str, Any], ask: dict[str, Any], said: list[str]
 ) -> None:
-    assert list(mismatches(When.model_validate(when), RouteFacts(**{**ASK, **ask}))) == said
+    assert list(When.model_validate(when).mismatches(RouteFacts(**{**ASK, **ask}))) == said
 
 
 POLICY = """\
@@ -125,7 +124,7 @@ WRONG = [
     ("when: {time: '25:00-26:00'}", "9: routes.0.when.time: '25:00-26:00' is not a time of day; hours go"),
     ("when: {time: '08:00-08:00'}", "9: routes.0.when.time: '08:00-08:00' is empty; leave the condition out"),
     ("when: {time: '08:00-18:00 Mars/Base'}", "9: routes.0.when.time: 'Mars/Base' is not a time zone"),
-    ("when: {header: {'a b': x}}", "9: routes.0.when: 'a b' is not a header's name"),
+    ("when: {header: {'a b': x}}", "9: routes.0.when.header: 'a b' is not a header's name"),
     (
         "when: {header: {a: 3}}",
         "9: routes.0.when.header.a: 3 is not a header's value; write a text in quotes",

@@ -7,7 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from router.policy import DEFAULT_ROUTE, BudgetRange, Policy, PolicyError, parse, read
+from router.policy import DEFAULT_ROUTE, Policy, PolicyError, parse, read
+from router.policy.conditions.bounds import BudgetCondition
 from router.policy.facts import RouteFacts
 
 GOOD = """\
@@ -123,9 +124,9 @@ def test_a_request_that_no_route_takes_goes_to_auto_and_may_be_refused() -> None
 def test_a_budget_range_holds_within_its_bounds(
     text: str, inside: tuple[float, ...], outside: tuple[float, ...]
 ) -> None:
-    bounds = BudgetRange.model_validate(text)
-    assert all(map(bounds.holds, inside))
-    assert not any(map(bounds.holds, outside))
+    bounds = BudgetCondition.model_validate(text)
+    assert all(map(bounds.includes, inside))
+    assert not any(map(bounds.includes, outside))
 
 
 BAD = [
