@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from router.policy.facts import RouteFacts
 from router.policy.names import Misnamed, misnamed
 from router.policy.sections import (
     CorsSection,
@@ -20,7 +19,8 @@ from router.policy.sections import (
     Shadow,
 )
 from router.policy.tenants import Tenant, TenantLimits
-from router.policy.values import Name, Section
+from router.policy.terms.route_facts import RouteFacts
+from router.policy.terms.values import Name, Section
 
 
 class Policy(Section):

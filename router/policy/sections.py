@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from router.policy.conditions.when import When
 from router.policy.secrets import URL_ELSEWHERE, holds_password
 from router.policy.tenants import TenantLimits
-from router.policy.values import (
+from router.policy.terms.values import (
     BudgetMs,
     Bytes,
     Confidence,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from router.policy.values import Bytes, Names, PerSecond, Section
+from router.policy.terms.values import Bytes, Names, PerSecond, Section
 
 #: How an API key stands in a policy file; `hybrid-router key new` makes both.
 KEY_PATTERN = r"^sha256:[0-9a-f]{64}$"

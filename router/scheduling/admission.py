@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from router.policy import Policy, Route
-from router.policy.facts import RouteFacts as RouteFacts
+from router.policy.terms.route_facts import RouteFacts as RouteFacts
 from router.scheduling import prediction
 from router.scheduling.prediction import BatchLoad, ModelLoad, OnlineLoad, UnknownQueue
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from router.policy import Policy
-from router.policy.facts import RouteFacts
+from router.policy.terms.route_facts import RouteFacts
 from router.scheduling.admission import Decision, Reject, decide
 from router.scheduling.prediction import ModelLoad
 from router.scheduling.rate_limits import Over, Quotas

@@ -17,7 +17,8 @@ from optimizers.artifact import Manifest
 from optimizers.tensors import check
 from router.online.dispatcher import BadRows, DeadlineHopeless, HeapFull, ReplicaFailed
 from router.policy import Policy
-from router.policy.facts import MeasuredVariant, RouteFacts
+from router.policy.facts import MeasuredVariant
+from router.policy.terms.route_facts import RouteFacts
 from router.scheduling import prediction
 from router.scheduling.admission import Enqueue, Reject, RunOnline, decide
 from router.scheduling.asking import admit, route_facts

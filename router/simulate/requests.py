@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from router.policy.facts import RouteFacts
+from router.policy.terms.route_facts import RouteFacts
 from router.scheduling.rate_limits import Quotas
 from router.simulate.workload import Request
 

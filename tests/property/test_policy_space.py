@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.policy import Policy
-from router.policy.facts import RouteFacts
 from router.policy.space import Space
+from router.policy.terms.route_facts import RouteFacts
 from router.scheduling.policy_check import check
 from tests.support.effort import tries
 from tests.unit.policy.test_space import NOT_SHADOWED, SHADOWED, VARIANTS, policy_of

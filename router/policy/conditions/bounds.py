@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import WithJsonSchema, model_validator
 
 from router import units
-from router.policy.conditions.condition import Condition, Known, SampleRequest, Samples
-from router.policy.facts import RouteFacts
+from router.policy.conditions.condition import Known, RouteCondition, SampleRequest, Samples
+from router.policy.terms.route_facts import RouteFacts
 from router.units import MAX_BUDGET_MS, format_ms
 
 _COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*([^<>=,]+?)\s*")
@@ -25,7 +25,7 @@ BudgetText = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_BU
 RowsText = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_ROWS}(,{_ROWS})*$"})]
 
 
-class _Bounds(Condition[str]):
+class _Bounds(RouteCondition[str]):
     """Comparisons that must all hold; ``root`` is the text that was written."""
 
     WHAT: ClassVar[str]

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import WithJsonSchema, model_validator
 
-from router.policy.conditions.condition import Condition, Known, SampleRequest, Samples
-from router.policy.facts import RouteFacts
+from router.policy.conditions.condition import Known, RouteCondition, SampleRequest, Samples
+from router.policy.terms.route_facts import RouteFacts
 
 _DAY = re.compile(r"\s*([0-9]{1,2}):([0-9]{2})\s*-\s*([0-9]{1,2}):([0-9]{2})(?:\s+([A-Za-z0-9_+/-]+))?\s*")
 _CLOCK = r"[0-9]{1,2}:[0-9]{2}"
@@ -25,7 +25,7 @@ def _zone(name: str) -> tzinfo:
     return UTC if name == "UTC" else ZoneInfo(name)
 
 
-class TimeCondition(Condition[str]):
+class TimeCondition(RouteCondition[str]):
     """The time of day, from the first minute up to the second: ``22:00-06:00`` (UTC), or
     ``08:00-18:00 Europe/Vienna``."""
 

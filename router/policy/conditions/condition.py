@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, RootModel
 
-from router.policy.facts import RouteFacts
+from router.policy.terms.route_facts import RouteFacts
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class SampleRequest:
 Samples = Iterator[tuple[str, Sequence[SampleRequest]]]
 
 
-class Condition(RootModel[T], ABC, Generic[T]):
+class RouteCondition(RootModel[T], ABC, Generic[T]):
     """What stands after one key of ``when``; ``root`` is the value as it is kept.
 
     The first sentence of a subclass's docstring describes the key in the schema and in the reference.

@@ -11,15 +11,15 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from router.policy.conditions.condition import (
     ANY,
-    Condition,
     Known,
+    RouteCondition,
     SampleRequest,
     Samples,
     alternatives,
     as_written,
 )
-from router.policy.facts import RouteFacts
-from router.policy.values import one_or_more
+from router.policy.terms.route_facts import RouteFacts
+from router.policy.terms.values import one_or_more
 
 Scalar = bool | int | float | str
 
@@ -77,7 +77,7 @@ def _by_name(members: Iterable[tuple[str, tuple[Any, ...]]]) -> Iterator[tuple[s
         yield name, list(distinct.values()), "".join(map(str, distinct.values())) + "-"
 
 
-class HeaderCondition(Condition[Mapping[str, Texts]]):
+class HeaderCondition(RouteCondition[Mapping[str, Texts]]):
     """Headers of the request, by name: the value, a list of values that will do, or ``*`` for any."""
 
     NEEDS, EXAMPLE = "headers", "{X-Tier: [gold, silver]}"
@@ -126,7 +126,7 @@ class HeaderCondition(Condition[Mapping[str, Texts]]):
             yield f"header {name}", samples
 
 
-class ParameterCondition(Condition[Mapping[str, Scalars]]):
+class ParameterCondition(RouteCondition[Mapping[str, Scalars]]):
     """Parameters of the request, by name: the value, a list of values that will do, or ``*`` for any."""
 
     NEEDS, EXAMPLE = "parameters", "{explain: true}"

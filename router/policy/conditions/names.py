@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Self
 
-from router.policy.conditions.condition import Condition, Known, SampleRequest, Samples, alternatives
-from router.policy.facts import RouteFacts
-from router.policy.values import Names
+from router.policy.conditions.condition import Known, RouteCondition, SampleRequest, Samples, alternatives
+from router.policy.terms.route_facts import RouteFacts
+from router.policy.terms.values import Names
 
 
-class ModelCondition(Condition[Names]):
+class ModelCondition(RouteCondition[Names]):
     """The model that is asked for: a name of ``models``, or a list of names."""
 
     NAMES, EXAMPLE = "models", "[digits, words]"
@@ -30,7 +30,7 @@ class ModelCondition(Condition[Names]):
         yield "model", [SampleRequest({"model": name}, repr(name)) for name in known.models]
 
 
-class TenantCondition(Condition[Names]):
+class TenantCondition(RouteCondition[Names]):
     """Who asks: a name of ``tenants``, or a list of names."""
 
     NAMES, EXAMPLE = "tenants", "acme"

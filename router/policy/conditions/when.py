@@ -8,11 +8,11 @@ from typing import Any
 
 from router.policy.conditions.bounds import BudgetCondition, RowsCondition
 from router.policy.conditions.clock import TimeCondition
-from router.policy.conditions.condition import Condition
+from router.policy.conditions.condition import RouteCondition
 from router.policy.conditions.members import HeaderCondition, ParameterCondition
 from router.policy.conditions.names import ModelCondition, TenantCondition
-from router.policy.facts import RouteFacts
-from router.policy.values import Section
+from router.policy.terms.route_facts import RouteFacts
+from router.policy.terms.values import Section
 
 
 class When(Section):
@@ -27,7 +27,7 @@ class When(Section):
     parameter: ParameterCondition | None = None
 
     @cached_property
-    def conditions(self) -> tuple[Condition[Any], ...]:
+    def conditions(self) -> tuple[RouteCondition[Any], ...]:
         """Those that are given, in the order in which they are tried."""
         given = (getattr(self, key) for key in type(self).model_fields)
         return tuple(condition for condition in given if condition is not None and condition.root)
@@ -45,7 +45,7 @@ class When(Section):
 
 
 #: The class of each condition by its key.
-CONDITIONS: dict[str, type[Condition[Any]]] = {
+CONDITIONS: dict[str, type[RouteCondition[Any]]] = {
     key: next(cls for cls in field.annotation.__args__ if cls is not type(None))  # type: ignore[union-attr]
     for key, field in When.model_fields.items()
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.policy import PolicyError, When, parse
-from router.policy.facts import RouteFacts
+from router.policy.terms.route_facts import RouteFacts
 
 ASK: dict[str, Any] = {"model": "m", "rows": 4, "budget_ms": 1_000.0}
 

@@ -9,7 +9,7 @@ import pytest
 
 from router.policy import DEFAULT_ROUTE, Policy, PolicyError, parse, read
 from router.policy.conditions.bounds import BudgetCondition
-from router.policy.facts import RouteFacts
+from router.policy.terms.route_facts import RouteFacts
 
 GOOD = """\
 models:
