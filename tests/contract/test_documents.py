@@ -28,8 +28,8 @@ from tests.support.documents import (
     anchors,
     blocks,
     commands,
-    found_in,
     links,
+    make_targets,
     prose,
     run,
     write_inputs,
@@ -185,7 +185,7 @@ def test_the_page_about_an_own_model_runs_from_top_to_bottom(
 def test_a_command_that_is_not_run_exists(command: Command) -> None:
     words = shlex.split(command.text)
     if words[0] == "make":
-        assert found_in((ROOT / "Makefile").read_text(encoding="utf-8"))(words[1])
+        assert words[1] in make_targets()
         for value in (word.removeprefix("NAME=") for word in words if word.startswith("NAME=")):
             places = {
                 "bench": f"tests/benchmarks/bench_{value}.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +132,6 @@ def write_inputs(folder: Path, images: np.ndarray, artifacts: Path | None) -> No
     (folder / "key.txt").write_text("a-key-from-elsewhere\n", encoding="utf-8")
 
 
-def found_in(makefile: str) -> Callable[[str], bool]:
-    """Whether a name is a target of the Makefile."""
-    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
-    return targets.__contains__
+def make_targets() -> set[str]:
+    """The targets of the Makefile."""
+    return set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
