@@ -16,14 +16,15 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from optimizers.tensors import TensorError, Tensors, TensorSpec, concat, pack, rows_of, split, unpack
+from optimizers.tensors import TensorError, Tensors, TensorSpec, concat, pack, rows_of, split
 from router.online.errors import BadRows, DeadlineHopeless, DispatchError, HeapFull, ReplicaFailed
-from router.online.waiting import Away, OnlineAnswer, WaitingRequest
+from router.online.waiting import BatchReply, OnlineAnswer, SentBatch, WaitingRequest
 from router.policy.facts import MeasuredVariant
+from router.scheduling.actions import Action, BatchDispatch, Drop, Fail, SendBatch, WakeAt
+from router.scheduling.delivery import BatchDelivery, give_up_after_ms
 from router.scheduling.prediction import OnlineLoad
 from router.scheduling.row_cost import RowCost
-from router.scheduling.scheduler import TRIES, Scheduler
-from router.scheduling.variant_queue import BatchDispatch
+from router.scheduling.scheduler import Scheduler
 
 __all__ = [
     "BadRows",
@@ -36,11 +37,7 @@ __all__ = [
 ]
 
 #: Of a variant's name, a packed batch, and a replica's name (empty: any), the packed answer.
-Send = Callable[[str, bytes, str], Awaitable[bytes]]
-
-#: A batch that takes longer than this many times its bound is taken for lost. For each request in it so many
-#: bounds more: where it fails, the replica may have to run them one by one, behind other batches.
-_STUCK_FACTOR, _STUCK_EACH, _STUCK_MS = 20.0, 3.0, 5_000.0
+Transport = Callable[[str, bytes, str], Awaitable[bytes]]
 
 
 class OnlineDispatcher:
@@ -54,7 +51,7 @@ class OnlineDispatcher:
     def __init__(
         self,
         variants: Mapping[str, MeasuredVariant],
-        send: Send,
+        send: Transport,
         *,
         replicas: int,
         max_batch: int,
@@ -191,42 +188,47 @@ class OnlineDispatcher:
         return item
 
     def _pump(self) -> None:
-        """Do what the scheduler says, until it has nothing to do before a batch ends or a timer fires."""
+        """Do what the scheduler says now, and set the timer for when to ask it again."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while True:
-            now = self._clock()
-            step = self._scheduler.step(now)
-            for item in step.hopeless:
-                slack = item.deadline_ms - now
-                when = f"{-slack:.3g} ms ago" if slack < 0 else f"in {slack:.3g} ms"
-                item.future.set_exception(DeadlineHopeless(f"its deadline was {when} when its turn came"))
-            if step.start is None:
-                break
-            self._begin(self._deliver(step.start), step.start)
-        if step.wake_ms is not None:
-            delay_s = max(0.0, step.wake_ms - now) / 1_000.0
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump)
+        now = self._clock()
+        for action in self._scheduler.step(now):
+            match action:
+                case Drop(items):
+                    for item in items:
+                        slack = item.deadline_ms - now
+                        when = f"{-slack:.3g} ms ago" if slack < 0 else f"in {slack:.3g} ms"
+                        item.future.set_exception(
+                            DeadlineHopeless(f"its deadline was {when} when its turn came")
+                        )
+                case SendBatch(batch):
+                    self._begin(self._deliver(batch), batch)
+                case WakeAt(at_ms):
+                    self._timer = self._call_at(at_ms, now, self._pump)
 
-    def _begin(self, delivery: Coroutine[Any, Any, None], start: BatchDispatch[WaitingRequest]) -> None:
+    @staticmethod
+    def _call_at(at_ms: float, now_ms: float, action: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        delay_s = max(0.0, at_ms - now_ms) / 1_000.0
+        return asyncio.get_running_loop().call_later(delay_s, action, *args)
+
+    def _begin(self, delivery: Coroutine[Any, Any, None], batch: BatchDispatch[WaitingRequest]) -> None:
         # Not in the context of whichever request came last: Serve would cancel the batch with it.
         task = asyncio.get_running_loop().create_task(delivery, context=self._context)
         self._tasks.add(task)
-        task.add_done_callback(partial(self._delivered, start))
+        task.add_done_callback(partial(self._attempt_ended, batch))
 
-    async def _deliver(self, start: BatchDispatch[WaitingRequest]) -> None:
-        """Run one batch, once more if its replica fails, and settle each caller by itself."""
+    async def _deliver(self, batch: BatchDispatch[WaitingRequest]) -> None:
+        """Send one batch as `BatchDelivery` says, and settle each caller by itself."""
         now = self._clock()
-        items, message = self._packed(start.items)
+        items, message = self._packed(batch.items)
         if not items:
             return
-        if len(items) < len(start.items):
-            start = replace(start, items=items)
-        away = Away(items, message)
-        silent_s = (start.silent_ms - now) / 1_000.0
-        away.timer = asyncio.get_running_loop().call_later(silent_s, self._miss, start, away)
-        await self._attempt(start, away)
+        if len(items) < len(batch.items):
+            batch = replace(batch, items=items)
+        sent = SentBatch(BatchDelivery(self._scheduler, batch), message)
+        sent.timer = self._call_at(batch.silent_ms, now, self._overdue, sent)
+        await self._attempt(batch, sent)
 
     def _packed(self, items: list[WaitingRequest]) -> tuple[list[WaitingRequest], bytes]:
         """The requests as one message. One that cannot be part of it fails, and no other for it."""
@@ -246,93 +248,78 @@ class OnlineDispatcher:
             self._fail(good, ReplicaFailed(str(error)))
             return [], b""
 
-    async def _attempt(self, start: BatchDispatch[WaitingRequest], away: Away) -> None:
+    async def _attempt(self, batch: BatchDispatch[WaitingRequest], sent: SentBatch) -> None:
         """One call, and what follows from its answer, its failure or its taking too long."""
-        sent = self._clock()
+        began_ms, delivery = self._clock(), sent.delivery
         try:
-            async with asyncio.timeout(_stuck_s(start)):
-                reply = await self._send(start.variant, away.message, start.replica)
-            away.open -= 1
+            async with asyncio.timeout(give_up_after_ms(batch) / 1_000.0):
+                reply = await self._send(batch.variant, sent.message, batch.replica)
         except (Exception, asyncio.CancelledError) as error:
             task = asyncio.current_task()
-            away.open -= 1
             if task is not None and task.cancelling():
+                delivery.discard(batch)
                 raise
-            await self._retry(start, away, error)
-            return
-        finally:
-            if not away.open and away.timer is not None:
-                away.timer.cancel()
-        try:
-            run_ms = self._settle(start, away, reply, sent)
-        except Exception as error:  # whatever it is, no caller may be left waiting
-            self._fail(away.items, ReplicaFailed(str(error)))
+            self._carry_out(delivery.failed(batch, self._clock()), sent, error)
         else:
-            self._on_batch(start.variant, sum(item.own_rows for item in start.items), run_ms)
-
-    async def _retry(self, start: BatchDispatch[WaitingRequest], away: Away, error: BaseException) -> None:
-        """A try has failed: another one where nothing else may still be answered and it may be in time."""
-        if away.open or away.told:
-            self._scheduler.abandon(start)
-            return
-        again = self._scheduler.retry(start, self._clock(), failed=True) if away.tries < TRIES else None
-        if again is None:
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            what = f"variant {start.variant!r} could not run the batch: {reason}"
-            self._fail(away.items, ReplicaFailed(what))
-            return
-        away.open, away.tries = 1, away.tries + 1
-        try:
-            await self._attempt(again, away)
-        finally:
-            self._scheduler.abandon(again)
-
-    def _settle(self, start: BatchDispatch[WaitingRequest], away: Away, reply: bytes, sent: float) -> float:
-        """Give each caller his rows of the answer, or the reason why there are none; how long it ran, ms."""
-        batch = away.items
-        outputs, meta = unpack(reply)
-        run_ms, wait_ms = float(meta["run_ms"]), float(meta["wait_ms"])
-        ran_ms = float(meta["ran_ms"]) if "ran_ms" in meta else None
-        if "bad" in meta:
-            bad = {int(place): str(reason) for place, reason in meta["bad"]}
-            for place, reason in bad.items():
-                self._fail([batch[place]], BadRows(reason))
-            batch = [item for place, item in enumerate(batch) if place not in bad]
-            parts = [unpack(answer)[0] for answer in outputs["answers"]]
-            # How long it took to find the rows at fault says nothing of the batches to come.
-            self._scheduler.completed_untimed(start, self._clock())
-        else:
-            parts = split(outputs, [item.own_rows for item in batch])
-            self._scheduler.completed(start, self._clock(), run_ms, wait_ms, ran_ms, not away.told)
-        rows = sum(item.own_rows for item in start.items)
-        for item, part in zip(batch, parts, strict=True):
-            if not item.future.done():
-                answer = OnlineAnswer(part, start.variant, sent - item.arrived_ms, run_ms, rows)
-                item.future.set_result(answer)
-        return run_ms
-
-    def _miss(self, start: BatchDispatch[WaitingRequest], away: Away) -> None:
-        """The batch is overdue by more than its bound explains: try elsewhere, tell whose time is over."""
-        if not away.open or away.told or self._closed:
-            return
-        now = self._clock()
-        again = self._scheduler.retry(start, now, failed=False) if away.tries < TRIES else None
-        if again is not None:
-            away.open, away.tries = away.open + 1, away.tries + 1
-            self._begin(self._attempt(again, away), again)
-        next_ms = float("inf")
-        for item in away.items:
-            if item.future.done() or not item.droppable:
-                continue
-            if item.deadline_ms <= now:
-                what = f"its deadline was {now - item.deadline_ms:.3g} ms ago and its replica is silent"
-                item.future.set_exception(DeadlineHopeless(what))
+            try:
+                answers = BatchReply.read(reply, batch.items)
+            except Exception as error:  # whatever it is, no caller may be left waiting
+                delivery.discard(batch)
+                self._fail(batch.items, ReplicaFailed(str(error)))
             else:
-                next_ms = min(next_ms, item.deadline_ms)
-        if next_ms < float("inf"):
-            delay_s = max(0.0, next_ms - now) / 1_000.0
-            away.timer = asyncio.get_running_loop().call_later(delay_s, self._miss, start, away)
-        self._pump()
+                self._settle(batch, delivery, answers, began_ms)
+        finally:
+            if not delivery.is_open and sent.timer is not None:
+                sent.timer.cancel()
+
+    def _settle(
+        self,
+        batch: BatchDispatch[WaitingRequest],
+        delivery: BatchDelivery[WaitingRequest],
+        reply: BatchReply,
+        began_ms: float,
+    ) -> None:
+        """Give each caller the outputs for its rows, or why there are none."""
+        # How long it took to find the rows at fault says nothing of the batches to come.
+        delivery.answered(batch, self._clock(), None if reply.bad else reply.times)
+        run_ms, rows = reply.times.run_ms, sum(item.own_rows for item in batch.items)
+        for place, item in enumerate(batch.items):
+            if place in reply.bad:
+                self._fail([item], BadRows(reply.bad[place]))
+            elif not item.future.done():
+                queued_ms = began_ms - item.arrived_ms
+                outputs = reply.outputs[place]
+                item.future.set_result(OnlineAnswer(outputs, batch.variant, queued_ms, run_ms, rows))
+        self._on_batch(batch.variant, rows, run_ms)
+
+    def _overdue(self, sent: SentBatch) -> None:
+        if not self._closed and not sent.delivery.all_answered:
+            self._carry_out(sent.delivery.overdue(self._clock()), sent)
+            self._pump()
+
+    def _carry_out(
+        self, actions: list[Action[WaitingRequest]], sent: SentBatch, error: BaseException | None = None
+    ) -> None:
+        """What a batch's delivery asks for; ``error`` is what its last attempt failed with."""
+        now = self._clock()
+        for action in actions:
+            match action:
+                case SendBatch(batch):
+                    self._begin(self._attempt(batch, sent), batch)
+                case Drop(items):
+                    for item in items:
+                        what = (
+                            f"its deadline was {now - item.deadline_ms:.3g} ms ago and its replica is silent"
+                        )
+                        self._fail([item], DeadlineHopeless(what))
+                case Fail(items):
+                    lines = str(error).strip().splitlines()
+                    reason = lines[-1] if lines else type(error).__name__
+                    variant = sent.delivery.variant
+                    what = f"variant {variant!r} could not run the batch: {reason}"
+                    self._fail(items, ReplicaFailed(what))
+                case WakeAt(at_ms):
+                    sent.timer = self._call_at(at_ms, now, self._overdue, sent)
 
     @staticmethod
     def _fail(batch: list[WaitingRequest], error: DispatchError) -> None:
@@ -340,14 +327,14 @@ class OnlineDispatcher:
             if not item.future.done():
                 item.future.set_exception(error)
 
-    def _delivered(self, start: BatchDispatch[WaitingRequest], task: asyncio.Task[None]) -> None:
+    def _attempt_ended(self, batch: BatchDispatch[WaitingRequest], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._scheduler.abandon(start)
-        # A task that was cancelled before its first step, or died of a fault here, has told nobody.
+        self._scheduler.abandon(batch)
+        # A task that was cancelled before its first step, or died of a fault here, has answered nobody.
         if task.cancelled():
-            self._fail(start.items, ReplicaFailed("the router is shutting down"))
+            self._fail(batch.items, ReplicaFailed("the router is shutting down"))
         elif (error := task.exception()) is not None:
-            self._fail(start.items, ReplicaFailed("a fault in the router, see its log"))
+            self._fail(batch.items, ReplicaFailed("a fault in the router, see its log"))
             context = {"message": "a batch could not be delivered", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
         if not self._closed:
@@ -363,12 +350,6 @@ class OnlineDispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _stuck_s(start: BatchDispatch[WaitingRequest]) -> float:
-    """How long an answer is waited for."""
-    bounds = _STUCK_FACTOR + _STUCK_EACH * (len(start.items) - 1)
-    return (_STUCK_MS + bounds * start.bound_ms) / 1_000.0
 
 
 def _message(items: Sequence[WaitingRequest]) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from optimizers.tensors import Tensors
+from optimizers.tensors import Tensors, split, unpack
+from router.scheduling.delivery import BatchDelivery, RunTimes
 
 Form = tuple[tuple[int, ...], ...]
 
@@ -59,17 +61,33 @@ class WaitingRequest:
         return self.future.done()
 
 
-class Away:
-    """One batch on its way: ``open`` of its ``tries`` may still be answered."""
+class SentBatch:
+    """One batch at its replicas: its message, its delivery, and the timer for when it is overdue."""
 
-    __slots__ = ("items", "message", "open", "timer", "tries")
+    __slots__ = ("delivery", "message", "timer")
 
-    def __init__(self, items: list[WaitingRequest], message: bytes) -> None:
-        self.items, self.message = items, message
-        self.tries = self.open = 1
+    def __init__(self, delivery: BatchDelivery[WaitingRequest], message: bytes) -> None:
+        self.delivery, self.message = delivery, message
         self.timer: asyncio.TimerHandle | None = None
 
-    @property
-    def told(self) -> bool:
-        """Every caller has an answer, or is gone."""
-        return all(item.future.done() for item in self.items)
+
+class BatchReply(NamedTuple):
+    """What a replica answered: the outputs for each item by its place in the batch, or why there are none."""
+
+    times: RunTimes
+    outputs: Mapping[int, Tensors]
+    bad: Mapping[int, str]
+
+    @classmethod
+    def read(cls, message: bytes, items: Sequence[WaitingRequest]) -> BatchReply:
+        """Raises whatever is wrong with the message."""
+        outputs, meta = unpack(message)
+        ran_ms = float(meta["ran_ms"]) if "ran_ms" in meta else None
+        times = RunTimes(float(meta["run_ms"]), float(meta["wait_ms"]), ran_ms)
+        if "bad" not in meta:
+            parts = split(outputs, [item.own_rows for item in items])
+            return cls(times, dict(enumerate(parts)), {})
+        bad = {int(place): str(reason) for place, reason in meta["bad"]}
+        good = [place for place in range(len(items)) if place not in bad]
+        answers = [unpack(answer)[0] for answer in outputs["answers"]]
+        return cls(times, dict(zip(good, answers, strict=True)), bad)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort_right
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from router.scheduling.replica_set import ReplicaState
+from router.scheduling.replica_state import InFlightBatch
 
 
 class Hop:
@@ -21,19 +19,6 @@ class Hop:
         ms = min(ms, self.mean_ms + 8.0 * self.deviation_ms)
         self.deviation_ms += 0.05 * (abs(ms - self.mean_ms) - self.deviation_ms)
         self.mean_ms += 0.05 * (ms - self.mean_ms)
-
-
-class InFlightBatch:
-    """One batch at a replica, expected to end there at ``end_ms``, and late beyond what can be
-    explained ``patience_ms`` later, at ``silent_ms``."""
-
-    __slots__ = ("counted", "end_ms", "patience_ms", "replica", "sent_ms", "silent_ms")
-
-    def __init__(self, replica: ReplicaState, sent_ms: float, end_ms: float, patience_ms: float) -> None:
-        self.replica, self.sent_ms, self.end_ms, self.patience_ms = replica, sent_ms, end_ms, patience_ms
-        self.silent_ms = end_ms + patience_ms
-        #: Whether it is part of what remains for the replicas of usual pace.
-        self.counted = not replica.slow
 
 
 class InFlightBatches:

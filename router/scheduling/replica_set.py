@@ -18,80 +18,17 @@ import math
 from bisect import bisect_left, insort_right
 from collections.abc import Collection, Iterator
 
-from router.scheduling.in_flight import InFlightBatch, InFlightBatches
+from router.scheduling.in_flight import InFlightBatches
+from router.scheduling.replica_state import InFlightBatch, ReplicaState, Spot
 
-#: Per replica: one batch runs, the next is already there. Where others keep it busy, one is enough.
-BATCHES_IN_FLIGHT = 2
-_SHARED = 0.1
 #: How much slower than the others a replica is set aside as slow, and below what it is one of them again.
 _SLOW, _USUAL = math.log(1.4), math.log(1.15)
 #: One answer says so much of the pace, and never more than this: a stall is no pace.
 _PACE_GAIN, _MOST_PACE = 0.1, math.log(4.0)
 _OTHERS_GAIN, _SHARE_MS = 0.1, 1_000.0
-#: No replica counts for less than this, however busy others keep it: a wait has to end some time.
-_LEAST_ROOM = 0.1
 #: One that is slow and has told nothing for so long is tried with a little, to see whether it still is.
 UNTESTED_MS = 1_000.0
 _CONSIDERED = 3
-
-_Spot = tuple[float, int, "ReplicaState"]
-
-
-class ReplicaState:
-    """One replica. ``name`` is empty for whichever the source finds; times in ms."""
-
-    __slots__ = (
-        "answered_ms",
-        "busy_until_ms",
-        "completed_ms",
-        "counted",
-        "held_until_ms",
-        "in_flight",
-        "living",
-        "name",
-        "others_ms",
-        "pace",
-        "ran_ms",
-        "shelf",
-        "silent",
-        "slow",
-        "spot",
-        "usage",
-    )
-
-    def __init__(self, name: str) -> None:
-        self.name, self.living = name, True
-        self.in_flight: dict[int, InFlightBatch] = {}
-        self.busy_until_ms = self.held_until_ms = 0.0
-        #: How many times slower than the others, as a logarithm.
-        self.pace = 0.0
-        self.slow = self.silent = False
-        self.answered_ms = self.completed_ms = -math.inf
-        #: The share of its time that others take, what a batch waits for theirs, what it ran in all.
-        self.usage = self.others_ms = 0.0
-        self.ran_ms: float | None = None
-        self.shelf: list[_Spot] | None = None
-        self.spot: _Spot = (0.0, 0, self)
-        self.counted = (0, 0, 0.0, 0.0)
-
-    @property
-    def shared(self) -> bool:
-        return self.usage > _SHARED
-
-    @property
-    def wait_ms(self) -> float:
-        """How long a batch waits there for others' batches, beside this router's own."""
-        return self.others_ms if self.shared else 0.0
-
-    @property
-    def slots(self) -> int:
-        return 1 if self.shared else BATCHES_IN_FLIGHT
-
-    @property
-    def room(self) -> float:
-        """How much of a replica of usual pace it is worth to this router."""
-        free = max(_LEAST_ROOM, 1.0 - self.usage) if self.shared else 1.0
-        return free * math.exp(-self.pace) if self.slow else free
 
 
 class ReplicaSet:
@@ -101,9 +38,9 @@ class ReplicaSet:
         self._replicas: dict[str, ReplicaState] = {}
         self.in_flight = InFlightBatches()
         #: With room for a batch, at the usual pace and slow; and without room, at the usual pace.
-        self._ready: list[_Spot] = []
-        self._ready_slow: list[_Spot] = []
-        self._full: list[_Spot] = []
+        self._ready: list[Spot] = []
+        self._ready_slow: list[Spot] = []
+        self._full: list[Spot] = []
         self._turn = 0
         self._living = self._usual = 0
         self._rooms = self._others = 0.0

@@ -11,13 +11,13 @@ import math
 from bisect import bisect_left, bisect_right, insort_right
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 from optimizers.profile import LatencyProfile, OnlineFit
 from router.policy.facts import MeasuredVariant
-from router.scheduling.replica_set import ReplicaState
+from router.scheduling.replica_state import ReplicaState
 from workers.batching import BoundTable
 
 _REFIT_EVERY_MS = 250.0
@@ -56,30 +56,6 @@ T = TypeVar("T", bound=QueuedItem)
 _by_deadline = attrgetter("deadline_ms")
 #: Of an item: what those have in common that can be joined to one batch.
 Form = Callable[[T], Hashable]
-
-
-@dataclass(frozen=True, slots=True)
-class BatchDispatch(Generic[T]):
-    """Send these as one batch of ``variant`` to ``replica`` (empty: to any); tell `Scheduler.landed` of
-    ``batch`` when it is back. Where it is not by ``silent_ms``, the replica may well have stopped."""
-
-    batch_id: int
-    variant: str
-    items: list[T]
-    rows: int
-    bound_ms: float
-    replica: str
-    silent_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Step(Generic[T]):
-    """What to do now: tell the callers of ``hopeless``, send ``start``. Without a start there is nothing
-    more to do before ``wake_ms`` (None: before something arrives or lands)."""
-
-    hopeless: list[T]
-    start: BatchDispatch[T] | None
-    wake_ms: float | None = None
 
 
 class Pace:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 from router.policy import OnlineSection
 from router.policy.facts import MeasuredVariant
+from router.scheduling.actions import Action, BatchDispatch, Drop, Fail, SendBatch, WakeAt
 from router.scheduling.admission import RunOnline
+from router.scheduling.delivery import BatchDelivery, RunTimes, give_up_after_ms
 from router.scheduling.prediction import OnlineLoad
-from router.scheduling.scheduler import TRIES, Scheduler
-from router.scheduling.variant_queue import BatchDispatch
+from router.scheduling.scheduler import Scheduler
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.pool import Pool
@@ -24,8 +25,8 @@ from router.simulate.requests import (
 )
 from router.simulate.timing import Timing
 
-#: A request that is given up on is given up on by its deadline.
-_TOLD_WITHIN_MS = 1.0
+#: A request that is dropped is dropped by its deadline, or so much later.
+_DROPPED_WITHIN_MS = 1.0
 
 
 class OnlineSide:
@@ -162,32 +163,28 @@ class SimulatedDispatcher:
             whole.over(outcome)
 
     def pump(self) -> None:
-        self._timer += 1  # a timer that was set before rings in vain
-        now_ms = self.events.now_ms
-        while True:
-            step = self.scheduler.step(now_ms)
-            for item in step.hopeless:
-                self.fail(item, "expired")
-            if step.start is None:
-                break
-            self._check(step.start)
-            _Away(self, step.start)
-        if step.wake_ms is not None:
-            self.events.at(max(now_ms, step.wake_ms), self._ring, self._timer)
+        self._timer += 1  # replaces the timer that was set before
+        for action in self.scheduler.step(self.events.now_ms):
+            match action:
+                case Drop(items):
+                    for item in items:
+                        self.fail(item, "expired")
+                case SendBatch(batch):
+                    self._check(batch)
+                    _SimulatedDelivery(self, self._pool, batch)
+                case WakeAt(at_ms):
+                    self.events.at(max(self.events.now_ms, at_ms), self._ring, self._timer)
 
     def _ring(self, timer: int) -> None:
         if timer == self._timer:
             self.pump()
 
-    def _check(self, start: BatchDispatch[SimulatedItem]) -> None:
-        if start.rows > self._max_batch:
-            self._violated(f"a batch of {start.rows} rows, over the limit of {self._max_batch}")
-        for item in start.items:
+    def _check(self, batch: BatchDispatch[SimulatedItem]) -> None:
+        if batch.rows > self._max_batch:
+            self._violated(f"a batch of {batch.rows} rows, over the limit of {self._max_batch}")
+        for item in batch.items:
             if item.droppable and item.deadline_ms <= self.events.now_ms:
                 self._violated(f"a request was run {self.events.now_ms - item.deadline_ms:.3f} ms too late")
-
-    def send(self, start: BatchDispatch[SimulatedItem], away: _Away) -> None:
-        self._pool.send(start, away)
 
     def answer(self, item: SimulatedItem) -> None:
         owner = item.owner
@@ -196,80 +193,71 @@ class SimulatedDispatcher:
             if not owner.parts and not owner.left:
                 self._over(owner, "answered")
 
-    def fail(self, item: SimulatedItem, outcome: Outcome, told_from_ms: float = 0.0) -> None:
-        """Its caller is told; by its deadline, or from ``told_from_ms`` on where his batch was away."""
+    def fail(self, item: SimulatedItem, outcome: Outcome, silent_ms: float = 0.0) -> None:
+        """Its caller gets an error: by its deadline, or once its batch was overdue, at ``silent_ms``."""
         owner = item.owner
         if owner is None or owner.left:
             return
-        late_ms = self.events.now_ms - max(item.deadline_ms, told_from_ms)
-        if outcome == "expired" and late_ms > _TOLD_WITHIN_MS:
-            self._violated(f"a caller was told {late_ms:.3f} ms after the deadline that it would not be met")
+        late_ms = self.events.now_ms - max(item.deadline_ms, silent_ms)
+        if outcome == "expired" and late_ms > _DROPPED_WITHIN_MS:
+            self._violated(f"a request was dropped {late_ms:.3f} ms after its deadline")
         owner.left = True
         self._over(owner, outcome)
 
 
-class _Away:
-    """One batch on its way, tried twice at most; see `router.online.dispatcher`."""
+class _SimulatedDelivery:
+    """Carries out one `BatchDelivery` with events, as `router.online.dispatcher` does with calls."""
 
-    __slots__ = ("_front", "_open", "_settled", "_start", "_tries")
+    __slots__ = ("_dispatcher", "_first", "_pool", "_protocol", "_sent")
 
-    def __init__(self, front: SimulatedDispatcher, start: BatchDispatch[SimulatedItem]) -> None:
-        self._front, self._start = front, start
-        self._open, self._tries, self._settled = 1, 1, False
-        front.send(start, self)
-        front.events.at(start.silent_ms, self._miss)
-
-    def _told(self) -> bool:
-        return self._settled or all(item.left for item in self._start.items)
-
-    def completed(
-        self, start: BatchDispatch[SimulatedItem], run_ms: float, wait_ms: float, ran_ms: float
+    def __init__(
+        self, dispatcher: SimulatedDispatcher, pool: Pool, first: BatchDispatch[SimulatedItem]
     ) -> None:
-        front, first_answer = self._front, not self._told()
-        self._open -= 1
-        front.scheduler.completed(start, front.events.now_ms, run_ms, wait_ms, ran_ms, first_answer)
-        if not self._settled:
-            self._settled = True
-            for item in start.items:
-                front.answer(item)
-        front.pump()
+        self._dispatcher, self._pool, self._first = dispatcher, pool, first
+        self._protocol = BatchDelivery(dispatcher.scheduler, first)
+        self._sent = pool.send(first, self), dispatcher.events.now_ms
+        dispatcher.events.at(first.silent_ms, self._overdue, True)
 
-    def abandon(self, start: BatchDispatch[SimulatedItem]) -> None:
-        """The call came back with an error."""
-        self._open -= 1
-        front, again = self._front, None
-        if not self._open and not self._told():
-            if self._tries < TRIES:
-                again = front.scheduler.retry(start, front.events.now_ms, failed=True)
-            if again is not None:
-                self._retry(again)
-            else:
-                for item in self._start.items:
-                    front.fail(item, "failed")
-                self._settled = True
-        front.scheduler.abandon(start)
-        front.pump()
+    def completed(self, batch: BatchDispatch[SimulatedItem], times: RunTimes) -> None:
+        if self._protocol.answered(batch, self._dispatcher.events.now_ms, times):
+            for item in batch.items:
+                self._dispatcher.answer(item)
+        self._dispatcher.pump()
 
-    def _retry(self, again: BatchDispatch[SimulatedItem]) -> None:
-        self._open, self._tries = self._open + 1, self._tries + 1
-        self._front.send(again, self)
+    def failed(self, batch: BatchDispatch[SimulatedItem]) -> None:
+        self._carry_out(self._protocol.failed(batch, self._dispatcher.events.now_ms))
+        self._dispatcher.pump()
 
-    def _miss(self) -> None:
-        """The batch is overdue by more than its bound explains."""
-        if not self._open or self._told():
+    def _overdue(self, first_time: bool = False) -> None:
+        if not self._protocol.is_open:
             return
-        front, start, now_ms = self._front, self._start, self._front.events.now_ms
-        if self._tries < TRIES:
-            again = front.scheduler.retry(start, now_ms, failed=False)
-            if again is not None:
-                self._retry(again)
-        next_ms = float("inf")
-        for item in start.items:
-            if item.droppable and not item.left:
-                if item.deadline_ms <= now_ms:
-                    front.fail(item, "expired", start.silent_ms)
-                else:
-                    next_ms = min(next_ms, item.deadline_ms)
-        if next_ms < float("inf"):
-            front.events.at(next_ms, self._miss)
-        front.pump()
+        if first_time:  # nearly every batch is back by now: only of the others the end is watched
+            attempt, sent_ms = self._sent
+            self._watch(attempt, self._first, sent_ms)
+        if not self._protocol.all_answered:
+            self._carry_out(self._protocol.overdue(self._dispatcher.events.now_ms))
+            self._dispatcher.pump()
+
+    def _carry_out(self, actions: list[Action[SimulatedItem]]) -> None:
+        dispatcher = self._dispatcher
+        for action in actions:
+            match action:
+                case SendBatch(batch):
+                    self._watch(self._pool.send(batch, self), batch, dispatcher.events.now_ms)
+                case Drop(items):
+                    for item in items:
+                        dispatcher.fail(item, "expired", self._first.silent_ms)
+                case Fail(items):
+                    for item in items:
+                        dispatcher.fail(item, "failed")
+                case WakeAt(at_ms):
+                    dispatcher.events.at(at_ms, self._overdue)
+
+    def _watch(self, attempt: int, batch: BatchDispatch[SimulatedItem], sent_ms: float) -> None:
+        events = self._dispatcher.events
+        events.at(max(events.now_ms, sent_ms + give_up_after_ms(batch)), self._give_up, attempt, batch)
+
+    def _give_up(self, attempt: int, batch: BatchDispatch[SimulatedItem]) -> None:
+        """What the dispatcher's timeout does: the answer is not waited for any longer."""
+        if self._pool.forget(attempt):
+            self.failed(batch)

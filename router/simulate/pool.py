@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from router.policy.facts import MeasuredVariant
-from router.scheduling.variant_queue import BatchDispatch
+from router.scheduling.actions import BatchDispatch
+from router.scheduling.delivery import RunTimes
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.requests import SimulatedItem
@@ -18,17 +19,15 @@ _NOTICED_MS = 20.0
 
 
 class BatchCall(Protocol):
-    """Who is told of a batch: exactly one of the two, once."""
+    """Who sent a batch. Exactly one of the two is called, once."""
 
-    def completed(
-        self, start: BatchDispatch[SimulatedItem], run_ms: float, wait_ms: float, ran_ms: float
-    ) -> None: ...
+    def completed(self, batch: BatchDispatch[SimulatedItem], times: RunTimes) -> None: ...
 
-    def abandon(self, start: BatchDispatch[SimulatedItem]) -> None: ...
+    def failed(self, batch: BatchDispatch[SimulatedItem]) -> None: ...
 
 
 class _Sent(NamedTuple):
-    start: BatchDispatch[SimulatedItem]
+    batch: BatchDispatch[SimulatedItem]
     call: BatchCall
 
 
@@ -82,38 +81,50 @@ class Pool:
         now_ms = self._events.now_ms
         return [replica.name for replica in self._replicas if replica.up_at_ms <= now_ms]
 
-    def send(self, start: BatchDispatch[SimulatedItem], call: BatchCall) -> None:
-        """One call, to the replica that is named, or to the one that Serve would find."""
-        replica, now_ms, timing = self._named.get(start.replica), self._events.now_ms, self._timing
+    def send(self, batch: BatchDispatch[SimulatedItem], call: BatchCall) -> int:
+        """One call, to the replica that is named, or to the one that Serve would find; gives its number."""
+        replica, now_ms, timing = self._named.get(batch.replica), self._events.now_ms, self._timing
         if replica is None:
             replica = min(self._replicas, key=lambda each: (max(now_ms, each.up_at_ms), len(each.calls)))
         there_ms = max(now_ms + timing.half_hop_ms(), replica.up_at_ms, replica.stopped_until_ms)
         begins_ms = max(there_ms, replica.free_at_ms)
-        run_ms = timing.run_ms(self._variants[start.variant], start.rows) * replica.factor
+        run_ms = timing.run_ms(self._variants[batch.variant], batch.rows) * replica.factor
         replica.free_at_ms = begins_ms + run_ms
         self._numbered += 1
-        replica.calls[self._numbered] = _Sent(start, call)
+        replica.calls[self._numbered] = _Sent(batch, call)
         self.busy_ms += run_ms
         self.batches += 1
-        self.batch_rows += start.rows
+        self.batch_rows += batch.rows
         lands_ms = begins_ms + run_ms + timing.half_hop_ms()
-        told = (run_ms, begins_ms - there_ms)
+        wait_ms = begins_ms - there_ms
         self._events.at(
-            lands_ms, self._land, replica, replica.epoch, self._numbered, told, replica.stopped_ms
+            lands_ms, self._land, replica, replica.epoch, self._numbered, run_ms, wait_ms, replica.stopped_ms
         )
+        return self._numbered
+
+    def forget(self, number: int) -> bool:
+        """Nobody waits for this call any longer; False where it has ended. Its batch runs all the same."""
+        return any(replica.calls.pop(number, None) is not None for replica in self._replicas)
 
     def _land(
-        self, replica: _Replica, epoch: int, number: int, told: tuple[float, float], stopped_ms: float
+        self,
+        replica: _Replica,
+        epoch: int,
+        number: int,
+        run_ms: float,
+        wait_ms: float,
+        stopped_ms: float,
     ) -> None:
         if epoch != replica.epoch:
             return
         if stopped_ms < replica.stopped_ms:
             later_ms = self._events.now_ms + replica.stopped_ms - stopped_ms
-            self._events.at(later_ms, self._land, replica, epoch, number, told, replica.stopped_ms)
+            self._events.at(later_ms, self._land, replica, epoch, number, run_ms, wait_ms, replica.stopped_ms)
             return
-        sent = replica.calls.pop(number)
-        replica.ran_ms += told[0]
-        sent.call.completed(sent.start, told[0], told[1], replica.ran_ms)
+        replica.ran_ms += run_ms
+        sent = replica.calls.pop(number, None)
+        if sent is not None:
+            sent.call.completed(sent.batch, RunTimes(run_ms, wait_ms, replica.ran_ms))
 
     def suffer(self, fault: Fault, restart_ms: float) -> None:
         """Let a fault happen now."""
@@ -138,7 +149,7 @@ class Pool:
             self._events.at(now_ms + _NOTICED_MS, self._count)
             self._events.at(replica.up_at_ms, self._count)
             for sent in abandon.values():
-                self._events.at(now_ms + _NOTICED_MS, sent.call.abandon, sent.start)
+                self._events.at(now_ms + _NOTICED_MS, sent.call.failed, sent.batch)
 
     def _count(self) -> None:
         self._tell(self.names)

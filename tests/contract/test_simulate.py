@@ -151,9 +151,9 @@ def test_a_rule_that_ignores_deadlines_is_caught(monkeypatch: pytest.MonkeyPatch
     def greedy(waiting: Any, table: Any, now_ms: float, **state: float) -> RunBatch:
         return RunBatch(len(waiting), sum(item.rows for item in waiting), 0, 1.0)
 
-    monkeypatch.setattr("router.scheduling.scheduler.next_batch", greedy)
+    monkeypatch.setattr("router.scheduling.batch_planner.next_batch", greedy)
     monkeypatch.setattr(
-        "router.scheduling.scheduler.Scheduler._give_up", lambda scheduler, now_ms, hopeless: None
+        "router.scheduling.scheduler.Scheduler._drop_hopeless", lambda scheduler, now_ms, actions: None
     )
     pinned = policy({**BOTH, "online": {"variants": ["best"], "max_batch": 8}})
     kills = tuple(Fault("kill", "m", "online", 0, at_ms) for at_ms in (1_000.0, 6_000.0))

@@ -12,7 +12,8 @@ import pytest
 
 from router.policy import Policy, parse
 from router.policy.facts import MeasuredVariant
-from router.scheduling.replica_set import ReplicaSet, ReplicaState
+from router.scheduling.replica_set import ReplicaSet
+from router.scheduling.replica_state import ReplicaState
 from router.simulate import plan
 from router.simulate.engine import Settings, Simulation, SimulationError
 from router.simulate.faults import Fault
@@ -101,7 +102,9 @@ def test_a_stopped_replica_gets_no_batches_and_its_callers_an_error(
     rate_per_s = 0.8 * REPLICA_ROWS_PER_S
     watched = play(rate_per_s, stop)
     monkeypatch.setattr(ReplicaSet, "mark_silent", lambda replica_set, now_ms: None)
-    monkeypatch.setattr("router.simulate.online._Away._miss", lambda away: None)
+    monkeypatch.setattr(
+        "router.simulate.online._SimulatedDelivery._overdue", lambda delivery, first_time=False: None
+    )
     trusting = play(rate_per_s, stop)
     broken = [
         tally.outcomes["late"] + tally.outcomes["expired"]
@@ -147,3 +150,19 @@ def test_a_model_in_the_router_stays_one_and_is_not_shared_by_several() -> None:
         SimulationError, match=r"models\.m\.online\.in_router: of several routers each has a copy"
     ):
         Simulation(policy, VARIANTS, Settings(costs=Costs(routers=2)))
+
+
+def test_a_batch_on_a_stopped_replica_is_given_up_and_runs_elsewhere() -> None:
+    """As the dispatcher's timeout does it, for a request that may not be dropped: 5 s and some bounds."""
+    policy = Policy.model_validate(
+        {
+            "models": {"m": {"artifacts": "a", "online": {"variants": ["only"], "replicas": 1}}},
+            "routes": [{"name": "r", "to": "online", "on_miss": ["degrade"]}],
+        }
+    )
+    stop = Fault("stop", "m", "online", 0, 0.5, 60_000.0)
+    requests = [Request(0.0, "m", 30_000.0, 1)]
+    result = Simulation(policy, VARIANTS, Settings(faults=(stop,))).run(requests)
+    assert result.violations == []
+    assert result.routes["r"].outcomes == {"failed": 1}
+    assert result.seconds == pytest.approx(10.4, abs=0.5)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.scheduling.replica_set import BATCHES_IN_FLIGHT, ReplicaSet, ReplicaState
+from router.scheduling.replica_set import ReplicaSet
+from router.scheduling.replica_state import BATCHES_IN_FLIGHT, ReplicaState
 
 RUN_MS, HOP_MS = 10.0, 2.0
 
