@@ -67,11 +67,6 @@ FILES_IN_CIRCLES: frozenset[str] = frozenset(
         "optimizers.passes.quantize",
         "optimizers.pipeline.pipeline",
         "optimizers.pipeline.report",
-        "router.bulk.results",
-        "router.bulk.results_parquet",
-        "router.bulk.source",
-        "router.bulk.source_csv",
-        "router.bulk.source_parquet",
         "router.scheduling.in_flight",
         "router.scheduling.replica_set",
     }

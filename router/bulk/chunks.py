@@ -40,6 +40,11 @@ class RawChunk:
         return self.start + self.count
 
 
+def share(position: int, size: int) -> float:
+    """How much of a file of ``size`` lies before ``position``; all of one that is empty."""
+    return min(1.0, position / size) if size else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class RowBatch:
     """Rows to send together: their numbers in the file and their tensors."""

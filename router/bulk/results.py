@@ -1,15 +1,13 @@
 """RESULTS in the format that its suffix names: what a settled chunk looks like as bytes.
 
-Every format is written by appending, so that a file can be cut after any chunk and continued. Parquet
-has its index at the end: it is made from a spool when all rows are there.
+Parquet has its index at the end: it is made from a spool when all rows are there.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +15,15 @@ import numpy as np
 import orjson
 
 from optimizers.tensors import Array, TensorSpec
-from router.bulk.chunks import AnsweredRows, Settled
+from router.bulk.chunks import Settled
 from router.bulk.disk import Disk
-from router.bulk.errors import BulkError, InputError
+from router.bulk.errors import InputError
 from router.bulk.ledger import Layout
+from router.bulk.result_format import ResultFormat, require_layout
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".npy", ".parquet")
 _NPY_ALIGN = 64
 _FILL_BYTES = 1 << 20
-
-
-class ResultFormat(ABC):
-    """One format. ``layout`` (name, numpy dtype, row shape) is the same for all rows but in JSON lines."""
-
-    one_layout = True
-    spooled = False
-
-    def prologue(self, layout: Layout, start: int) -> Iterator[bytes]:
-        """What comes before the first answered chunk, which begins with row ``start``."""
-        return iter(())
-
-    @abstractmethod
-    def encode(self, chunk: Settled, layout: Layout) -> bytes:
-        """The chunk's answers; empty while no row has been answered yet."""
-
-    def finish(  # noqa: B027  # most formats are whole as they were written
-        self, disk: Disk, written: Path, target: Path, rows: int, layout: Layout
-    ) -> None:
-        """Make ``target`` whole from what was ``written``. May be done twice."""
 
 
 def result_format(path: Path, outputs: Sequence[TensorSpec]) -> ResultFormat:
@@ -68,28 +47,6 @@ def result_format(path: Path, outputs: Sequence[TensorSpec]) -> ResultFormat:
             )
         return NpyResults()
     raise InputError(f"{path}: the format is told by the suffix, one of {', '.join(FORMATS)}")
-
-
-def layout_of(outputs: Mapping[str, Array]) -> Layout:
-    return tuple((name, array.dtype.str, array.shape[1:]) for name, array in outputs.items())
-
-
-def layout_of_specs(outputs: Sequence[TensorSpec]) -> Layout:
-    """For a file without any answer; a size that only answers would tell is 0."""
-    return tuple((s.name, s.dtype.str, tuple(max(d, 0) for d in s.shape[1:])) for s in outputs)
-
-
-def require_layout(part: AnsweredRows, layout: Layout) -> None:
-    """Raises BulkError for answers that do not line up with those before them."""
-    if layout_of(part.outputs) != layout:
-        raise BulkError(
-            f"row {part.rows[0]} was answered with outputs {_describe(layout_of(part.outputs))}, the rows "
-            f"before it with {_describe(layout)}: write such results to .jsonl"
-        )
-
-
-def _describe(layout: Layout) -> str:
-    return ", ".join(f"{name} {dtype} {list(shape)}" for name, dtype, shape in layout)
 
 
 def as_text(array: Array) -> list[str]:

@@ -12,7 +12,7 @@ from optimizers.tensors import Array
 from router.bulk.chunks import Settled
 from router.bulk.disk import Disk
 from router.bulk.ledger import Layout
-from router.bulk.results import ResultFormat, require_layout
+from router.bulk.result_format import ResultFormat, require_layout
 from router.bulk.source_parquet import pyarrow_or_error
 
 _GROUP_ROWS = 65_536

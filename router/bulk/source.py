@@ -15,7 +15,7 @@ import numpy as np
 
 from optimizers.files.text import MARK, TextError, check_beginning
 from optimizers.tensors import Array
-from router.bulk.chunks import RawChunk, Unreadable, feature_shape
+from router.bulk.chunks import RawChunk, Unreadable, feature_shape, share
 from router.bulk.errors import InputError
 from router.sdk.codec import ModelInfo
 from router.sdk.values import read_json
@@ -56,10 +56,6 @@ def open_source(path: Path, model: ModelInfo, header: bool | None = None) -> Row
     if suffix in (".jsonl", ".ndjson"):
         return JsonLines(path)
     raise InputError(f"{path}: the format is told by the suffix, one of {', '.join(FORMATS)}")
-
-
-def share(position: int, size: int) -> float:
-    return min(1.0, position / size) if size else 1.0
 
 
 class JsonLines:

@@ -9,10 +9,9 @@ from typing import Any
 
 from optimizers.tensors import Array, TensorSpec
 from router.bulk.binding import ByName, bind, has_header, scalars_only
-from router.bulk.chunks import RawChunk, Unreadable, is_scalar
+from router.bulk.chunks import RawChunk, Unreadable, is_scalar, share
 from router.bulk.csv_records import records
 from router.bulk.errors import InputError
-from router.bulk.source import share
 from router.sdk.codec import ModelInfo
 from router.sdk.errors import InvalidRequest
 from router.sdk.values import array_of_cells, read_json

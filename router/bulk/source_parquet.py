@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from router.bulk.binding import ByName, Features, bind
-from router.bulk.chunks import RawChunk
+from router.bulk.chunks import RawChunk, share
 from router.bulk.errors import InputError
-from router.bulk.source import share
 from router.sdk.codec import ModelInfo
 from router.sdk.errors import InvalidRequest
 from router.sdk.values import array_of, objects

@@ -16,7 +16,8 @@ from router.bulk.chunks import Settled
 from router.bulk.disk import AppendFile, Disk
 from router.bulk.errors import LedgerError
 from router.bulk.ledger import Layout, Ledger, Written
-from router.bulk.results import ResultFormat, layout_of, layout_of_specs, result_format
+from router.bulk.result_format import ResultFormat, layout_of, layout_of_specs
+from router.bulk.results import result_format
 
 #: What the death of the machine (not of the process) may cost is fetched from the server again.
 _SYNC_EVERY_S = 1.0
