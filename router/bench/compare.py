@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from optimizers.files.text import TextError, read_text
+
 
 class PredictionError(ValueError):
     """A file that does not hold what ``simulate --json`` writes."""
@@ -27,10 +29,10 @@ class Difference(NamedTuple):
 def read(path: Path) -> dict[str, Mapping[str, Any]]:
     """Results by the names under which they were simulated. Raises `PredictionError`."""
     try:
-        results = orjson.loads(path.read_bytes())
+        results = orjson.loads(read_text(path))
         for result in results.values():
             _ = result["deadlines_met"], result["goodput_per_s"], result["routes"].items()
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, TextError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise PredictionError(f"{path}: not what `hybrid-router simulate --json` writes: {error!r}") from None
     return dict(results)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import random
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from optimizers.files.text import TextError, read_text
 
 _TIME_COLUMNS = ("timestamp", "time", "arrival", "arrived_at", "arrival_time", "ts", "t", "datetime")
 #: A number this large is an epoch or a clock in milliseconds, not seconds, if its name does not say.
@@ -50,7 +53,7 @@ def read(path: str | Path) -> list[Arrival]:
     file = Path(path)
     try:
         rows = list(_jsonl(file) if file.suffix in JSON_LINES else _csv(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, TextError, csv.Error) as error:
         raise TraceError(f"{file}: cannot be read: {error}") from None
     if not rows:
         raise TraceError(f"{file}: no arrivals in it")
@@ -74,22 +77,20 @@ def read_arrivals(path: str | Path) -> list[float]:
 
 
 def _csv(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        yield from enumerate(csv.DictReader(stream), 2)
+    yield from enumerate(csv.DictReader(io.StringIO(read_text(file), newline="")), 2)
 
 
 def _jsonl(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with file.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise TraceError(f"{file}:{number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise TraceError(f"{file}:{number}: each line must be a JSON object")
-            yield number, row
+    for number, line in enumerate(io.StringIO(read_text(file), newline=None), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise TraceError(f"{file}:{number}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise TraceError(f"{file}:{number}: each line must be a JSON object")
+        yield number, row
 
 
 def _time_column(row: Mapping[str, Any], file: Path) -> str:

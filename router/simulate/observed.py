@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 
+from optimizers.files.text import read_text
 from optimizers.profile import LatencyProfile, ProfileError, ProfilePoint
 from router.simulate.engine import Moment, Variants
 from router.simulate.timing import Costs, mean_over_median
@@ -118,7 +119,7 @@ def _mean_profile(profiles: Sequence[LatencyProfile]) -> LatencyProfile:
 def read(path: Path) -> Observed:
     """Raises `ObservedError`."""
     try:
-        status = orjson.loads(path.read_bytes())
+        status = orjson.loads(read_text(path))
         online = {m["name"]: m["stats"]["online"] for m in status["models"] if "online" in m["stats"]}
         profiles = {
             model: {name: LatencyProfile.from_json(p) for name, p in stats["profiles"].items()}

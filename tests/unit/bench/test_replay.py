@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
 from optimizers.tensors import TensorSpec
@@ -406,6 +407,16 @@ def test_a_file_that_is_no_prediction_is_refused_by_name(tmp_path: Path) -> None
     path = tmp_path / "p.json"
     path.write_text('{"a": {"routes": {}}}')
     with pytest.raises(compare.PredictionError, match=re.escape("p.json: not what")):
+        compare.read(path)
+
+
+def test_a_prediction_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    result = SimulationResult(7, 10.0).to_json()
+    path.write_bytes(b"\xef\xbb\xbf" + orjson.dumps({"a": result}))
+    assert compare.read(path)["a"]["routes"] == {}
+    path.write_bytes("{}".encode("utf-16"))
+    with pytest.raises(compare.PredictionError, match="save it as UTF-8"):
         compare.read(path)
 
 

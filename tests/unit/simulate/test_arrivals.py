@@ -42,6 +42,7 @@ def test_a_csv_is_read_as_seconds_from_its_first_arrival(text: str, tmp_path: Pa
 JSONLS = {
     "seconds": '{"time": 10}\n{"time": 10.5}\n\n{"time": 12}\n',
     "milliseconds": '{"timestamp": 10000}\n{"timestamp": 10500}\n{"timestamp": 12000}\n',
+    "a byte order mark": '\ufeff{"time": 10}\n{"time": 10.5}\n{"time": 12}\n',
     "fractions are seconds": '{"timestamp": 10.0}\n{"timestamp": 10.5}\n{"timestamp": 12}\n',
     "ISO": '{"t": "2023-11-16T18:15:46Z"}\n{"t": "2023-11-16T18:15:46.5Z"}\n{"t": "2023-11-16T18:15:48Z"}\n',
 }
@@ -53,6 +54,13 @@ def test_json_lines_are_read_as_seconds_from_the_first_arrival(
     text: str, suffix: str, tmp_path: Path
 ) -> None:
     assert arrivals(tmp_path, f"t.{suffix}", text) == pytest.approx([0.0, 0.5, 2.0])
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_trace_in_utf_16_says_how_to_save_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes("time\n1\n".encode("utf-16"))
+    with pytest.raises(TraceError, match="save it as UTF-8"):
+        read(tmp_path / name)
 
 
 def test_the_other_columns_stay_with_their_arrival(tmp_path: Path) -> None:
