@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from optimizers.files.outputs import OutputPath
 from optimizers.pipeline.recipe import RecipeError
 
 _DATA_HELP = "Folder of data files, for a task that takes one."
@@ -15,9 +16,7 @@ _DATA_HELP = "Folder of data files, for a task that takes one."
 
 @click.command()
 @click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Where to write."
-)
+@click.option("--out", type=OutputPath(folder=True), required=True, help="Where to write.")
 @click.option("--only", multiple=True, metavar="VARIANT", help="Make just this variant (repeatable).")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=_DATA_HELP)
 @click.option("--quiet", is_flag=True, help="Say nothing while it runs.")
@@ -93,7 +92,7 @@ def example(name: str) -> None:
     from optimizers.examples.common import recipe_path
 
     @click.command(name)
-    @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("artifacts") / name)
+    @click.option("--out", type=OutputPath(folder=True), default=Path("artifacts") / name)
     @click.option("--only", multiple=True, metavar="VARIANT", help="Make just this variant (repeatable).")
     @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=_DATA_HELP)
     @click.pass_context

@@ -47,7 +47,6 @@ def draw(
     for axis in (left, right):
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

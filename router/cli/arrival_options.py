@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import click
 import orjson
 
+from optimizers.files.outputs import OutputPath, writing
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _ABOVE_ZERO = click.FloatRange(min=0.001)
@@ -36,10 +38,10 @@ _OPTIONS = (
     click.option(
         "--json",
         "json_file",
-        type=click.Path(path_type=Path, allow_dash=True),
+        type=OutputPath(allow_dash=True),
         help="Write the numbers (- for standard output).",
     ),
-    click.option("--picture", type=click.Path(path_type=Path), help="Write a PNG (needs matplotlib)."),
+    click.option("--picture", type=OutputPath(), help="Write a PNG (needs matplotlib)."),
 )
 
 
@@ -70,11 +72,8 @@ def write_json(numbers: Mapping[str, Any], json_file: Path | None) -> bool:
     if str(json_file) == "-":
         click.echo(text)
         return False
-    try:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
+    with writing("--json", json_file):
         json_file.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise click.ClickException(f"--json {json_file}: cannot be written: {error.strerror}") from None
     return True
 
 

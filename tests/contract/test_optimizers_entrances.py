@@ -38,6 +38,18 @@ def _optimize(recipe: Path, *options: str) -> Result:
     return CliRunner().invoke(optimize, [str(recipe), "--out", "out", "--quiet", *options])
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: pytest.fail("it began"))
+    (folder / "file").touch()
+    result = _optimize(folder / "recipe.yaml", "--out", "file/out")
+    assert (result.exit_code, result.output) == (
+        1,
+        f"Error: --out {Path('file/out')}: cannot be written: Not a directory\n",
+    )
+
+
 def _refused(result: Result, *says: str) -> None:
     """It exits with 1 (2: what click itself refuses) and a message, not with an exception of another kind."""
     assert isinstance(result.exception, SystemExit), result.exception

@@ -298,6 +298,14 @@ def test_the_numbers_go_to_standard_output_alone_or_to_a_file_that_can_be_writte
     assert (code, "--json t.csv/o.json: cannot be written: " in text) == (1, True)
 
 
+def test_a_picture_that_cannot_be_written_is_said_before_the_work(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulate, "Simulation", lambda *_: pytest.fail("it began"))
+    code, text = say("p.yaml", "--trace", "t.csv", "--picture", "t.csv/o.png")
+    assert (code, "--picture t.csv/o.png: cannot be written: " in text) == (1, True)
+
+
 def test_the_fit_prints_how_many_replicas_it_takes(files: Path) -> None:
     code, text = say("p.yaml", "--trace", "t.csv", "--scale", "20", "--fit", "99%")
     assert code == 0

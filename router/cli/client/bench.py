@@ -11,6 +11,7 @@ from typing import Any
 import click
 import orjson
 
+from optimizers.files.outputs import writing
 from router.bench import bodies, compare
 from router.bench.http_pool import ExchangeError, HttpPool
 from router.bench.picture import PictureError, draw
@@ -171,7 +172,8 @@ def _tell(
     _warn(replayed)
     if picture is not None:
         try:
-            draw(picture, replayed.result, replayed.records, predicted)
+            with writing("--picture", picture):
+                draw(picture, replayed.result, replayed.records, predicted)
         except PictureError as error:
             raise click.ClickException(str(error)) from None
         click.echo(f"picture: {picture}", err=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from optimizers.files.outputs import OutputPath
 from router.bulk.errors import BulkError
 from router.bulk.plan import Order
 from router.bulk.progress import shown
@@ -42,7 +43,7 @@ _RETRY_FOR = "5min"
 @click.argument("model", shell_complete=completion.models)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--budget", required=True, callback=budget, help="Time for all of FILE, such as 2h.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="RESULTS.")
+@click.option("--out", required=True, type=OutputPath(), help="RESULTS.")
 @click.option("--variant", shell_complete=completion.variants, help="Run on this variant and no other.")
 @click.option(
     "--output",

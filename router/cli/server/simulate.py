@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from optimizers.files.outputs import writing
 from router import policy as policies
 from router.cli import arrival_options
 from router.policy import Policy, PolicyError
@@ -191,5 +192,6 @@ def _tell(results: Mapping[str, SimulationResult], json_file: Path | None, pictu
     if arrival_options.write_json({name: found.to_json() for name, found in results.items()}, json_file):
         click.echo(result.table(results))
     if picture is not None:
-        result.draw(picture, results)
+        with writing("--picture", picture):
+            result.draw(picture, results)
         click.echo(f"picture: {picture}", err=True)
