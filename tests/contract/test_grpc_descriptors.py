@@ -1,4 +1,4 @@
-"""The packaged descriptors are what the compiler makes of the .proto files that users generate clients from."""
+"""The packaged descriptors are what the compiler makes of the .proto files, and clients can be generated."""
 
 from __future__ import annotations
 
