@@ -1,4 +1,5 @@
-"""The doors: HTTP and gRPC to the service and back. Nothing outside this package knows a status code.
+"""HTTP and gRPC in front of the service. Nothing outside this package knows a status code.
 
-Start with ``http/application.py`` or ``grpc/methods.py``; both read and write tensors with ``codec``.
+Read ``calls.py`` first: what both doors do with a request. ``http`` and ``grpc`` hold what differs, ``codec``
+the tensors, and ``openapi`` the description of it all.
 """

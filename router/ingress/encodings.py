@@ -51,9 +51,9 @@ def coding_of(header: str) -> str | None:
         return None
     coding = named[0].removeprefix("x-")
     if len(named) > 1 or coding not in CODINGS:
-        shown = header if len(header) <= 40 else header[:37] + "..."
+        given = header if len(header) <= 40 else header[:37] + "..."
         raise UnknownCoding(
-            f"Content-Encoding {shown!r} is not supported; send {' or '.join(CODINGS)}, or the body as it is"
+            f"Content-Encoding {given!r} is not supported; send {' or '.join(CODINGS)}, or the body as it is"
         )
     return coding
 

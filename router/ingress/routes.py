@@ -32,7 +32,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
 }
 
 
-class Found(NamedTuple):
+class RouteMatch(NamedTuple):
     """An operation, and the parts of the path that its template leaves open."""
 
     operation: str
@@ -42,7 +42,7 @@ class Found(NamedTuple):
 _PARTS = [(tuple(template.strip("/").split("/")), methods) for template, methods in TABLE.items()]
 
 
-def find(method: str, path: str) -> Found:
+def find(method: str, path: str) -> RouteMatch:
     """The operation of a path without the prefix that the application is mounted under.
 
     Slashes at either end do not count, and ``HEAD`` is the operation of ``GET``. Raises `HttpError`: 404 for
@@ -51,7 +51,7 @@ def find(method: str, path: str) -> Found:
     parts, template, operations = _entry(path)
     allow(method, *methods(path))
     pairs = zip(template, parts, strict=True)
-    return Found(
+    return RouteMatch(
         operations["GET" if method == "HEAD" else method],
         {part[1:-1]: given for part, given in pairs if part.startswith("{")},
     )

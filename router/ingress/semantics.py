@@ -14,7 +14,7 @@ import orjson
 
 from router import units
 from router.ingress import encodings
-from router.ingress.codec.protocol import HEADER_LENGTH, MAX_TENSORS, shown
+from router.ingress.codec.protocol import HEADER_LENGTH, MAX_TENSORS, excerpt
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -125,7 +125,7 @@ def _text(value: bytes) -> str:
     return value.decode("latin-1")
 
 
-def _shown(value: bytes) -> str:
+def _quoted(value: bytes) -> str:
     """A header's value in a sentence: quoted and short."""
     return reprlib.repr(_text(value))
 
@@ -146,7 +146,7 @@ def idempotency_key(headers: Mapping[bytes, bytes]) -> str | None:
 
 
 def budget_ms(parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], default_ms: float) -> float:
-    """The latency budget, first found: parameter, header, Triton's ``timeout`` (us), the default."""
+    """The latency budget, from the first of: parameter, header, Triton's ``timeout`` (us), the default."""
     if "latency_budget_ms" in parameters:
         return _budget(parameters["latency_budget_ms"], "parameter latency_budget_ms", 1.0)
     header = headers.get(b"latency-budget-ms")
@@ -154,7 +154,7 @@ def budget_ms(parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], def
         try:
             number = float(header)
         except ValueError:
-            raise HttpError(400, f"header Latency-Budget-Ms: {_shown(header)} is not a number") from None
+            raise HttpError(400, f"header Latency-Budget-Ms: {_quoted(header)} is not a number") from None
         return _budget(number, "header Latency-Budget-Ms", 1.0)
     if parameters.get("timeout"):
         return _budget(parameters["timeout"], "parameter timeout (microseconds)", 1_000.0)
@@ -163,10 +163,10 @@ def budget_ms(parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], def
 
 def _budget(value: Any, what: str, per_ms: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise HttpError(400, f"{what}: {shown(value)} is not a number")
+        raise HttpError(400, f"{what}: {excerpt(value)} is not a number")
     ms = value / per_ms
     if not 0 < ms <= units.MAX_BUDGET_MS:
-        raise HttpError(400, f"{what}: {shown(value)} is out of range; above 0 and at most 30 days")
+        raise HttpError(400, f"{what}: {excerpt(value)} is out of range; above 0 and at most 30 days")
     return ms
 
 
@@ -267,5 +267,5 @@ def header_length(headers: Mapping[bytes, bytes]) -> int | None:
         return None
     length = whole(raw)
     if length is None:
-        raise HttpError(400, f"header {HEADER_LENGTH}: {_shown(raw)} is not a length in bytes")
+        raise HttpError(400, f"header {HEADER_LENGTH}: {_quoted(raw)} is not a length in bytes")
     return length

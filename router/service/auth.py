@@ -43,14 +43,14 @@ class Keyring:
 
     def _tenant_of(self, key: bytes) -> str:
         hashed = hash_key(key) if len(key) <= MAX_KEY_CHARS else ""
-        found = ""
+        tenant_name = ""
         # All of them, whichever matches: how long it takes says nothing about how near a guess came.
         for known, tenant in self._by_hash.items():
             if hmac.compare_digest(known, hashed):
-                found = tenant
-        if not found:
+                tenant_name = tenant
+        if not tenant_name:
             raise NotAuthenticated("this API key is not known here")
-        return found
+        return tenant_name
 
     def _known(self, named: bytes) -> str:
         name = named.decode("latin-1")

@@ -39,7 +39,7 @@ class Recorder:
         #: Batches and rows since the start, by model and variant.
         self.batch_totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self.queues: dict[str, QueueStats] = {}
-        #: How often the queue's server was found to be another process than before.
+        #: How often the queue's server proved to be another process than before.
         self.queue_server_restarts = 0
         #: By model, whether its queue's statistics can be had.
         self.queues_known: dict[str, bool] = {}
@@ -94,7 +94,7 @@ class Recorder:
         self.queue_server_restarts += 1
 
     def queue(self, model: str, stats: QueueStats | None) -> None:
-        """A queue as it was seen last; None where its statistics are missing or old."""
+        """A queue as last read; None where its statistics are missing or old."""
         self.queues_known[model] = stats is not None
         if stats is not None:
             self.queues[model] = stats
@@ -177,7 +177,7 @@ GAUGES = (
         "1 where the queue's statistics can be had, 0 where its server does not answer",
         ("model",),
     ),
-    ("hybrid_queue_waiting_rows", "Rows that wait in the queue, as last seen", ("model",)),
+    ("hybrid_queue_waiting_rows", "Rows that wait in the queue, as last read", ("model",)),
     (
         "hybrid_queue_earliest_deadline_seconds",
         "Time to the earliest deadline in the queue: negative when passed, 30 days if empty",
@@ -205,7 +205,7 @@ class Publisher:
         ]
         self._restarts = metrics.Counter(
             "hybrid_queue_server_restarts_total",
-            description="Times that the queue's server was found restarted, or replaced by another",
+            description="Times that the queue's server was restarted, or replaced by another",
         )
         self._histograms = [
             (sampled, tags, metrics.Histogram(name, description=text, boundaries=bounds, tag_keys=tags))

@@ -157,7 +157,7 @@ class QueuedRequests:
         try:
             status = await queue.state(request_id)
             if status is not None and status.tenant != tenant:
-                status = None  # that another tenant's request exists is not told either
+                status = None  # not even that another tenant's request exists is disclosed
             if status is not None and not status.state.terminal and wait_s > 0:
                 ended = await queue.wait([request_id], wait_s)
                 status = ended[0] if ended else await queue.state(request_id)

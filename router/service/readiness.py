@@ -1,4 +1,4 @@
-"""What is ready: the router, each model by what its routes need, and the queues, which are told apart.
+"""What is ready: the router, each model by what its routes need, and the queues.
 
 A queue's server that is down takes no router out of a load balancer: online requests go on without it.
 """

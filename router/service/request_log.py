@@ -54,12 +54,12 @@ class RequestLog:
             return False
         return True
 
-    def write(self, **told: Any) -> None:
+    def write(self, **fields: Any) -> None:
         """One line; what is None is left out."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
         }
-        line |= {name: value for name, value in told.items() if value is not None}
+        line |= {name: value for name, value in fields.items() if value is not None}
         if self._left_out:
             line["left_out"], self._left_out = self._left_out, 0
         self._write(orjson.dumps(line).decode())

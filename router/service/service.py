@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -87,7 +87,7 @@ class Service:
     def models(self) -> Mapping[str, ServedModel]:
         return self._models
 
-    def models_of(self, tenant: str) -> Iterable[ServedModel]:
+    def models_of(self, tenant: str) -> list[ServedModel]:
         """The models that a tenant may use."""
         return [model for name, model in self._models.items() if self.keyring.may_use(tenant, name)]
 
@@ -141,10 +141,10 @@ class Service:
     def describe_load(self, name: str) -> dict[str, Any]:
         """What waits and runs for one model now, and the queue's totals, for people and dashboards."""
         served = self.model(name)
-        shown: dict[str, Any] = {"name": name}
+        report: dict[str, Any] = {"name": name}
         if served.online:
             load = served.online.load()
-            shown["online"] = {
+            report["online"] = {
                 "busy_ms": load.busy_ms,
                 "waiting_ms": load.waiting_ms,
                 "hop_ms": load.hop_ms,
@@ -166,15 +166,15 @@ class Service:
             }
         if served.online and served.queue:
             counted = self.recorder.rescues
-            shown["rescued"] = {how: counted[name, how] for how in ("met", "late", "returned")}
+            report["rescued"] = {how: counted[name, how] for how in ("met", "late", "returned")}
         if served.queue:
             stats = served.known_stats(self._clock())
-            shown["queue_known"] = stats is not None
+            report["queue_known"] = stats is not None
             if stats is not None:
                 restarts = self.recorder.queue_server_restarts
                 totals = dict(stats.totals)
-                shown["queue"] = {**asdict(stats), "totals": totals, "server_restarts": restarts}
-        return shown
+                report["queue"] = {**asdict(stats), "totals": totals, "server_restarts": restarts}
+        return report
 
     async def infer(self, request: InferenceRequest) -> Answer | PendingRequest:
         """Decide, then run or queue. Raises `ServiceError`, and TensorError for inputs that do not fit."""
@@ -202,7 +202,7 @@ class Service:
         if isinstance(decision, Reject):
             self.recorder.request(request.model, decision.route, "none", "", "refused", request.tenant)
             raise Refused(decision.reason, decision.kind, decision.retry_after_s)
-        if is_over:  # what would have been refused on arrival is told that, above
+        if is_over:  # a request that is refused on arrival got that answer above
             self._quotas.give_rows_back(request.tenant, rows)
             self.recorder.request(request.model, decision.route, "none", "", "expired", request.tenant)
             self.recorder.deadline(request.model, decision.route, False)

@@ -21,7 +21,7 @@ class MalformedRequest(ValueError):
     """A body that is not what the protocol says; the message names the member at fault."""
 
 
-def shown(value: Any) -> str:
+def excerpt(value: Any) -> str:
     """A value from JSON in a sentence: as JSON has it, and short."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
@@ -70,7 +70,7 @@ def _misfit(data: list[Any], datatype: str, name: str) -> MalformedRequest:
     wrong = _first_other(data, takes.get(datatype, (int,)))
     reason = f"input {name!r}: 'data' does not fit datatype {datatype}"
     if wrong is not _NOTHING:
-        reason += f": it holds {shown(wrong)}"
+        reason += f": it holds {excerpt(wrong)}"
     if wrong is None and datatype in ("FP16", "BF16", "FP32", "FP64"):
         reason += "; write NaN for what is not a number, or send the tensor as binary data"
     elif isinstance(wrong, float):
@@ -81,9 +81,9 @@ def _misfit(data: list[Any], datatype: str, name: str) -> MalformedRequest:
 def _first_other(data: list[Any], types: tuple[type, ...]) -> Any:
     for item in data:
         if type(item) is list:
-            found = _first_other(item, types)
-            if found is not _NOTHING:
-                return found
+            other = _first_other(item, types)
+            if other is not _NOTHING:
+                return other
         elif type(item) not in types:
             return item
     return _NOTHING

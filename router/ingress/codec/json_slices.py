@@ -4,7 +4,7 @@ Pure. A JSON parser holds the interpreter from the first byte of a body to its l
 in a thread as well. Here the long lists of numbers and of strings are cut out and read in steps of 64 KiB,
 straight into their arrays; only what is left is parsed in one call.
 
-What is cut out is JSON by the same parser, piece by piece; that the lists are evenly nested is told by their
+What is cut out is JSON by the same parser, piece by piece; whether the lists are evenly nested shows in their
 brackets and commas alone. Whatever does not look like such a list stays where it is.
 """
 
@@ -150,12 +150,12 @@ def parts(body: bytes) -> Steps[Parts]:
             break
         yield
         opens = _OPENS.match(body, at + len(_DATA))
-        found = None
+        cut_and_end = None
         if opens is not None and _is_key(body, at):
-            found = yield from _cut(body, opens.end())
+            cut_and_end = yield from _cut(body, opens.end())
         end = at + len(_DATA)
-        if opens is not None and found is not None:
-            cut, end = found
+        if opens is not None and cut_and_end is not None:
+            cut, end = cut_and_end
             mark = f"{_MARK}.{len(cuts)}"
             cuts[mark] = cut
             rest += (body[kept : opens.end()], b'"', mark.encode(), b'"')
@@ -228,11 +228,11 @@ def _cut_texts(body: bytes, start: int, first: int) -> Steps[tuple[Cut, int] | N
     skeleton, at = [body[start:first]], first
     while True:
         yield
-        found = _LINKS.match(body, at, at + STEP_BYTES)
-        if found is not None:
-            pieces.append(found.span())
-            skeleton.append(_ONE_TEXT.sub(b"", found[0]))
-            at = found.end()
+        links = _LINKS.match(body, at, at + STEP_BYTES)
+        if links is not None:
+            pieces.append(links.span())
+            skeleton.append(_ONE_TEXT.sub(b"", links[0]))
+            at = links.end()
             continue
         end = _end_of_text(body, at)
         if end is None:
@@ -256,8 +256,8 @@ def _end_of_text(body: bytes, at: int) -> int | None:
     end = body.find(b'"', at + 1)
     if end >= 0 and body.find(b"\\", at + 1, end) < 0:
         return end + 1
-    found = _ONE_TEXT.match(body, at)
-    return None if found is None else found.end()
+    text = _ONE_TEXT.match(body, at)
+    return None if text is None else text.end()
 
 
 def _check_even(cut: Cut, name: str) -> None:

@@ -36,7 +36,7 @@ from optimizers.tensors import (
 from router.ingress.codec import json_slices, tensor_steps
 from router.ingress.codec.json_data import MalformedRequest as MalformedRequest
 from router.ingress.codec.json_data import array_of
-from router.ingress.codec.json_data import shown as shown
+from router.ingress.codec.json_data import excerpt as excerpt
 from router.ingress.codec.json_slices import Parts
 from router.ingress.codec.not_offered import REQUEST, TENSOR, refuse
 from router.ingress.codec.result_bodies import encode as encode
@@ -122,10 +122,10 @@ def _not_json(error: ValueError, header_length: int | None) -> MalformedRequest:
     reason = str(error)
     if "depth" in reason or "deep" in reason:
         return MalformedRequest("the body is nested too deep; nothing in the protocol is")
-    told = f"the body is not JSON: {reason[:150]}"
+    problem = f"the body is not JSON: {reason[:150]}"
     if header_length is None:
-        told += f"; where binary data follows, {HEADER_LENGTH} is the length of the JSON"
-    return MalformedRequest(told)
+        problem += f"; where binary data follows, {HEADER_LENGTH} is the length of the JSON"
+    return MalformedRequest(problem)
 
 
 def _parameters(value: Any) -> dict[str, Any]:
@@ -136,13 +136,15 @@ def _parameters(value: Any) -> dict[str, Any]:
     for name, given in parameters.items():
         if len(name) > MAX_NAME_CHARS:
             limit = f"{MAX_NAME_CHARS} are allowed"
-            raise MalformedRequest(f"parameter {shown(name)} has {len(name)} characters in its name, {limit}")
+            raise MalformedRequest(
+                f"parameter {excerpt(name)} has {len(name)} characters in its name, {limit}"
+            )
         if type(given) in _NESTED:
             raise MalformedRequest(
-                f"parameter {shown(name)} is {shown(given)}; send a string, a number, true or false"
+                f"parameter {excerpt(name)} is {excerpt(given)}; send a string, a number, true or false"
             )
         if type(given) is float and not math.isfinite(given):
-            raise MalformedRequest(f"parameter {shown(name)} is {shown(given)}, which is no number")
+            raise MalformedRequest(f"parameter {excerpt(name)} is {excerpt(given)}, which is no number")
     refuse(parameters, REQUEST, "the request")
     return parameters
 
@@ -150,7 +152,7 @@ def _parameters(value: Any) -> dict[str, Any]:
 def _truth(parameters: Mapping[str, Any], name: str, what: str, default: bool = False) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise MalformedRequest(f"{what} is {shown(value)}; it must be true or false")
+        raise MalformedRequest(f"{what} is {excerpt(value)}; it must be true or false")
     return value
 
 
@@ -196,7 +198,7 @@ def _named(entry: Any, what: str) -> str:
     if not isinstance(name, str):
         raise MalformedRequest(f"each {what} must be a JSON object with a 'name'")
     limit = f"{MAX_NAME_CHARS} are allowed"
-    raise MalformedRequest(f"{what} {shown(name)} has {len(name)} characters in its name, {limit}")
+    raise MalformedRequest(f"{what} {excerpt(name)} has {len(name)} characters in its name, {limit}")
 
 
 class _Declared(NamedTuple):
@@ -228,7 +230,7 @@ def _declare(entry: Any, max_rows: int) -> _Declared:
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise MalformedRequest(
-            f"input {name!r}: unknown datatype {shown(datatype)}; known: {', '.join(DTYPES)}"
+            f"input {name!r}: unknown datatype {excerpt(datatype)}; known: {', '.join(DTYPES)}"
         )
     if not isinstance(shape, list) or not shape or len(shape) > MAX_RANK:
         raise MalformedRequest(f"input {name!r}: 'shape' must be a list of 1 to {MAX_RANK} whole numbers")
@@ -283,7 +285,7 @@ def _other_count(one: _Declared, count: int) -> MalformedRequest:
 
 
 def _depth(data: Any) -> int:
-    """How deep a list is nested, by its first elements; an uneven one is found out later."""
+    """How deep a list is nested, by its first elements; an uneven one is noticed later."""
     depth = 0
     while isinstance(data, list) and depth <= MAX_RANK:
         depth += 1

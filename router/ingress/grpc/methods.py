@@ -81,7 +81,7 @@ class GrpcIngress:
         self._watchers = 0
 
     async def call(self, method: str, request: RawMessage, context: CallContext) -> RawMessage:
-        """One call. What goes wrong is told by the context's code, with an empty message beside it."""
+        """One call. An error is in the context's code, beside an empty message."""
         try:
             if not self._admits(context.peer()):
                 raise NotPermitted("this server takes calls from its own machine only")

@@ -7,7 +7,7 @@ what is served: its script asks the other paths, with the key that is typed in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -60,23 +60,25 @@ class Page:
 
 
 class Document:
-    """The OpenAPI document, made once for each policy and set of models."""
+    """The OpenAPI document, built once for each policy and set of models."""
 
     def __init__(self, version: str) -> None:
         self._version = version
         self._policy: Policy | None = None
-        self._made: dict[tuple[str, ...], tuple[bytes, bytes]] = {}
+        self._rendered: dict[tuple[str, ...], tuple[bytes, bytes]] = {}
 
-    def answer(self, models: Iterable[ServedModel], policy: Policy, scope: Mapping[str, Any]) -> Response:
+    def answer(self, models: Sequence[ServedModel], policy: Policy, scope: Mapping[str, Any]) -> Response:
         """The document of the models that the caller may use."""
-        if policy is not self._policy or len(self._made) >= _MAX_DOCUMENTS:
-            self._policy, self._made = policy, {}
-        shown, server = list(models), prefix(scope) or "/"
-        key = (server, *(model.name for model in shown))
-        if key not in self._made:
-            body = orjson.dumps(document(shown, policy, self._version, server=server, secured=policy.secured))
-            self._made[key] = (_tag(body), body)
-        tag, body = self._made[key]
+        if policy is not self._policy or len(self._rendered) >= _MAX_DOCUMENTS:
+            self._policy, self._rendered = policy, {}
+        server = prefix(scope) or "/"
+        key = (server, *(model.name for model in models))
+        if key not in self._rendered:
+            body = orjson.dumps(
+                document(models, policy, self._version, server=server, secured=policy.secured)
+            )
+            self._rendered[key] = (_tag(body), body)
+        tag, body = self._rendered[key]
         return _tagged(
             scope, tag, [(b"content-type", semantics.JSON), (b"x-content-type-options", b"nosniff")], body
         )
@@ -94,7 +96,7 @@ def _tagged(scope: Mapping[str, Any], tag: bytes, headers: Headers, body: bytes)
         (b"cache-control", b"no-cache"),
         (b"vary", b"authorization, x-api-key"),
     ]
-    seen = semantics.headers_of(scope).get(b"if-none-match", b"")
-    if tag in [one.strip().removeprefix(b"W/") for one in seen.split(b",")]:
+    known_tags = semantics.headers_of(scope).get(b"if-none-match", b"")
+    if tag in [known.strip().removeprefix(b"W/") for known in known_tags.split(b",")]:
         return 304, headers, b""
     return 200, headers, body

@@ -23,7 +23,7 @@ UNFINISHED_BYTES = 512 << 20
 #: How often those who read are looked at, which is also how exact their time is. A timer for each of them
 #: would cost more than all else here.
 _LOOK_EVERY_S = 1.0
-_MEND = "send it in parts"
+_ADVICE = "send it in parts"
 
 
 class BodyReader:
@@ -54,7 +54,7 @@ class BodyReader:
         if (length or 0) > limit or (length is None and announced.isdigit()):
             size_shown = length if length is not None else "far too many"
             raise HttpError(
-                413, f"the body has {size_shown} bytes, the policy's limits.body is {limit}; {_MEND}"
+                413, f"the body has {size_shown} bytes, the policy's limits.body is {limit}; {_ADVICE}"
             )
         task = asyncio.current_task()
         assert task is not None
@@ -85,7 +85,7 @@ class BodyReader:
             if self._late:
                 self._late.discard(task)
         if len(body) > limit:
-            raise HttpError(413, f"the body is over the policy's limits.body of {limit} bytes; {_MEND}")
+            raise HttpError(413, f"the body is over the policy's limits.body of {limit} bytes; {_ADVICE}")
         return body if coding is None else await _decompressed(body, coding, limit)
 
     async def _pieces(
@@ -103,8 +103,8 @@ class BodyReader:
                 if len(body) > limit or not message.get("more_body"):
                     return bytes(body)
                 if self._held_bytes > max(self._most_bytes, 2 * limit):
-                    told = "too many unfinished bodies are held; come back, send it faster or in parts"
-                    raise HttpError(429, told, headers=retry_after(1.0), kind="full")
+                    problem = "too many unfinished bodies are held; come back, send it faster or in parts"
+                    raise HttpError(429, problem, headers=retry_after(1.0), kind="full")
                 within_s = BODY_WITHIN_S + len(body) / BODY_BYTES_PER_S
                 self._until[task] = began + within_s / _LOOK_EVERY_S
                 message = await receive()
@@ -137,7 +137,7 @@ async def _decompressed(body: bytes, coding: str, limit: int) -> bytes:
         return await asyncio.to_thread(encodings.decompress, body, coding, limit)
     except Oversized:
         raise HttpError(
-            413, f"the {coding} body holds more than the policy's limits.body of {limit} bytes; {_MEND}"
+            413, f"the {coding} body holds more than the policy's limits.body of {limit} bytes; {_ADVICE}"
         ) from None
     except EncodingError as error:
         raise HttpError(400, str(error)) from None

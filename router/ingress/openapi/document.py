@@ -67,7 +67,7 @@ _OPERATIONS: Mapping[str, tuple[str, str, tuple[int, ...]]] = {
 }
 _WITHOUT_KEY = frozenset({"server", "live", "ready", "page", "asset"})
 _READY = frozenset({"ready", "model_ready", "variant_ready"})
-#: What a browser that has a copy is told.
+#: What a browser that has a copy gets.
 _KEPT = frozenset({"openapi", "page", "asset"})
 
 
@@ -86,13 +86,13 @@ def document(
                 method.lower(): _operation(name, model, policy, secured) for method, name in methods.items()
             }
     limits = policy.limits
-    made = schemas.shared(MAX_BUDGET_MS)
+    bodies = schemas.shared(MAX_BUDGET_MS)
     for model in models:
-        made[f"{model.name}.Request"] = schemas.request(model.inputs, model.outputs, limits.rows)
-        made[f"{model.name}.Answer"] = schemas.answer(model.name, list(model.variants), model.outputs)
-    made["Answer"] = {"anyOf": [ref(f"{model.name}.Answer") for model in models]} if models else {}
-    made["OpenAPI"] = {"type": "object", "required": ["openapi", "info", "paths"]}
-    components: dict[str, Any] = {"schemas": made}
+        bodies[f"{model.name}.Request"] = schemas.request(model.inputs, model.outputs, limits.rows)
+        bodies[f"{model.name}.Answer"] = schemas.answer(model.name, list(model.variants), model.outputs)
+    bodies["Answer"] = {"anyOf": [ref(f"{model.name}.Answer") for model in models]} if models else {}
+    bodies["OpenAPI"] = {"type": "object", "required": ["openapi", "info", "paths"]}
+    components: dict[str, Any] = {"schemas": bodies}
     if secured:
         components["securitySchemes"] = SECURITY_SCHEMES
     return {
@@ -126,39 +126,39 @@ def _operation(name: str, model: ServedModel | None, policy: Policy, secured: bo
     answers = _answers(name, schema.format(model=named))
     answers |= {str(code): problem_answer(code) for code in codes if str(code) not in answers}
     parameters = _parameters(name, model, policy)
-    shown: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "operationId": f"{name}.{named}" if named else name,
         "summary": summary.format(model=named),
         "tags": [named or ("requests" if name in ("result", "cancel") else "server")],
         "responses": dict(sorted(answers.items())),
     }
     if parameters:
-        shown["parameters"] = parameters
+        operation["parameters"] = parameters
     if model is not None and name in ("infer", "variant_infer"):
-        shown["requestBody"] = _body(model, policy)
+        operation["requestBody"] = _body(model, policy)
     if secured:
-        shown["security"] = [] if name in _WITHOUT_KEY else [{name: []} for name in SECURITY_SCHEMES]
-    return shown
+        operation["security"] = [] if name in _WITHOUT_KEY else [{name: []} for name in SECURITY_SCHEMES]
+    return operation
 
 
 def _parameters(name: str, model: ServedModel | None, policy: Policy) -> list[Schema]:
-    found: list[Schema] = []
+    parameters: list[Schema] = []
     if model is not None and name.startswith("variant"):
         variants = list(model.variants)
-        found.append({**VARIANT, "schema": {"type": "string", "enum": variants}, "example": variants[0]})
+        parameters.append({**VARIANT, "schema": {"type": "string", "enum": variants}, "example": variants[0]})
     if name in ("infer", "variant_infer"):
-        found += infer_parameters(policy.defaults.budget, MAX_BUDGET_MS)
+        parameters += infer_parameters(policy.defaults.budget, MAX_BUDGET_MS)
     if name in ("result", "cancel"):
-        found.append(INFER_HEADERS["id"])
+        parameters.append(INFER_HEADERS["id"])
     if name == "result":
-        found += [*RESULT_QUERY, INFER_HEADERS["accept"]]
+        parameters += [*RESULT_QUERY, INFER_HEADERS["accept"]]
     if name == "asset":
-        found.append(INFER_HEADERS["asset"])
+        parameters.append(INFER_HEADERS["asset"])
     if name not in _WITHOUT_KEY and policy.tenants:
-        found.append(TENANT)
+        parameters.append(TENANT)
     if name in _KEPT:
-        found.append(INFER_HEADERS["if-none-match"])
-    return found
+        parameters.append(INFER_HEADERS["if-none-match"])
+    return parameters
 
 
 def _answers(name: str, schema: str) -> dict[str, Any]:
