@@ -17,7 +17,9 @@ from optimizers.artifact import Manifest
 from optimizers.pipeline import recipe_file
 from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.tensors import TensorSpec
+from router.cli.common import EXIT_CODES
 from router.cli.main import main
+from router.ingress import routes
 from router.policy import Policy, parse
 from router.policy.sections import ModelSection
 from tests.support.documents import (
@@ -92,6 +94,21 @@ def test_the_functions_on_the_way_of_a_request_exist() -> None:
         source = (ROOT / path).read_text(encoding="utf-8")
         for part in function.split("."):
             assert re.search(rf"\b(?:class|def) {part}\b", source), f"{path} has no {function}"
+
+
+def test_operating_lists_every_metric() -> None:
+    text = prose(ROOT / "docs" / "operating.md")
+    for path in ("router/service/metrics.py", "workers/batch/metrics.py"):
+        metrics = re.findall(r'"(hybrid_\w+)"', (ROOT / path).read_text(encoding="utf-8"))
+        assert metrics and [metric for metric in metrics if f"`{metric}`" not in text] == []
+
+
+def test_clients_lists_every_path_and_exit_code() -> None:
+    text = prose(ROOT / "docs" / "clients.md")
+    endings = {template.rpartition("}")[2] for template in routes.TABLE}
+    assert [ending for ending in endings if ending not in text] == []
+    listed = set(re.findall(r"^\| (\d+) \| ", text.partition("| exit code |")[2], re.MULTILINE))
+    assert listed == set(re.findall(r"^ +(\d+) ", EXIT_CODES, re.MULTILINE))
 
 
 def policy_text(given: dict[str, Any]) -> str | None:
