@@ -182,8 +182,8 @@ class OnlineReplica(BatchRunner):
         """This replica's id and its actor, through which it can be called without a Serve handle."""
         import ray
 
-        actor = ray.get_runtime_context().current_actor
-        return actor._actor_id.hex(), actor
+        context = ray.get_runtime_context()
+        return context.get_actor_id() or "", context.current_actor
 
     async def __del__(self) -> None:
         self.close()

@@ -664,7 +664,7 @@ async def test_dead_letters_can_be_listed_shown_retried_and_dropped(make: Make) 
     await h.advance(5)
     await h.queue.settle([Failed("b", b.token, "boom b")])
     assert [s.id for s in await h.queue.dead_letters()] == ["b", "a"]
-    assert [s.id for s in await h.queue.dead_letters(limit=1, offset=1)] == ["a"]
+    assert [s.id for s in await h.queue.dead_letters(limit=1)] == ["b"]
     letter = await h.queue.show_dead("a")
     assert letter is not None
     assert (letter.payload, letter.max_attempts) == (b"payload of a", 1)
@@ -759,7 +759,7 @@ async def test_dead_letters_by_the_thousand_are_listed_retried_and_dropped(make:
     while leases := await harness.queue.claim(1000, 60_000, "w"):
         await harness.queue.settle([Failed(x.id, x.token, "boom") for x in leases])
     assert sorted(x.id for x in await harness.queue.dead_letters(5000)) == names
-    assert len(await harness.queue.dead_letters(1500, 1500)) == 1000
+    assert len(await harness.queue.dead_letters(1500)) == 1500
     assert await harness.queue.retry_dead(names[:1200], 60_000) == names[:1200]
     assert await harness.queue.drop_dead(names[1200:]) == names[1200:]
     stats = await harness.queue.stats()

@@ -18,19 +18,20 @@ from workers.queue.contract import QueueStats
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
+#: The share of the time until a deadline that workers are planned to need; the rest covers start and jitter.
+PLANNED_SHARE = 0.8
+
 
 class UrlNotToBeShown(ValueError):
     """The queue's URL holds a password, and Serve shows autoscaling settings in its dashboard."""
 
 
-def workers_needed(
-    stats: QueueStats, rows_per_s: float, present: int, *, horizon_s: float = 30.0, headroom: float = 0.8
-) -> int:
+def workers_needed(stats: QueueStats, rows_per_s: float, present: int, *, horizon_s: float = 30.0) -> int:
     """The fewest workers that finish all unfinished work in time; 0 when there is none.
 
     ``rows_per_s`` is one worker's throughput. The time is until the earliest deadline, but at most
     ``horizon_s`` (work that is due tomorrow is still done soon) and not below a second.
-    Only ``headroom`` of it is planned with. A queue with leased work only keeps the present workers.
+    Only `PLANNED_SHARE` of it is planned with. A queue with leased work only keeps the present workers.
     """
     if stats.jobs == 0:
         return 0
@@ -39,7 +40,7 @@ def workers_needed(
     time_s = horizon_s
     if stats.earliest_deadline_ms is not None:
         time_s = min(horizon_s, max(1.0, (stats.earliest_deadline_ms - stats.now_ms) / 1000))
-    return max(1, math.ceil(stats.rows / (max(rows_per_s, 1e-9) * time_s * headroom)))
+    return max(1, math.ceil(stats.rows / (max(rows_per_s, 1e-9) * time_s * PLANNED_SHARE)))
 
 
 def workers_wanted(stats: QueueStats, rows_per_s: float, present: int, *, horizon_s: float = 30.0) -> int:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 _PUBLISH_S = 1.0
+#: For the batch that runs when a worker is to stop. After that the worker is killed, and its jobs come back
+#: when their leases run out.
+_LAST_BATCH_S = 60.0
 _CHECK_S = 60.0
 #: How often the interpreter lets the event loop in while the model's thread holds it.
 _SWITCH_INTERVAL_S = 0.001
@@ -164,28 +167,25 @@ def deployment(
     *,
     workers: int = 1,
     autoscaling: AutoscalingConfig | None = None,
-    cpus: float = 0.0,
-    drain_s: float = 60.0,
     kind: type[BatchWorker] = BatchWorker,
     **options: Any,
 ) -> Any:
     """The bound Serve deployment ``{model}-batch``; ``options`` are :class:`BatchWorker`'s.
 
-    ``drain_s`` must exceed the longest batch: after it a worker that was asked to stop is killed, and
-    its jobs come back when their leases run out. ``cpus`` is what Ray reserves: none by default, because
-    batch work takes what the online replicas leave. ``kind`` may be a subclass with a model of its own.
+    ``kind`` may be a subclass with a model of its own. Ray reserves no CPU: batch work takes what the online
+    replicas leave.
     """
     from ray import serve
 
     decorated = serve.deployment(
         name=f"{model}-batch",
-        ray_actor_options={"num_cpus": cpus},
+        ray_actor_options={"num_cpus": 0},
         num_replicas=None if autoscaling else workers,
         autoscaling_config=autoscaling,
         max_ongoing_requests=10,
         health_check_period_s=0.5,
         health_check_timeout_s=10,
-        graceful_shutdown_timeout_s=drain_s,
+        graceful_shutdown_timeout_s=_LAST_BATCH_S,
         graceful_shutdown_wait_loop_s=0.1,
     )(kind)
     return decorated.bind(model, artifacts, variant, queue_url, **options)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from optimizers.profile import OnlineFit
 from optimizers.tensors import RowShapes, TensorError, Tensors, pack, row_shapes, unpack
+from workers.batch.failure_log import FailureLog
 from workers.batch.settings import LoopSettings, Meter
 from workers.batching import LEAST_SHARE, BoundTable, plan_batch
 from workers.execution.batch_model import BatchModel, VariantUnavailable, WatchedModel
@@ -99,7 +100,7 @@ class WorkerLoop:
         self._running: list[Lease] = []
         self._loading: str | None = None
         self._hung_leases: list[Lease] = []
-        self._failed_claims = 0
+        self._failed_claims = FailureLog(f"batch worker {worker} cannot claim")
         self._clock_offset_ms = 0.0
         self._stopping = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
@@ -222,13 +223,10 @@ class WorkerLoop:
         except QueueClosed:
             raise
         except (QueueError, JobDecodeError) as error:
-            self._failed_claims += 1
-            if self._failed_claims & (self._failed_claims - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-                times = self._failed_claims
-                logger.warning("batch worker %s cannot claim (%d times): %s", self._worker, times, error)
-            await self._pause(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failed_claims - 1, 20)))
+            self._failed_claims.add(error)
+            await self._pause(self._failed_claims.pause_s(_FIRST_PAUSE_S, _LONGEST_PAUSE_S))
             return
-        self._failed_claims = 0
+        self._failed_claims.clear()
         if leases:
             server_ms = leases[0].lease_until_ms - self._settings.lease_ms
             self._clock_offset_ms = server_ms - time.monotonic() * 1e3

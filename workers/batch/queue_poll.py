@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakSet
 
+from workers.batch.failure_log import FailureLog
 from workers.queue.contract import DeadlineQueue, QueueError, QueueStats
 from workers.queue.settings import settings_from
 
@@ -62,8 +63,8 @@ class QueuePoll:
         self._thread: threading.Thread | None = None
         self._latest: QueueStats | None = None
         self._latest_at = -math.inf
-        self._read_failures = _Failures(f"cannot read the queue of model {key[1]!r}")
-        self._reap_failures = _Failures(f"cannot reap the queue of model {key[1]!r}")
+        self._read_failures = FailureLog(f"cannot read the queue of model {key[1]!r}")
+        self._reap_failures = FailureLog(f"cannot reap the queue of model {key[1]!r}")
         self._orphans = OrphanLog(key[1])
 
     def latest(self, max_age_s: float) -> QueueStats | None:
@@ -97,38 +98,23 @@ class QueuePoll:
                 try:
                     while self.make is make and self._is_wanted():
                         await self._read_once(queue)
-                        self._read_failures.count = 0
+                        self._read_failures.clear()
                         await asyncio.sleep(self.every_s)
                 finally:
                     await queue.close()
             except Exception as error:  # any error: without this thread nothing is scaled up from zero
                 self._read_failures.add(error)
-                await asyncio.sleep(
-                    min(_LONGEST_PAUSE_S, self.every_s * 2 ** min(self._read_failures.count, 20))
-                )
+                await asyncio.sleep(self._read_failures.pause_s(2 * self.every_s, _LONGEST_PAUSE_S))
 
     async def _read_once(self, queue: DeadlineQueue) -> None:
         try:
             await queue.reap()
-            self._reap_failures.count = 0
+            self._reap_failures.clear()
         except QueueError as error:
             self._reap_failures.add(error)
         stats = await queue.stats()
         self._latest, self._latest_at = stats, time.monotonic()
         self._orphans.note(stats)
-
-
-class _Failures:
-    """Counts failures in a row, and logs the 1st, 2nd, 4th, 8th and so on."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self.count = 0
-
-    def add(self, error: Exception) -> None:
-        self.count += 1
-        if self.count & (self.count - 1) == 0:
-            logger.warning("%s (%d times): %s: %s", self._what, self.count, type(error).__name__, error)
 
 
 class OrphanLog:

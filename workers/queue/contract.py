@@ -8,7 +8,7 @@ Errors raised by a queue::
 
     QueueError
     ├── QueueUnavailable     the server cannot be reached, or refuses, and the time to retry is spent
-    ├── QueueIncompatible    the server is too old, or its data was written by a newer version
+    ├── QueueIncompatible    the server is too old or a cluster, or the queue holds jobs of another model
     └── QueueClosed          the queue was closed here
 """
 
@@ -227,7 +227,7 @@ class DeadlineQueue(Protocol):
         moved.
         """
 
-    async def dead_letters(self, limit: int = 100, offset: int = 0) -> list[JobStatus]:
+    async def dead_letters(self, limit: int = 100) -> list[JobStatus]:
         """Dead letters, newest first."""
 
     async def show_dead(self, id: str) -> DeadLetter | None:

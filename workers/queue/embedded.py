@@ -350,8 +350,8 @@ def _answer(port: int, password: str) -> Literal["ready", "loading", "none"]:
     return "ready" if b"+PONG" in reply else "loading" if b"-LOADING" in reply else "none"
 
 
-def _tail(path: Path, chars: int = 1500) -> str:
+def _tail(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")[-chars:]
+        return path.read_text(errors="replace")[-1500:]
     except OSError:
         return "(no log)"

@@ -62,31 +62,6 @@ class JobState(StrEnum):
 
 TERMINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.EXPIRED, JobState.CANCELLED, JobState.DEAD})
 
-#: From each state, where a job may go next. DEAD -> PENDING is the replay of a dead letter, by hand.
-TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    JobState.PENDING: frozenset({JobState.LEASED, JobState.EXPIRED, JobState.CANCELLED}),
-    JobState.LEASED: frozenset(
-        {
-            JobState.PENDING,
-            JobState.DONE,
-            JobState.FAILED,
-            JobState.EXPIRED,
-            JobState.CANCELLED,
-            JobState.DEAD,
-        }
-    ),
-    JobState.DONE: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.EXPIRED: frozenset(),
-    JobState.CANCELLED: frozenset(),
-    JobState.DEAD: frozenset({JobState.PENDING}),
-}
-
-
-def may_become(before: JobState, after: JobState) -> bool:
-    """Whether the lifecycle has an arrow from ``before`` to ``after``."""
-    return after in TRANSITIONS[before]
-
 
 @dataclass(frozen=True, slots=True)
 class NewJob:

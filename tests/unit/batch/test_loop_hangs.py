@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import threading
 from itertools import pairwise
 
@@ -162,5 +163,5 @@ async def test_a_claim_that_fails_is_tried_again_after_a_pause_that_grows(
         await asyncio.wait_for(running, 10)
     pauses = [b - a for a, b in pairwise(queue.claimed_at[:4])]
     assert all(pause > 0.9 * least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True)), pauses
-    assert "cannot claim (1 times): refused" in caplog.text
-    assert "cannot claim (2 times): cannot be read" in caplog.text
+    assert "cannot claim (1 times): QueueUnavailable: refused" in caplog.text
+    assert re.search(r"cannot claim \(2 times\): \w+: cannot be read", caplog.text)

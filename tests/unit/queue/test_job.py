@@ -8,16 +8,12 @@ import orjson
 import pytest
 
 from workers.queue.job import (
-    TERMINAL,
-    TRANSITIONS,
     InvalidJob,
     JobDecodeError,
-    JobState,
     NewJob,
     decode_leases,
     decode_status,
     encode_new,
-    may_become,
 )
 
 JOB = NewJob("a", b"payload", 2, 500)
@@ -62,21 +58,6 @@ def test_payload_and_rows_cannot_be_confused_in_the_digest() -> None:
 
 def test_payloads_never_print() -> None:
     assert "payload" not in repr(JOB)
-
-
-def test_a_terminal_state_is_for_ever_except_the_replay_of_a_dead_letter() -> None:
-    for state in JobState:
-        assert state.terminal == (state in TERMINAL)
-        for after in JobState:
-            allowed = may_become(state, after)
-            if state in TERMINAL:
-                assert allowed == (state is JobState.DEAD and after is JobState.PENDING)
-
-
-def test_every_state_can_be_reached_and_left_or_is_terminal() -> None:
-    reached = {JobState.PENDING} | set().union(*TRANSITIONS.values())
-    assert reached == set(JobState)
-    assert all(TRANSITIONS[s] for s in JobState if s not in TERMINAL)
 
 
 def test_metadata_travels_as_plain_json() -> None:

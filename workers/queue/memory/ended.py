@@ -36,9 +36,9 @@ class EndedJobs:
         """A dead letter is queued again or dropped."""
         del self._dead[bisect_left(self._dead, _death_key(record))]
 
-    def newest_dead(self, limit: int, offset: int) -> list[str]:
+    def newest_dead(self, limit: int) -> list[str]:
         """Ids of dead letters, newest first."""
-        return [id for _, id in self._dead[::-1][offset : offset + limit]]
+        return [id for _, id in self._dead[::-1][:limit]]
 
     def take_old(self, now_ms: int) -> Iterator[str]:
         """Take out the ids of those that were kept long enough."""

@@ -197,9 +197,9 @@ class MemoryQueue:
             self._forget(id)
         return moved
 
-    async def dead_letters(self, limit: int = 100, offset: int = 0) -> list[JobStatus]:
+    async def dead_letters(self, limit: int = 100) -> list[JobStatus]:
         self._tick()
-        return [status_of(self._records[id]) for id in self._ended.newest_dead(limit, offset)]
+        return [status_of(self._records[id]) for id in self._ended.newest_dead(limit)]
 
     async def show_dead(self, id: str) -> DeadLetter | None:
         self._tick()

@@ -146,7 +146,6 @@ class Caller:
         patience_s: float = 10.0,
         timeout_s: float = 5.0,
         replicas: int = 0,
-        replicas_timeout_ms: int = 2000,
     ) -> None:
         self.client = client
         self._timeout_s = timeout_s
@@ -155,7 +154,7 @@ class Caller:
         self.settings = settings
         self._scripts = scripts
         self._replicas = replicas
-        self._replicas_timeout_ms = replicas_timeout_ms
+        self._replicas_timeout_ms = 2000
 
     async def __call__(
         self,

@@ -30,9 +30,6 @@ from dataclasses import dataclass
 
 from workers.queue.job import JobState
 
-#: Version of this layout; a server whose data says a newer one is left alone.
-LAYOUT_VERSION = 1
-
 #: How a record spells a state.
 STATES: dict[str, JobState] = {
     "p": JobState.PENDING,

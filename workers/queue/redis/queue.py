@@ -251,11 +251,11 @@ class RedisQueue:
             if some < MAX_CLAIM:
                 return moved
 
-    async def dead_letters(self, limit: int = 100, offset: int = 0) -> list[JobStatus]:
+    async def dead_letters(self, limit: int = 100) -> list[JobStatus]:
         self._check_open()
         letters: list[JobStatus] = []
-        for at in range(offset, offset + limit, MAX_CLAIM):
-            count, records = await self._call("dead", at, min(MAX_CLAIM, offset + limit - at))
+        for at in range(0, limit, MAX_CLAIM):
+            count, records = await self._call("dead", at, min(MAX_CLAIM, limit - at))
             letters += [decode_record(id.decode(), record, None) for id, record in records]
             if count < MAX_CLAIM:
                 break
