@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optimizers.examples import digits
 from router import Client
 from tests.support import every_datatype
 from workers.ports import free_port
@@ -51,14 +50,6 @@ class Served:
     def processes(self) -> list[psutil.Process]:
         """Everything that it started, at any depth."""
         return psutil.Process(self.process.pid).children(recursive=True)
-
-
-@pytest.fixture(scope="session")
-def artifacts() -> Path:
-    """The demo's three variants; kept between runs, because training them takes a while."""
-    folder = Path("build/test/digits").absolute()
-    digits.build(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

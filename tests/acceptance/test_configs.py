@@ -181,6 +181,7 @@ def test_explanations_come_from_the_model_that_can_be_read(home: Path) -> None:
             answered_with_its_rule(client, home)
     finally:
         stop(running)
+    assert running.process.returncode == 0  # on SIGTERM
 
 
 def answered_with_its_rule(client: httpx.Client, home: Path) -> None:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
-
-import httpx
-import psutil
-import pytest
 
 from workers.ports import free_port
 
@@ -36,42 +30,3 @@ def test_it_checks_every_answer_and_saves_picture_and_figures(policy: Path, tmp_
     assert figures["interactive"]["untrue_to_variant"] == 0
     assert figures["bulk"]["rows"] == figures["bulk"]["sent"] > 0
     assert (tmp_path / "build/demo/run.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_keep_leaves_it_running_with_lines_that_work_when_pasted(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Also where a proxy is set, which must not be asked for this machine: nothing listens there.
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    kept = subprocess.Popen(
-        command(policy, "--keep"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert kept.stdout
-    said = []
-    for line in kept.stdout:
-        said.append(line.strip())
-        if line.startswith("Ctrl-C"):
-            break
-    lines = [line for line in said if line.startswith("curl ")]
-    assert len(lines) == 3, said
-    answers = [
-        subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60).stdout
-        for line in lines
-    ]
-    assert json.loads(answers[0])["outputs"][0]["name"] == "label"
-    assert "202 Accepted" in answers[1]
-    assert len(json.loads(answers[2])["outputs"][0]["data"]) == 3
-    endpoint = next(line.split()[-1] for line in said if line.startswith("endpoint"))
-    assert httpx.get(f"{endpoint}/v2/health/ready", trust_env=False).status_code == 200
-    started = psutil.Process(kept.pid).children(recursive=True)
-    kept.send_signal(signal.SIGINT)
-    assert kept.wait(60) == 0
-    assert not psutil.wait_procs(started, timeout=15)[1]

@@ -13,7 +13,9 @@ import venv
 import zipfile
 from pathlib import Path
 
+import httpx
 import numpy as np
+import psutil
 import pytest
 
 from optimizers.examples.digits import test_split as real_images
@@ -106,27 +108,36 @@ def test_the_demo_and_what_it_leaves_running_work_in_any_folder(
     bin_: Path, artifacts: Path, tmp_path: Path
 ) -> None:
     program, port = bin_ / "hybrid-router", free_port()
+    # Also where a proxy is set, which must not be asked for this machine: nothing listens there.
+    around = environment() | {"PYTHONUNBUFFERED": "1", "http_proxy": f"http://127.0.0.1:{free_port()}"}
+    for name in ("no_proxy", "NO_PROXY"):
+        around.pop(name, None)
     # Made already, as by a run before: training them once more shows nothing here.
     shutil.copytree(artifacts, tmp_path / "artifacts/digits")
     demo = subprocess.Popen(
         [str(program), "demo", "--seconds", "5", "--rate", "20", "--port", str(port), "--keep"],
         cwd=tmp_path,
-        env=environment() | {"PYTHONUNBUFFERED": "1"},
+        env=around,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+    started: list[psutil.Process] = []
     try:
-        said = ""
+        lines: list[str] = []
         assert demo.stdout
         for line in demo.stdout:
-            said += line
+            lines.append(line.strip())
             if line.startswith("Ctrl-C"):
                 break
-        assert "every answer is its variant's" in said
+        started = psutil.Process(demo.pid).children(recursive=True)
+        assert any("every answer is its variant's" in line for line in lines), lines
         assert (tmp_path / "build/demo/run.png").is_file()
         url, image = f"http://127.0.0.1:{port}", tmp_path / "image.npy"
+        assert next(line.split()[-1] for line in lines if line.startswith("endpoint")) == url
+        assert httpx.get(f"{url}/v2/health/ready", trust_env=False).status_code == 200
+        the_lines_to_copy_work([line for line in lines if line.startswith("curl ")], tmp_path, around)
         images, labels = real_images()
         np.save(image, images[:1])
         answer = run(
@@ -137,6 +148,20 @@ def test_the_demo_and_what_it_leaves_running_work_in_any_folder(
     finally:
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 0
+    assert started and not psutil.wait_procs(started, timeout=15)[1]
+
+
+def the_lines_to_copy_work(curls: list[str], folder: Path, around: dict[str, str]) -> None:
+    answers = [
+        subprocess.run(
+            ["bash", "-c", curl], cwd=folder, env=around, capture_output=True, text=True, timeout=60
+        ).stdout
+        for curl in curls
+    ]
+    assert len(answers) == 3
+    assert json.loads(answers[0])["outputs"][0]["name"] == "label"
+    assert "202 Accepted" in answers[1]
+    assert len(json.loads(answers[2])["outputs"][0]["data"]) == 3
 
 
 def test_a_recipe_is_run_in_any_folder(bin_: Path, artifacts: Path, tmp_path: Path) -> None:

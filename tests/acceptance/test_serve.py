@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -90,18 +93,6 @@ def test_the_log_of_a_run_that_failed_survives_the_next(tmp_path: Path) -> None:
     assert log.with_name("serve.log.1").stat().st_size == 9 << 20
 
 
-def test_it_serves_from_a_folder_that_cannot_be_written(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    running = start(policy, Path("/proc"))
-    assert "ready in" in running.said, running.said
-    (kept,) = (tmp_path / "state/hybrid-router").iterdir()
-    assert f"data in {kept}/queue" in running.told("queue")
-    assert running.told("log") == f"{kept}/serve.log"
-    stop(running)
-
-
 def test_where_nothing_can_be_kept_it_says_so_in_one_message(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,28 +123,6 @@ class Proxy:
                     with contextlib.suppress(TimeoutError):
                         lines.append(connection.recv(4096).decode().partition("\r\n")[0])
         return lines
-
-
-def test_the_environments_proxy_is_not_asked_for_this_machine(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proxy = Proxy()
-    with proxy.socket:
-        for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
-            monkeypatch.setenv(name, proxy.url)
-            monkeypatch.setenv(name.upper(), proxy.url)
-        monkeypatch.delenv("no_proxy", raising=False)
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        running = start(policy, tmp_path)
-        assert "ready in" in running.said, running.said
-        command = [sys.executable, "-m", "router.cli.main", "status", "--url", running.url]
-        assert "ready" in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-        stop(running)
-        # Ray asks by itself whether it runs in a cloud: that is another machine.
-        here = {address.address for some in psutil.net_if_addrs().values() for address in some} | {
-            "localhost"
-        }
-        assert not [line for line in proxy.asked() for name in here if name in line]
 
 
 def await_line(served: Served, wanted: str) -> None:
@@ -198,12 +167,57 @@ def test_a_killed_queue_server_is_back_at_once_and_everyone_is_told(served: Serv
         time.sleep(0.5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_server_runs_beside_the_first_and_leaves_no_process(
-    served: Served, policy: Path, tmp_path: Path, number: int
+@dataclass(frozen=True)
+class Second:
+    """A server beside the first one, and what it was given."""
+
+    served: Served
+    #: What the environment says of proxies.
+    environment: dict[str, str]
+    proxy: Proxy
+    #: Where it may write; its working directory it may not.
+    state: Path
+
+
+@pytest.fixture(scope="module")
+def second(served: Served, policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Second]:
+    proxy, state = Proxy(), tmp_path_factory.mktemp("state")
+    names = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+    proxies = {name: proxy.url for lower in names for name in (lower, lower.upper())}
+    with proxy.socket:
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in {**proxies, "XDG_STATE_HOME": str(state)}.items():
+                environment.setenv(name, value)
+            environment.delenv("no_proxy", raising=False)
+            environment.delenv("NO_PROXY", raising=False)
+            running = start(policy, Path("/proc"))
+            environment_of_it = dict(os.environ)
+        yield Second(running, environment_of_it, proxy, state)
+        if running.process.poll() is None:
+            stop(running)
+
+
+def test_a_second_server_runs_beside_the_first(served: Served, second: Second) -> None:
+    assert "ready in" in second.served.said, second.served.said
+    assert second.served.url != served.url
+    assert httpx.get(f"{served.url}/v2/health/ready", timeout=20).status_code == 200
+
+
+def test_it_serves_from_a_folder_that_cannot_be_written(second: Second) -> None:
+    (kept,) = (second.state / "hybrid-router").iterdir()
+    assert f"data in {kept}/queue" in second.served.told("queue")
+    assert second.served.told("log") == f"{kept}/serve.log"
+
+
+def test_it_ends_on_ctrl_c_leaves_no_process_and_never_asked_the_proxy_for_this_machine(
+    second: Second,
 ) -> None:
-    second = start(policy, tmp_path, "--data", "queue")
-    assert "ready in" in second.said, second.said
-    assert second.url != served.url
-    stop(second, number)
-    assert second.process.returncode == 0
+    command = [sys.executable, "-m", "router.cli.main", "status", "--url", second.served.url]
+    status = subprocess.run(command, env=second.environment, capture_output=True, text=True, timeout=60)
+    assert "ready" in status.stdout
+    stop(second.served, signal.SIGINT)
+    assert second.served.process.returncode == 0
+    # Ray asks by itself whether it runs in a cloud: that is another machine.
+    addresses = (address.address for some in psutil.net_if_addrs().values() for address in some)
+    here = {*addresses, "localhost"}
+    assert not [line for line in second.proxy.asked() for name in here if name in line]

@@ -21,6 +21,8 @@ from optimizers.task import Dataset, Metric, Preprocess
 from optimizers.tensors import TensorSpec
 from tests.support.small_task import INPUTS, OUTPUTS, small_task
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "name: m\ntask: {task}\nvariants: {{float32: {{}}}}\nlatency: {{batches: [1], seconds: 0.01}}\n"
 FILES = "optimizers.formats.onnx:task"
 

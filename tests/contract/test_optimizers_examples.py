@@ -24,8 +24,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, artifact.Artifact]:
-    return digits.build(tmp_path_factory.mktemp("digits"))
+def built(artifacts: Path) -> dict[str, artifact.Artifact]:
+    return digits.build(artifacts)
 
 
 def test_digits_keep_their_promises(built: dict[str, artifact.Artifact]) -> None:

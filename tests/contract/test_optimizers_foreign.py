@@ -45,6 +45,8 @@ from optimizers.pipeline.recipe import Cast, ImportOnnx, Latency, Recipe, Recipe
 from optimizers.task import Dataset, Metric, Model, Task
 from tests.support.small_task import context, small_task
 
+pytestmark = pytest.mark.slow
+
 ROWS, NUMBERS = load_iris(return_X_y=True)
 ROWS = ROWS.astype(np.float32)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[NUMBERS]

@@ -22,6 +22,8 @@ from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.simulated import profile
 
+pytestmark = pytest.mark.slow
+
 #: 36 ms for 32 rows: about 890 rows a second for each replica at its best.
 VARIANTS = {"m": {"only": MeasuredVariant("only", profile(4.0, 1.0, 1.4))}}
 REPLICA_ROWS_PER_S = 32_000.0 / 36.0

@@ -15,6 +15,8 @@ from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.simulated import profile
 
+pytestmark = pytest.mark.slow
+
 #: A batch of 32 rows takes 41 ms: a worker drains about 780 rows a second.
 VARIANTS = {
     "m": {
