@@ -7,20 +7,24 @@ imports neither torch nor scikit-learn.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from optimizers.artifact import Artifact, ArtifactError, ArtifactMalformed
+from optimizers.files import extensions
 from optimizers.tensors import Tensors, TensorSpec
 
-#: Runtime name in the manifest -> (module with ``open_runner``, pip package that it needs).
-RUNTIMES: dict[str, tuple[str, str]] = {
-    "onnx": ("optimizers.runtimes.onnx", "onnxruntime"),
-    "openvino": ("optimizers.runtimes.openvino", "openvino"),
-    "torch": ("optimizers.runtimes.torch", "torch"),
-    "tensorrt": ("optimizers.runtimes.tensorrt", "tensorrt"),
-    "trees": ("optimizers.runtimes.trees", "numpy"),
-    "rules": ("optimizers.runtimes.trees", "numpy"),
+#: Runtime name in the manifest -> module with ``open_runner``.
+RUNTIMES: dict[str, str] = {
+    "onnx": "optimizers.runtimes.onnx",
+    "openvino": "optimizers.runtimes.openvino",
+    "torch": "optimizers.runtimes.torch",
+    "tensorrt": "optimizers.runtimes.tensorrt",
+    "trees": "optimizers.runtimes.trees",
+    "rules": "optimizers.runtimes.trees",
 }
+#: Another package adds a runtime through an entry point of this group: its name is the runtime's, its value
+#: the module with ``open_runner``, whose ``FORM`` says which form of model it takes (``onnx`` by default).
+GROUP = "hybrid_router.runtimes"
 
 
 class RunnerError(RuntimeError):
@@ -29,14 +33,14 @@ class RunnerError(RuntimeError):
     ::
 
         RunnerError
-        |- RuntimeUnknown     the manifest names a runtime that this release does not have
+        |- RuntimeUnknown     the manifest names a runtime that neither this release nor another package has
         |- RuntimeMissing     the runtime's package is not installed
         |- DeviceMissing      the device asked for is not there
     """
 
 
 class RuntimeUnknown(RunnerError):
-    """The manifest's runtime is not one of :data:`RUNTIMES`."""
+    """There is no runtime of that name, or the package that has it cannot be loaded."""
 
 
 class RuntimeMissing(RunnerError):
@@ -75,6 +79,26 @@ class Runner(Protocol):
         ...
 
 
+def runtime_names() -> tuple[str, ...]:
+    """The names of all runtimes, those of other packages among them."""
+    return (*RUNTIMES, *extensions.names(GROUP))
+
+
+def runtime_module(name: str) -> Any:
+    """The module of a runtime. Raises :class:`RuntimeUnknown`, or what importing it raises."""
+    if name in RUNTIMES:
+        return import_module(RUNTIMES[name])
+    try:
+        module = extensions.load(GROUP, name)
+    except extensions.ExtensionError as error:
+        raise RuntimeUnknown(f"runtime {error}") from error
+    if module is None:
+        raise RuntimeUnknown(f"runtime {name!r} is unknown; there are {', '.join(sorted(runtime_names()))}")
+    if not callable(getattr(module, "open_runner", None)):
+        raise RuntimeUnknown(f"runtime {name!r}: its module has no open_runner(artifact, *, threads, device)")
+    return module
+
+
 def load(artifact: Artifact, *, threads: int | None = None, device: str | None = None) -> Runner:
     """A runner for ``artifact``, on ``threads`` threads (default: the manifest's, which is 1).
 
@@ -82,19 +106,12 @@ def load(artifact: Artifact, *, threads: int | None = None, device: str | None =
     :class:`optimizers.artifact.ArtifactError` where the weights are not what they should be.
     """
     manifest = artifact.manifest
-    try:
-        module_name, package = RUNTIMES[manifest.runtime]
-    except KeyError:
-        raise RuntimeUnknown(
-            f"{artifact.path}: runtime {manifest.runtime!r} is unknown; this release has "
-            f"{', '.join(sorted(RUNTIMES))}"
-        ) from None
     count = manifest.threads if threads is None else threads
     if count < 1:
         raise ValueError(f"threads must be 1 or more, got {count}")
     where = device or str(manifest.settings.get("device", "cpu"))
     try:
-        module = import_module(module_name)
+        module = runtime_module(manifest.runtime)
         runner: Runner = module.open_runner(artifact, threads=count, device=where)
         if manifest.preprocess:
             text = import_module("optimizers.runtimes.text")
@@ -102,8 +119,10 @@ def load(artifact: Artifact, *, threads: int | None = None, device: str | None =
     except ModuleNotFoundError as error:
         raise RuntimeMissing(
             f"{artifact.path}: runtime {manifest.runtime!r} needs the Python package {error.name!r}, which "
-            f"is not installed: pip install {package if error.name != 'tokenizers' else 'tokenizers'}"
+            f"is not installed: pip install {error.name}"
         ) from error
+    except RuntimeUnknown as error:
+        raise RuntimeUnknown(f"{artifact.path}: {error}") from error
     except (RunnerError, ArtifactError):
         raise
     except Exception as error:  # whatever else a library raises for weights that are not what they should be

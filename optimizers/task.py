@@ -1,7 +1,7 @@
 """What is to be optimized: a trained model, data to learn from, data to judge by, and the judge.
 
-A :class:`Task` is the input of the pipeline, a :class:`Model` what travels through its passes, and a
-:class:`Context` what a pass may use on the way. Data for training and calibration (``train``), for
+A :class:`Task` is the input of the pipeline, a :class:`TaskModel` what travels through its passes, and a
+:class:`PassContext` what a pass may use on the way. Data for training and calibration (``train``), for
 choosing between candidates (``validation``) and for the figures that are reported (``test``) are
 kept apart; a pass never sees ``test``.
 """
@@ -22,10 +22,10 @@ Predict = Callable[[Tensors], Tensors]
 
 
 @dataclass(frozen=True)
-class Model:
+class TaskModel:
     """A model on its way through the passes: a value of some ``form``, and what it takes and gives.
 
-    ``form`` is one of :data:`optimizers.passes.registry.FORMS`: ``torch`` (``nn.Module`` in eval mode),
+    ``form`` is one of :data:`optimizers.formats.forms.FORMS`: ``torch`` (``nn.Module`` in eval mode),
     ``onnx`` (``onnx.ModelProto``), ``sklearn`` (fitted estimator), ``openvino`` (``openvino.Model``),
     ``tree``, ``rules``.
     ``inputs`` and ``outputs`` are those of the network as it is deployed. A torch classifier gives
@@ -45,7 +45,7 @@ class Model:
     notes: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
-    def becomes(self, value: Any, *, form: str | None = None, **notes: Any) -> Model:
+    def becomes(self, value: Any, *, form: str | None = None, **notes: Any) -> TaskModel:
         """The model after a pass: a new value, perhaps of another form, and more notes."""
         return replace(self, value=value, form=form or self.form, notes={**self.notes, **notes})
 
@@ -111,7 +111,7 @@ class Task:
     """
 
     name: str
-    model: Model
+    model: TaskModel
     train: Dataset
     validation: Dataset
     test: Dataset
@@ -137,7 +137,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Context:
+class PassContext:
     """What a pass may use.
 
     ``teacher`` answers network inputs as the original does (deployed form); ``runtime`` is the one

@@ -1,4 +1,7 @@
-"""Whole examples on real data, each a recipe, a data set and a model."""
+"""Whole examples on real data, each a recipe, a data set and a model.
+
+Start with :mod:`optimizers.examples.digits`, the smallest.
+"""
 
 from __future__ import annotations
 

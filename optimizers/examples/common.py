@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from optimizers.examples import configs
+from optimizers.files.outputs import OutputPath
+from optimizers.formats.errors import RecipeError
 from optimizers.pipeline import provenance
-from optimizers.pipeline.recipe import RecipeError
+from optimizers.pipeline.cli import DATA_HELP, optimize
 from optimizers.task import Dataset
 
 
@@ -72,3 +75,21 @@ def recipe_path(name: str) -> Path:
     if name not in recipes:
         raise RecipeError(f"no recipe {name!r} among the examples; there are {', '.join(sorted(recipes))}")
     return recipes[name]
+
+
+def command_line(name: str) -> None:
+    """Run an example's recipe, by default into ``artifacts/<name>``."""
+
+    @click.command(name)
+    @click.option("--out", type=OutputPath(folder=True), default=Path("artifacts") / name)
+    @click.option("--only", multiple=True, metavar="VARIANT", help="Make just this variant (repeatable).")
+    @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=DATA_HELP)
+    @click.pass_context
+    def command(context: click.Context, out: Path, only: tuple[str, ...], data: Path | None) -> None:
+        try:
+            recipe = recipe_path(name)
+        except RecipeError as error:
+            raise click.ClickException(str(error)) from error
+        context.invoke(optimize, recipe=recipe, out=out, only=only, data=data, quiet=False, strict=False)
+
+    command()

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from optimizers.artifact import Artifact
-from optimizers.examples.common import digest_of, recipe_path, trained
+from optimizers.examples.common import command_line, digest_of, recipe_path, trained
 from optimizers.pipeline import pipeline, recipe_file
-from optimizers.task import Dataset, Metric, Model, Task, accuracy, label_agreement
+from optimizers.task import Dataset, Metric, Task, TaskModel, accuracy, label_agreement
 from optimizers.tensors import Array, TensorSpec
 
 INPUTS = (TensorSpec("image", "FP32", (-1, 1, 8, 8)),)
@@ -101,7 +101,9 @@ def task(workdir: Path, progress: Callable[[str], None] = lambda message: None) 
 
     return Task(
         name="digits",
-        model=Model("torch", trained(workdir, digest, network, learn), INPUTS, OUTPUTS, head="classifier"),
+        model=TaskModel(
+            "torch", trained(workdir, digest, network, learn), INPUTS, OUTPUTS, head="classifier"
+        ),
         train=train,
         validation=validation,
         test=test,
@@ -142,6 +144,4 @@ def build(
 
 
 if __name__ == "__main__":
-    from optimizers.pipeline.cli import example
-
-    example("digits")
+    command_line("digits")

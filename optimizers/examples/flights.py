@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from optimizers.artifact import Artifact
-from optimizers.examples.common import digest_of, recipe_path, trained
-from optimizers.passes.registry import NotAvailable
+from optimizers.examples.common import command_line, digest_of, recipe_path, trained
+from optimizers.formats.errors import NotAvailable
 from optimizers.pipeline import pipeline, recipe_file
-from optimizers.task import Dataset, Metric, Model, Task, accuracy, label_agreement
+from optimizers.task import Dataset, Metric, Task, TaskModel, accuracy, label_agreement
 from optimizers.tensors import Array, TensorSpec
 
 LATE_MINUTES = 15
@@ -54,7 +54,7 @@ _NUMBERS = (
 _AIRPORTS = ("EWR", "JFK", "LGA")
 _AIRLINES = ("9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV")
 
-#: One name per column of the input, as :meth:`optimizers.passes.decision_tree.Feature.parse` reads them.
+#: One name per column of the input, as :meth:`optimizers.runtimes.decision_tree.Feature.parse` reads them.
 FEATURES = (
     *_NUMBERS,
     *(f"airport={code}" for code in _AIRPORTS),
@@ -201,7 +201,9 @@ def task(workdir: Path, progress: Callable[[str], None] = lambda message: None) 
 
     return Task(
         name="flights",
-        model=Model("torch", trained(workdir, digest, network, learn), INPUTS, OUTPUTS, head="classifier"),
+        model=TaskModel(
+            "torch", trained(workdir, digest, network, learn), INPUTS, OUTPUTS, head="classifier"
+        ),
         train=train,
         validation=validation,
         test=test,
@@ -227,6 +229,4 @@ def build(
 
 
 if __name__ == "__main__":
-    from optimizers.pipeline.cli import example
-
-    example("flights")
+    command_line("flights")

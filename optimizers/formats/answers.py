@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optimizers.passes.registry import FormError
+from optimizers.formats.errors import FormError
 
 
 def tensors(answer: Any, names: Sequence[str]) -> tuple[Any, ...]:

@@ -11,15 +11,14 @@ import io
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from optimizers.formats import answers, graphs
+from optimizers.formats import graphs
+from optimizers.formats.deployed import deployed, example_inputs
+from optimizers.formats.errors import PassError, typed
 from optimizers.formats.in_memory import predictor
-from optimizers.passes.registry import FormError, PassError, typed
-from optimizers.task import Model, Task
-from optimizers.tensors import Tensors
+from optimizers.task import Task, TaskModel
 
 OPSET = 17
 #: Of the operators for trees and linear models (ai.onnx.ml): the newest that skl2onnx writes.
@@ -35,43 +34,7 @@ class ConversionError(PassError):
     """The converted model does not answer real inputs as its source does."""
 
 
-def deployed(model: Model) -> Any:
-    """The ``nn.Module`` that gives the model's outputs in order, as a tuple: the value with its head on.
-
-    Takes and gives float32 whatever the type of the weights. A forward raises :class:`FormError` where
-    the module's answer does not hold the outputs.
-    """
-    import torch
-
-    network, head = model.value, model.head
-    names = [spec.name for spec in model.outputs]
-    if head not in ("", "classifier"):
-        raise FormError(f"unknown head {head!r}; known: 'classifier'")
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-
-    class Deployed(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            given = (x.to(dtype) if x.is_floating_point() and x.dtype != dtype else x for x in inputs)
-            answer = self.network(*given)
-            if head == "classifier":
-                scores = answers.logits(answer).float()
-                return torch.argmax(scores, dim=1), torch.softmax(scores, dim=1)
-            found = answers.tensors(answer, names)
-            return tuple(a.float() if a.is_floating_point() else a for a in found)
-
-    return Deployed().eval()
-
-
-def example_inputs(task: Task, rows: int = 2) -> Tensors:
-    """Real network inputs, to trace with. Two rows: one would let a tracer take the size for fixed."""
-    return task.network_inputs(task.train.take(rows).inputs)
-
-
-def torch_to_onnx(model: Model, task: Task) -> Model:
+def torch_to_onnx(model: TaskModel, task: Task) -> TaskModel:
     """ONNX with a free batch axis (and free axes where a spec says -1), verified against torch."""
     import onnx
     import torch
@@ -103,12 +66,12 @@ def torch_to_onnx(model: Model, task: Task) -> Model:
     return converted
 
 
-def torch_to_openvino(model: Model, task: Task) -> Model:
+def torch_to_openvino(model: TaskModel, task: Task) -> TaskModel:
     """OpenVINO's intermediate representation, by way of the verified ONNX graph."""
     return onnx_to_openvino(torch_to_onnx(model, task), task)
 
 
-def onnx_to_openvino(model: Model, task: Task) -> Model:
+def onnx_to_openvino(model: TaskModel, task: Task) -> TaskModel:
     """OpenVINO's intermediate representation, verified against ONNX Runtime."""
     import openvino
 
@@ -119,12 +82,10 @@ def onnx_to_openvino(model: Model, task: Task) -> Model:
     return converted
 
 
-def sklearn_to_onnx(model: Model, task: Task) -> Model:
+def sklearn_to_onnx(model: TaskModel, task: Task) -> TaskModel:
     """A fitted scikit-learn estimator as ONNX (skl2onnx), outputs named as the model's specs say."""
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import FloatTensorType
-
-    from optimizers.formats.onnx import strip_zipmap
 
     (spec,) = model.inputs
     with typed(f"skl2onnx cannot convert a {type(model.value).__name__}"):
@@ -133,36 +94,16 @@ def sklearn_to_onnx(model: Model, task: Task) -> Model:
             initial_types=[(spec.name, FloatTensorType([None, *spec.shape[1:]]))],
             target_opset={"": OPSET, "ai.onnx.ml": OPSET_ML},
         )
-    strip_zipmap(graph)
+    graphs.strip_zipmap(graph)
     # A classifier without probabilities has its decision function there, whose shape varies: left out.
     del graph.graph.output[len(model.outputs) :]
-    rename_outputs(graph, [out.name for out in model.outputs])
+    graphs.rename_outputs(graph, [out.name for out in model.outputs])
     converted = model.becomes(graph, form="onnx")
     verify(model, converted, task)
     return converted
 
 
-def rename_outputs(graph: Any, names: list[str]) -> None:
-    """Give the outputs of an ONNX model other names, in order, wherever they occur."""
-    if len(names) != len(graph.graph.output):
-        raise FormError(
-            f"the graph has {len(graph.graph.output)} outputs "
-            f"({', '.join(o.name for o in graph.graph.output)}), the model's specs name {len(names)}"
-        )
-    _rename(graph, graph.graph.output, names)
-
-
-def rename_inputs(graph: Any, names: list[str]) -> None:
-    """Give the inputs of an ONNX model other names, in order, wherever they occur."""
-    weights = {init.name for init in graph.graph.initializer}
-    _rename(graph, [value for value in graph.graph.input if value.name not in weights], names)
-
-
-def _rename(graph: Any, values: Any, names: list[str]) -> None:
-    graphs.rename(graph.graph, {value.name: name for value, name in zip(values, names, strict=True)})
-
-
-def verify(source: Model, converted: Model, task: Task, tolerance: float = TOLERANCE) -> float:
+def verify(source: TaskModel, converted: TaskModel, task: Task, tolerance: float = TOLERANCE) -> float:
     """Compare both on real rows; give the largest relative difference.
 
     Raises :class:`ConversionError` where a float output differs by more than ``tolerance`` of its

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from optimizers.formats.errors import FormError
+
 
 def bodies(node: Any) -> list[Any]:
     """The graphs that a node holds in its attributes; most hold none."""
@@ -109,3 +111,67 @@ def rewrite(
                 field[i] = names.get(name, name)
         for body in bodies(node):
             rewrite(body, own, names)
+
+
+def rename_outputs(graph: Any, names: list[str]) -> None:
+    """Give the outputs of an ONNX model other names, in order, wherever they occur."""
+    if len(names) != len(graph.graph.output):
+        raise FormError(
+            f"the graph has {len(graph.graph.output)} outputs "
+            f"({', '.join(o.name for o in graph.graph.output)}), the model's specs name {len(names)}"
+        )
+    _rename(graph, graph.graph.output, names)
+
+
+def rename_inputs(graph: Any, names: list[str]) -> None:
+    """Give the inputs of an ONNX model other names, in order, wherever they occur."""
+    weights = {init.name for init in graph.graph.initializer}
+    _rename(graph, [value for value in graph.graph.input if value.name not in weights], names)
+
+
+def _rename(graph: Any, values: Any, names: list[str]) -> None:
+    rename(graph.graph, {value.name: name for value, name in zip(values, names, strict=True)})
+
+
+def strip_zipmap(model: Any) -> tuple[str, ...]:
+    """Outputs that ZipMap makes mappings of become ``probabilities`` FP32; gives the classes' names.
+
+    skl2onnx ends a classifier with ZipMap unless told not to: one mapping per row from class to
+    probability, which no tensor protocol carries.
+    """
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    names: tuple[str, ...] = ()
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "ZipMap"}
+    for value in graph.output:
+        node = makers.get(value.name)
+        if node is None:
+            continue
+        classes = next(
+            iter(a.strings or a.ints for a in node.attribute if a.name.startswith("classlabels_")), ()
+        )
+        names = tuple(c.decode() if isinstance(c, bytes) else str(c) for c in classes)
+        tensor, shape = node.input[0], ["rows", len(names) or None]
+        value.CopyFrom(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape))
+        graph.node.remove(node)
+        if tensor in made(graph) and "probabilities" not in {out.name for out in graph.output}:
+            rename(graph, {tensor: "probabilities"})
+    return names
+
+
+def named_nodes(graph: Any) -> Any:
+    """A copy of an ONNX model in which every node has a name of its own, so that it can be excluded.
+
+    Those in the bodies of If, Loop and Scan too.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    seen: set[str] = set()
+    for i, node in enumerate(nodes(copy.graph)):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{i}"
+        seen.add(node.name)
+    return copy

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from optimizers.passes.registry import FormError, typed
-from optimizers.task import Model, Predict, Task
+from optimizers.formats.errors import FormError, typed
+from optimizers.task import Predict, Task, TaskModel
 from optimizers.tensors import Tensors
 
 
-def predictor(model: Model, task: Task, threads: int = 1) -> Predict:
+def predictor(model: TaskModel, task: Task, threads: int = 1) -> Predict:
     """A function from network inputs to the model's outputs (deployed form)."""
     if model.form == "torch":
         return _torch(model)
@@ -27,10 +27,10 @@ def predictor(model: Model, task: Task, threads: int = 1) -> Predict:
     raise FormError(f"a model of form {model.form!r} runs only as a packed artifact")
 
 
-def _torch(model: Model) -> Predict:
+def _torch(model: TaskModel) -> Predict:
     import torch
 
-    from optimizers.formats.convert import deployed
+    from optimizers.formats.deployed import deployed
 
     module = deployed(model)
     names = [spec.name for spec in model.inputs]
@@ -43,7 +43,7 @@ def _torch(model: Model) -> Predict:
     return predict
 
 
-def _onnx(model: Model, threads: int) -> Predict:
+def _onnx(model: TaskModel, threads: int) -> Predict:
     from optimizers.runtimes.onnx import OnnxRunner, session
 
     fold = bool(model.settings.get("fold_weights", False))
@@ -51,14 +51,14 @@ def _onnx(model: Model, threads: int) -> Predict:
     return OnnxRunner(opened, model.inputs, model.outputs).run
 
 
-def _openvino(model: Model, threads: int) -> Predict:
+def _openvino(model: TaskModel, threads: int) -> Predict:
     from optimizers.runtimes.openvino import OpenVinoRunner, compile_model
 
     compiled = compile_model(model.value, threads=threads, settings=model.settings)
     return OpenVinoRunner(compiled, model.inputs, model.outputs).run
 
 
-def _sklearn(model: Model) -> Predict:
+def _sklearn(model: TaskModel) -> Predict:
     estimator: Any = model.value
     (spec,) = model.inputs
 

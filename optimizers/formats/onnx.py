@@ -1,6 +1,6 @@
-"""Models from elsewhere: an ONNX file (from any framework), a fitted scikit-learn estimator.
+"""Models in ONNX files, from any framework.
 
-A model that was optimized elsewhere, say by the TensorFlow Model Optimization Toolkit and tf2onnx,
+A model that was optimized elsewhere, say by the TensorFlow TaskModel Optimization Toolkit and tf2onnx,
 is a variant like any other: the pass ``import_onnx`` puts it in the original's place, and it is
 measured like the rest. :func:`task` makes a task of files alone, without code.
 """
@@ -8,7 +8,6 @@ measured like the rest. :func:`task` makes a task of files alone, without code.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,15 @@ import numpy as np
 
 from optimizers.artifact import digest
 from optimizers.formats import graphs
-from optimizers.passes.quantize import named_nodes
-from optimizers.passes.registry import PassError, said, typed
-from optimizers.passes.spec_import import ImportOnnx
-from optimizers.pipeline.recipe import RecipeError
-from optimizers.task import Context, Dataset, Metric, Model, Predict, Task
+from optimizers.formats.errors import PassError, RecipeError, said, typed
+from optimizers.task import Dataset, Metric, Predict, Task, TaskModel
 from optimizers.tensors import DTYPES, Array, Tensors, TensorSpec, check
 
 #: Member of a data file that holds the targets.
 TARGET = "target"
 
 
-def from_onnx(path: Path) -> Model:
+def from_onnx(path: Path) -> TaskModel:
     """The model in an ONNX file, its inputs and outputs as the graph declares them.
 
     The probabilities of a scikit-learn classifier become a tensor, where the file has one mapping per
@@ -49,9 +45,9 @@ def from_onnx(path: Path) -> Model:
         onnx.checker.check_model(model)
         if model.functions:  # exporters put layers into them, where no pass would find the weights' use
             model = inliner.inline_local_functions(model)
-    model = named_nodes(model)
+    model = graphs.named_nodes(model)
     _weights_are_no_inputs(model)
-    names = strip_zipmap(model)
+    names = graphs.strip_zipmap(model)
     inputs = tuple(_spec(v, path) for v in model.graph.input)
     outputs = tuple(_spec(v, path) for v in model.graph.output)
     for what, specs in (("inputs", inputs), ("outputs", outputs)):
@@ -59,7 +55,7 @@ def from_onnx(path: Path) -> Model:
         if not found or len(set(found)) < len(found):
             raise PassError(f"{path}: its {what} are {found}; at least one is needed, each with its own name")
     _runs(model, path)
-    return Model("onnx", model, inputs, outputs, notes={"class_names": list(names)} if names else {})
+    return TaskModel("onnx", model, inputs, outputs, notes={"class_names": list(names)} if names else {})
 
 
 def _one_file(model: Any, path: Path) -> None:
@@ -94,33 +90,6 @@ def _weights_are_no_inputs(model: Any) -> None:
     model.graph.ClearField("input")
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, 4)
-
-
-def strip_zipmap(model: Any) -> tuple[str, ...]:
-    """Outputs that ZipMap makes mappings of become ``probabilities`` FP32; gives the classes' names.
-
-    skl2onnx ends a classifier with ZipMap unless told not to: one mapping per row from class to
-    probability, which no tensor protocol carries.
-    """
-    from onnx import TensorProto, helper
-
-    graph = model.graph
-    names: tuple[str, ...] = ()
-    makers = {node.output[0]: node for node in graph.node if node.op_type == "ZipMap"}
-    for value in graph.output:
-        node = makers.get(value.name)
-        if node is None:
-            continue
-        classes = next(
-            iter(a.strings or a.ints for a in node.attribute if a.name.startswith("classlabels_")), ()
-        )
-        names = tuple(c.decode() if isinstance(c, bytes) else str(c) for c in classes)
-        tensor, shape = node.input[0], ["rows", len(names) or None]
-        value.CopyFrom(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape))
-        graph.node.remove(node)
-        if tensor in graphs.made(graph) and "probabilities" not in {out.name for out in graph.output}:
-            graphs.rename(graph, {tensor: "probabilities"})
-    return names
 
 
 def _runs(model: Any, path: Path) -> None:
@@ -169,63 +138,6 @@ def _spec(value: Any, path: Path) -> TensorSpec:
     return TensorSpec(value.name, datatype, shape)
 
 
-def from_sklearn(estimator: Any, features: int, *, name: str = "features") -> Model:
-    """A fitted scikit-learn estimator over FP32 ``[-1, features]``.
-
-    A classifier with integer classes gives ``label`` INT64 [-1] and, where it has probabilities,
-    ``scores`` FP32 [-1, classes]; a regressor gives ``value`` FP32 [-1, values], a
-    clustering ``label``. Raises :class:`PassError` for one that is not fitted, has no ``predict`` or
-    takes other rows.
-    """
-    kind = type(estimator).__name__
-    inputs = (TensorSpec(name, "FP32", (-1, features)),)
-    with typed(
-        f"{kind} does not predict rows of {features} features", "give a fitted classifier or regressor"
-    ):
-        answer = np.asarray(estimator.predict(np.zeros((1, features), dtype=np.float32)))
-        classes = getattr(estimator, "classes_", None)
-    if classes is None:
-        cluster = answer.dtype.kind in "iu"
-        output = (
-            TensorSpec("label", "INT64", (-1,)) if cluster else TensorSpec("value", "FP32", (-1, answer.size))
-        )
-        return Model("sklearn", estimator, inputs, (output,))
-    if answer.ndim > 1 or isinstance(classes, list):
-        raise PassError(f"{kind} gives several labels per row; fit one classifier per label")
-    classes = np.asarray(classes)
-    if classes.dtype.kind not in "iu":
-        raise PassError(
-            f"classes {classes.tolist()[:5]} are not numbers: fit it on class numbers and keep the "
-            "names in Task.class_names"
-        )
-    outputs: tuple[TensorSpec, ...] = (TensorSpec("label", "INT64", (-1,)),)
-    if hasattr(estimator, "predict_proba"):
-        outputs = (*outputs, TensorSpec("scores", "FP32", (-1, len(classes))))
-    return Model("sklearn", estimator, inputs, outputs)
-
-
-def import_onnx(model: Model, spec: ImportOnnx, context: Context) -> Model:
-    """The model in ``spec.file`` in this one's place. Raises :class:`PassError` where it does not fit it.
-
-    Inputs and outputs must have the same types and shapes in the same order; names may differ.
-    """
-    from optimizers.formats.convert import rename_inputs, rename_outputs
-
-    found = from_onnx(Path(spec.file))
-    for what, ours, theirs in (
-        ("inputs", model.inputs, found.inputs),
-        ("outputs", model.outputs, found.outputs),
-    ):
-        if [(s.datatype, s.shape) for s in ours] != [(s.datatype, s.shape) for s in theirs]:
-            raise PassError(
-                f"{spec.file}: its {what} are {[s.to_json() for s in theirs]}, the original's are "
-                f"{[s.to_json() for s in ours]}"
-            )
-    rename_outputs(found.value, [s.name for s in model.outputs])
-    rename_inputs(found.value, [s.name for s in model.inputs])
-    return replace(model.becomes(found.value, form="onnx", imported=Path(spec.file).name), head="")
-
-
 def task(
     workdir: Path, progress: Callable[[str], None] = lambda message: None, data: Path | None = None
 ) -> Task:
@@ -272,7 +184,7 @@ def task(
     )
 
 
-def _label(model: Model) -> TensorSpec | None:
+def _label(model: TaskModel) -> TensorSpec | None:
     """The output that is the class: the first of integers, else the first of text; one value per row."""
     for kinds in (("INT", "UINT"), ("BYTES",)):
         for spec in model.outputs:
@@ -287,7 +199,7 @@ def _text(array: Array) -> Array:
     return np.array(items, dtype=str)
 
 
-def _read(path: Path, model: Model, *, text: bool) -> Dataset:
+def _read(path: Path, model: TaskModel, *, text: bool) -> Dataset:
     """A data set from an .npz file without pickled objects. Raises :class:`RecipeError`."""
     wanted = [*(spec.name for spec in model.inputs), TARGET]
     what = f"{path}: needs the arrays {wanted}, without pickled objects (np.savez makes such a file)"

@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from optimizers.passes.registry import FormError, Packed
-from optimizers.task import Model, Task
+from optimizers.formats.errors import FormError
+from optimizers.formats.packed import Packed
+from optimizers.runtimes.decision_tree import Tree
+from optimizers.runtimes.rule_list import RuleList
+from optimizers.runtimes.trees import read_rules, read_tree, rules_bytes, tree_bytes
+from optimizers.task import Task, TaskModel
 
 #: Attributes of torch layers that repeat a size of their weight: layer type -> {attribute: axis}.
 _SIZES: dict[str, dict[str, int]] = {
@@ -28,14 +32,14 @@ _SIZES: dict[str, dict[str, int]] = {
 }
 
 
-def pack_torch(model: Model, task: Task) -> Packed:
+def pack_torch(model: TaskModel, task: Task) -> Packed:
     from safetensors.torch import save
 
     state = {name: tensor.contiguous().clone() for name, tensor in model.value.state_dict().items()}
     return Packed("torch", {"model.safetensors": save(state)}, {"weights": "model.safetensors"})
 
 
-def unpack_torch(packed: Packed, model: Model, task: Task) -> Any:
+def unpack_torch(packed: Packed, model: TaskModel, task: Task) -> Any:
     """The module, in eval mode. Raises :class:`FormError` where the task cannot build it."""
     from safetensors.torch import load
 
@@ -79,17 +83,17 @@ def reshape(module: Any, state: Mapping[str, Any]) -> None:
             layer.in_channels = int(weight.shape[1]) * layer.groups
 
 
-def pack_onnx(model: Model, task: Task) -> Packed:
+def pack_onnx(model: TaskModel, task: Task) -> Packed:
     return Packed("onnx", {"model.onnx": model.value.SerializeToString()}, {"weights": "model.onnx"})
 
 
-def unpack_onnx(packed: Packed, model: Model, task: Task) -> Any:
+def unpack_onnx(packed: Packed, model: TaskModel, task: Task) -> Any:
     import onnx
 
     return onnx.load_model_from_string(packed.files["model.onnx"])
 
 
-def pack_openvino(model: Model, task: Task) -> Packed:
+def pack_openvino(model: TaskModel, task: Task) -> Packed:
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
@@ -98,9 +102,31 @@ def pack_openvino(model: Model, task: Task) -> Packed:
     return Packed("openvino", files, {"weights": "model.xml", "weights_data": "model.bin", **model.settings})
 
 
-def unpack_openvino(packed: Packed, model: Model, task: Task) -> Any:
+def unpack_openvino(packed: Packed, model: TaskModel, task: Task) -> Any:
     import numpy as np
     import openvino
 
     weights = np.frombuffer(packed.files["model.bin"], dtype=np.uint8)
     return openvino.Core().read_model(packed.files["model.xml"], openvino.Tensor(weights.copy()))
+
+
+def pack_tree(model: TaskModel, task: Task) -> Packed:
+    """A tree as ``tree.npz``, with its text beside it."""
+    value: Tree = model.value
+    files = {"tree.npz": tree_bytes(value), "tree.txt": value.text().encode()}
+    return Packed("trees", files, {**model.settings, "weights": "tree.npz"})
+
+
+def unpack_tree(packed: Packed, model: TaskModel, task: Task) -> Tree:
+    return read_tree(packed.files["tree.npz"])
+
+
+def pack_rules(model: TaskModel, task: Task) -> Packed:
+    """A rule list as ``rules.json``, with its text beside it."""
+    value: RuleList = model.value
+    files = {"rules.json": rules_bytes(value), "rules.txt": value.text().encode()}
+    return Packed("rules", files, {**model.settings, "weights": "rules.json"})
+
+
+def unpack_rules(packed: Packed, model: TaskModel, task: Task) -> RuleList:
+    return read_rules(packed.files["rules.json"])

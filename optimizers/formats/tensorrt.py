@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from optimizers.passes.registry import NotAvailable, Packed, PassError
-from optimizers.task import Model, Task
+from optimizers.formats.errors import NotAvailable, PassError
+from optimizers.formats.packed import Packed
+from optimizers.task import Task, TaskModel
 
 #: Rows that the engine's optimization profile allows, at least, best and at most.
 _ROWS = (1, 32, 256)
@@ -30,7 +31,7 @@ def require() -> Any:
     return tensorrt
 
 
-def pack_engine(model: Model, task: Task) -> Packed:
+def pack_engine(model: TaskModel, task: Task) -> Packed:
     """An ONNX-form model as a serialized engine for this machine's GPU.
 
     Raises :class:`NotAvailable`, or :class:`PassError` with the parser's own messages.

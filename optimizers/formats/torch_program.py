@@ -1,38 +1,22 @@
-"""A torch model as a file that runs no code: the exported graph as plain JSON, weights as safetensors.
+"""Writes a torch model as a program, the file that :mod:`optimizers.runtimes.torch_program` reads.
 
 ``torch.export`` traces the module; its own archive is not used, for loading it can unpickle and
-evaluate text. Here a program is a list of calls to ATen operators, looked up by name in an allowed
-namespace, with arguments that are numbers, text, lists and references to earlier calls.
-
-::
-
-    {"format": 1, "inputs": ["image"], "outputs": [["ref", 9]],
-     "calls": [["aten.conv2d.default", [["ref", 0], ["weight", "0.weight"], ...], {}], ...]}
-
-References count inputs first, then calls. Sizes that follow the batch are calls too
-(``aten.sym_size.int``), so one program runs any number of rows.
+evaluate text.
 """
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import orjson
 
-from optimizers.formats.convert import deployed, example_inputs
+from optimizers.formats.deployed import deployed, example_inputs
+from optimizers.formats.errors import FormError, typed
 from optimizers.formats.in_memory import predictor
-from optimizers.passes.registry import FormError, Packed, typed
-from optimizers.task import Model, Task
+from optimizers.formats.packed import Packed
+from optimizers.runtimes.torch_program import BUILTINS, FORMAT, PROGRAM, WEIGHTS
+from optimizers.task import Task, TaskModel
 
-FORMAT = 1
-PROGRAM, WEIGHTS = "program.json", "program.safetensors"
-
-#: What a program may call besides ATen operators: arithmetic on sizes, and taking one of several results.
-_BUILTINS = {
-    f"operator.{name}": getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
-}
 #: ATen operators without an effect that only check a size at run time.
 _CHECKS = (
     "aten._assert_scalar.default",
@@ -41,11 +25,7 @@ _CHECKS = (
 )
 
 
-class ProgramError(ValueError):
-    """A program file that is not one, or that calls what it may not."""
-
-
-def pack_program(model: Model, task: Task, *, compiled: bool) -> Packed:
+def pack_program(model: TaskModel, task: Task, *, compiled: bool) -> Packed:
     """A torch-form model as ``program.json`` and ``program.safetensors`` for the torch runtime.
 
     Raises :class:`FormError` for another form, or for a module whose graph holds what a program cannot.
@@ -60,7 +40,7 @@ def pack_program(model: Model, task: Task, *, compiled: bool) -> Packed:
     return Packed("torch", files, settings)
 
 
-def trace(model: Model, task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
+def trace(model: TaskModel, task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
     """The program of a torch-form model and its weights by name."""
     import torch
 
@@ -127,10 +107,10 @@ def _encode(exported: Any, names: list[str]) -> tuple[dict[str, Any], dict[str, 
 
 
 def _name(target: Any) -> str:
-    """The name under which :func:`_function` finds a call's target again."""
+    """The name under which a program's reader finds a call's target."""
     if getattr(target, "namespace", None) == "aten":
         return str(target)
-    for name, function in _BUILTINS.items():
+    for name, function in BUILTINS.items():
         if target is function:
             return name
     raise FormError(f"the exported graph calls {target}, which a program may not call")
@@ -153,72 +133,3 @@ def _value(value: Any, places: dict[Any, Any]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise FormError(f"an argument of type {type(value).__name__} cannot stand in a program: {value!r}")
-
-
-def build(program: Any, weights: dict[str, Any], device: str) -> Any:
-    """The module that a program describes, on ``device``. Raises :class:`ProgramError`.
-
-    Its ``forward`` takes the inputs in order and gives a tuple of outputs.
-    """
-    import torch
-
-    if not isinstance(program, dict) or program.get("format") != FORMAT:
-        raise ProgramError(f"not a program of format {FORMAT}")
-    try:
-        root = torch.nn.Module()
-        graph = torch.fx.Graph()
-        nodes = [graph.placeholder(f"input_{i}") for i in range(len(program["inputs"]))]
-        attributes: dict[str, Any] = {}
-        for i, (name, tensor) in enumerate(weights.items()):
-            root.register_buffer(f"weight_{i}", tensor.to(device))
-            attributes[name] = graph.get_attr(f"weight_{i}")
-        where = torch.device(device)
-        for target, arguments, options in program["calls"]:
-            function = _function(target)
-            args = tuple(_decode(a, nodes, attributes, where) for a in arguments)
-            kwargs = {str(k): _decode(v, nodes, attributes, where) for k, v in options.items()}
-            nodes.append(graph.call_function(function, args, kwargs))
-        graph.output(tuple(_decode(o, nodes, attributes, where) for o in program["outputs"]))
-        graph.eliminate_dead_code()
-        return torch.fx.GraphModule(root, graph).eval()
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, ProgramError):
-            raise
-        raise ProgramError(f"the program cannot be read: {error!r}") from error
-
-
-def _function(target: Any) -> Any:
-    import torch
-
-    if target in _BUILTINS:
-        return _BUILTINS[target]
-    parts = str(target).split(".")
-    if len(parts) != 3 or parts[0] != "aten" or not all(p.isidentifier() for p in parts):
-        raise ProgramError(f"a program may call ATen operators and size arithmetic, not {target!r}")
-    found = getattr(getattr(torch.ops.aten, parts[1]), parts[2])
-    if not isinstance(found, torch._ops.OpOverload):
-        raise ProgramError(f"{target!r} is no ATen operator")
-    return found
-
-
-def _decode(value: Any, nodes: list[Any], attributes: dict[str, Any], device: Any) -> Any:
-    import torch
-
-    if not isinstance(value, list):
-        return value
-    match value:
-        case ["ref", int(index)] if 0 <= index < len(nodes):
-            return nodes[index]
-        case ["weight", str(name)]:
-            return attributes[name]
-        case ["list", list(items)]:
-            return [_decode(v, nodes, attributes, device) for v in items]
-        case ["device"]:
-            return device
-        case ["float", ("inf" | "-inf" | "nan") as text]:
-            return float(text)
-        case ["torch", str(name)]:
-            found = getattr(torch, name, None)
-            if isinstance(found, torch.dtype | torch.layout | torch.memory_format):
-                return found
-    raise ProgramError(f"no such argument: {str(value)[:80]}")

@@ -7,15 +7,27 @@ has no CPU kernels there). OpenVINO keeps its graph and is told the precision to
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from optimizers.passes.registry import PassError, convert
-from optimizers.pipeline.recipe import Cast
-from optimizers.task import Context, Model
+from optimizers.formats.errors import PassError
+from optimizers.formats.forms import convert
+from optimizers.passes.technique import PassSpec, Technique, one_of
+from optimizers.task import PassContext, TaskModel
 
 
-def cast(model: Model, spec: Cast, context: Context) -> Model:
+@dataclass(frozen=True)
+class Cast(PassSpec):
+    """Half-width floats: ``bfloat16`` (torch, OpenVINO) or ``float16`` (ONNX, stored; torch on CUDA)."""
+
+    kind: ClassVar[str] = "cast"
+    to: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        one_of(self, "to", "bfloat16", "float16")
+
+
+def cast(model: TaskModel, spec: Cast, context: PassContext) -> TaskModel:
     """The model in ``spec.to``, for the runtime of its variant: each has its own way to half width.
 
     Inputs and outputs keep the types that their specs say.
@@ -53,3 +65,6 @@ def half_module(module: Any, to: str) -> Any:
 
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[to]
     return copy.deepcopy(module).to(dtype)
+
+
+TECHNIQUE = Technique(Cast, ("torch", "onnx", "openvino"), cast)

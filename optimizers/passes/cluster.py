@@ -9,20 +9,44 @@ no kept library writes one; the operators used are in every runtime.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from optimizers.formats import graphs
+from optimizers.formats.errors import PassError
+from optimizers.formats.forms import convert
 from optimizers.passes.code_book import cluster_values, pack_pairs
-from optimizers.passes.registry import PassError, convert
-from optimizers.passes.spec_shrink import Cluster
+from optimizers.passes.technique import PassSpec, Technique, check_training, within
 from optimizers.passes.training import fit
-from optimizers.task import Context, Model
+from optimizers.task import PassContext, TaskModel
 from optimizers.tensors import Array
 
 
-def cluster(model: Model, spec: Cluster, context: Context) -> Model:
+@dataclass(frozen=True)
+class Cluster(PassSpec):
+    """Each weight tensor stored as an index into a code book of ``clusters`` values of its own.
+
+    The values are found by k-means in one dimension. Layers with fewer than ``least`` weights are
+    left alone. With ``epochs`` the code books are trained, the indices staying as they are.
+    """
+
+    kind: ClassVar[str] = "cluster"
+    clusters: int = 16
+    least: int = 256
+    epochs: int = 0
+    learning_rate: float = 1e-4
+    batch: int = 64
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        within(self, "clusters", 2, 256)
+        within(self, "least", 1, 1_000_000_000)
+        check_training(self, least_epochs=0)
+
+
+def cluster(model: TaskModel, spec: Cluster, context: PassContext) -> TaskModel:
     """``model`` in ONNX form with its large weights clustered; the notes list each tensor's values.
 
     A torch model is trained on for ``spec.epochs`` with the indices fixed, so that the shared values
@@ -116,7 +140,7 @@ def _check(graph: Any) -> None:
         raise PassError(f"the clustered graph is not valid ONNX: {error}") from error
 
 
-def _trained(module: Any, spec: Cluster, context: Context) -> Any:
+def _trained(module: Any, spec: Cluster, context: PassContext) -> Any:
     """A copy with every large weight clustered and its code book trained, as plain weights again.
 
     Batch normalisation is folded into the convolution before it: the export would do it, and scale
@@ -164,3 +188,6 @@ def _trained(module: Any, spec: Cluster, context: Context) -> Any:
     for layer in layers:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return module
+
+
+TECHNIQUE = Technique(Cluster, ("torch", "onnx"), cluster)

@@ -7,14 +7,15 @@ more than which class is right. The loop is :func:`optimizers.passes.training.fi
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from optimizers.passes.registry import PassError
-from optimizers.passes.spec_shrink import DistillNetwork
+from optimizers.formats.errors import PassError
+from optimizers.passes.technique import PassSpec, Technique, check_training, within
 from optimizers.passes.training import Loss, fit
-from optimizers.task import Context, Dataset, Model
+from optimizers.task import Dataset, PassContext, TaskModel
 from optimizers.tensors import Array
 
 #: Rows per call of the teacher.
@@ -24,7 +25,31 @@ _TEACHER_ROWS = 512
 _LEAST = 1e-12
 
 
-def network(model: Model, spec: DistillNetwork, context: Context) -> Model:
+@dataclass(frozen=True)
+class DistillNetwork(PassSpec):
+    """A smaller network that learns from the original's soft answers as well as from the targets.
+
+    ``architecture`` names the student among the task's. The loss is ``weight`` times the divergence
+    between both softened by ``temperature``, plus the rest times the ordinary loss.
+    """
+
+    kind: ClassVar[str] = "distill_network"
+    architecture: str = ""
+    temperature: float = 4.0
+    weight: float = 0.9
+    epochs: int = 20
+    learning_rate: float = 2e-3
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        within(self, "temperature", 0.1, 100)
+        within(self, "weight", 0, 1)
+        check_training(self, least_epochs=1)
+        if not self.architecture:
+            raise self.refusal("architecture", "name the student, one of the task's architectures")
+
+
+def distill_network(model: TaskModel, spec: DistillNetwork, context: PassContext) -> TaskModel:
     """The task's architecture ``spec.architecture``, trained on the original's scores and the targets.
 
     Raises :class:`PassError` where the task has no such architecture, no targets, or is no classifier.
@@ -55,7 +80,7 @@ def network(model: Model, spec: DistillNetwork, context: Context) -> Model:
         loss=soft_loss(spec.temperature, spec.weight),
         progress=lambda epoch, loss: context.progress(f"epoch {epoch + 1}/{spec.epochs}, loss {loss:.4f}"),
     )
-    return Model(
+    return TaskModel(
         "torch",
         student,
         model.inputs,
@@ -65,7 +90,7 @@ def network(model: Model, spec: DistillNetwork, context: Context) -> Model:
     )
 
 
-def _network_inputs(context: Context) -> Dataset:
+def _network_inputs(context: PassContext) -> Dataset:
     """The training data as the network takes it, preprocessed once for teacher and student."""
     parts = [context.task.network_inputs(p.inputs) for p in context.task.train.batches(_TEACHER_ROWS)]
     return Dataset({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
@@ -97,3 +122,6 @@ def soft_loss(temperature: float, weight: float) -> Loss:
         return weight * temperature**2 * soft + (1 - weight) * hard
 
     return loss
+
+
+TECHNIQUE = Technique(DistillNetwork, ("torch", "onnx", "sklearn"), distill_network)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from optimizers.formats.answers import logits
-from optimizers.passes.registry import PassError
+from optimizers.formats.errors import PassError
 from optimizers.passes.training import cross_entropy
-from optimizers.task import Context
+from optimizers.task import PassContext
 from optimizers.tensors import Array
 
 #: Rows per backward pass. In a larger batch rows with opposite gradients cancel each other before the
@@ -41,7 +41,9 @@ def prunable(module: Any, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
     return found
 
 
-def score(module: Any, weights: Mapping[str, Any], how: str, context: Context, rows: int) -> dict[str, Array]:
+def score(
+    module: Any, weights: Mapping[str, Any], how: str, context: PassContext, rows: int
+) -> dict[str, Array]:
     """Importance of each of ``weights`` (parameters of ``module``), float64 of its shape.
 
     ``how`` is ``l1``, ``l2`` or ``gradient``; the last takes ``rows`` training rows with targets,
@@ -53,7 +55,7 @@ def score(module: Any, weights: Mapping[str, Any], how: str, context: Context, r
     return {name: np.abs(_numpy(weight)) ** power for name, weight in weights.items()}
 
 
-def gradients(module: Any, weights: Mapping[str, Any], context: Context, rows: int) -> dict[str, Array]:
+def gradients(module: Any, weights: Mapping[str, Any], context: PassContext, rows: int) -> dict[str, Array]:
     """``|w * dL/dw|`` of each weight, summed over single rows of the training data, in eval mode."""
     import torch
 

@@ -10,22 +10,60 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from optimizers.formats import answers
+from optimizers.formats.errors import PassError
 from optimizers.passes.importance import prunable, score
 from optimizers.passes.prune_masks import sparsity_at, top_k
-from optimizers.passes.registry import PassError
-from optimizers.passes.spec_shrink import PruneChannels
+from optimizers.passes.technique import PassSpec, Technique, check_training, one_of, within
 from optimizers.passes.training import fit
-from optimizers.task import Context, Model
+from optimizers.task import PassContext, TaskModel
 from optimizers.tensors import Array
 
 
-def channels(model: Model, spec: PruneChannels, context: Context) -> Model:
+@dataclass(frozen=True)
+class PruneChannels(PassSpec):
+    """Whole channels removed: ``ratio`` of each layer's (``scope: layer``) or of all (``global``).
+
+    Layers tied by a residual sum or a concatenation are cut together. At least ``least`` channels
+    stay, and a multiple of ``round_to``. ``steps`` spreads the removal, each step followed by its
+    part of ``epochs`` of training; importance and ``schedule`` as for ``prune``.
+    """
+
+    kind: ClassVar[str] = "prune_channels"
+    ratio: float = 0.5
+    importance: str = "l1"
+    scope: str = "layer"
+    steps: int = 1
+    schedule: str = "constant"
+    epochs: int = 5
+    learning_rate: float = 1e-3
+    batch: int = 64
+    rows: int = 512
+    least: int = 1
+    round_to: int = 1
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        one_of(self, "importance", "l1", "l2", "gradient")
+        one_of(self, "scope", "global", "layer")
+        one_of(self, "schedule", "constant", "polynomial")
+        within(self, "ratio", 0.001, 0.99)
+        within(self, "steps", 1, 1000)
+        within(self, "rows", 1, 1_000_000)
+        within(self, "least", 1, 1_000_000)
+        within(self, "round_to", 1, 1024)
+        check_training(self, least_epochs=0)
+        if self.schedule == "constant" and self.steps > 1:
+            raise self.refusal("steps", "more than one step needs schedule: polynomial")
+
+
+def prune_channels(model: TaskModel, spec: PruneChannels, context: PassContext) -> TaskModel:
     """``model`` without its least important channels; the notes say how many each layer has left.
 
     Removed in ``spec.steps`` steps, with an equal part of ``spec.epochs`` of training after each.
@@ -71,7 +109,7 @@ def _cut(
     spec: PruneChannels,
     gone: float,
     original: dict[str, int],
-    context: Context,
+    context: PassContext,
 ) -> None:
     """Remove channels from every group until ``gone`` of those it had at first are gone."""
     import torch
@@ -169,7 +207,7 @@ def _group_score(graph: Any, group: Any, names: dict[Any, str], scores: dict[str
     return total
 
 
-def _example(model: Model, context: Context) -> tuple[Any, ...]:
+def _example(model: TaskModel, context: PassContext) -> tuple[Any, ...]:
     """Two real rows of the network's inputs, as torch tensors in the order of the specs."""
     import torch
 
@@ -184,3 +222,6 @@ def _shapes(outputs: Any) -> list[tuple[int, ...]]:
 def _widths(module: Any) -> dict[str, int]:
     """Output channels of each linear and convolution layer, by the layer's name."""
     return {name.removesuffix(".weight"): int(w.shape[0]) for name, w in prunable(module).items()}
+
+
+TECHNIQUE = Technique(PruneChannels, ("torch",), prune_channels)

@@ -1,7 +1,7 @@
 """Which weights stay: masks that keep a set of the greatest importance, in several patterns.
 
 Pure: arrays of importance in, boolean masks out (True: the weight stays). What importance is, and
-the training between, is for :mod:`optimizers.passes.importance` and :mod:`optimizers.passes.prune_weights`;
+the training between, is for :mod:`optimizers.passes.importance` and :mod:`optimizers.passes.prune`;
 whole channels are removed by :mod:`optimizers.passes.prune_channels`. torch's own ``torch.nn.utils.prune``
 has neither N:M nor blocks nor importance by gradient, so the masks are worked out here.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from optimizers.passes.registry import PassError
+from optimizers.formats.errors import PassError
 from optimizers.tensors import Array
 
 

@@ -9,18 +9,43 @@ workflow is deprecated and its successor is a further package; the operators the
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from optimizers.passes.registry import PassError
+from optimizers.formats.errors import PassError
+from optimizers.passes.technique import PassSpec, Technique, within
 from optimizers.passes.training import apply_masks, fit, zero_masks
-from optimizers.pipeline.recipe import QuantizeAware
-from optimizers.task import Context, Model
+from optimizers.task import PassContext, TaskModel
 
 #: Weight of the present batch in the running range of an activation.
 _MOMENTUM = 0.05
 
 
-def train(model: Model, spec: QuantizeAware, context: Context) -> Model:
+@dataclass(frozen=True)
+class QuantizeAware(PassSpec):
+    """Fine-tuning with rounding in the forward pass, so that the weights learn to bear it.
+
+    The result is still float: let ``quantize_static`` follow. Learning uses the straight-through
+    estimator: rounding counts as the identity in the backward pass.
+    """
+
+    kind: ClassVar[str] = "quantize_aware"
+    epochs: int = 3
+    learning_rate: float = 1e-4
+    batch: int = 64
+    weight_bits: int = 8
+    activation_bits: int = 8
+    per_channel: bool = True
+
+    def __post_init__(self) -> None:
+        within(self, "epochs", 1, 1000)
+        within(self, "learning_rate", 1e-9, 10)
+        within(self, "batch", 1, 65_536)
+        within(self, "weight_bits", 2, 8)
+        within(self, "activation_bits", 2, 8)
+
+
+def quantize_aware(model: TaskModel, spec: QuantizeAware, context: PassContext) -> TaskModel:
     """A float module, fine-tuned so that rounding its weights and activations costs less.
 
     Zeros stay zero (pruned weights). Raises :class:`PassError` where there is nothing to round.
@@ -108,3 +133,6 @@ def _rounded_weight(spec: QuantizeAware) -> Any:
             return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -top, top)
 
     return RoundedWeight()
+
+
+TECHNIQUE = Technique(QuantizeAware, ("torch",), quantize_aware)

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from optimizers.formats.answers import logits
-from optimizers.passes.registry import PassError
-from optimizers.pipeline.recipe import FineTune
-from optimizers.task import Context, Dataset, Model
+from optimizers.formats.errors import PassError
+from optimizers.task import Dataset
 
 Loss = Callable[[Any, Any], Any]
 
@@ -103,25 +102,6 @@ def fit(
             if progress:
                 progress(epoch, total / per_epoch)
     return module.eval()
-
-
-def fine_tune_pass(model: Model, spec: FineTune, context: Context) -> Model:
-    """More epochs on the training data, on a copy of the module. Zeros stay zero (pruned weights)."""
-    import copy
-
-    module = copy.deepcopy(model.value)
-    keep = zero_masks(module)
-    fit(
-        module,
-        context.task.train,
-        epochs=spec.epochs,
-        learning_rate=spec.learning_rate,
-        batch=spec.batch,
-        seed=context.seed,
-        after_step=lambda step, steps: apply_masks(module, keep),
-        progress=lambda epoch, loss: context.progress(f"epoch {epoch + 1}/{spec.epochs}, loss {loss:.4f}"),
-    )
-    return model.becomes(module)
 
 
 def zero_masks(module: Any) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from typing import Any
 import orjson
 
 from optimizers.artifact import digest
-from optimizers.passes.registry import FORMS, Packed, resolve
+from optimizers.formats.forms import FORMS
+from optimizers.formats.packed import Packed
+from optimizers.passes.technique import PassSpec
 from optimizers.pipeline import provenance
-from optimizers.pipeline.recipe import PassSpec
-from optimizers.task import Model, Task
+from optimizers.task import Task, TaskModel
 from optimizers.tensors import TensorSpec
 
 
@@ -39,7 +40,9 @@ def next_key(key: str, spec: PassSpec) -> str:
     """The key of the result of applying ``spec`` to the model of ``key``."""
     named = getattr(spec, "file", None)  # a file that the spec names counts by its content
     content = digest(Path(named)) if named and Path(named).is_file() else ""
-    return _sha256(orjson.dumps([key, spec.to_json(), content]))
+    module = type(spec).__module__
+    code = "" if module.startswith("optimizers.") else provenance.task_digest(module)  # another package's
+    return _sha256(orjson.dumps([key, spec.to_json(), content, code]))
 
 
 def _sha256(raw: bytes) -> str:
@@ -65,7 +68,7 @@ class PassCache:
         except (OSError, ValueError, AttributeError):
             return True  # not whole: never used
 
-    def get(self, key: str, task: Task) -> Model | None:
+    def get(self, key: str, task: Task) -> TaskModel | None:
         """The stored model, or None where there is none or it does not read back whole."""
         folder = self._folder / key
         try:
@@ -73,7 +76,7 @@ class PassCache:
             files = {name: (folder / name).read_bytes() for name in meta["files"]}
             if any(_sha256(raw) != meta["files"][name] for name, raw in files.items()):
                 return None
-            model = Model(
+            model = TaskModel(
                 form=meta["form"],
                 value=None,
                 inputs=tuple(TensorSpec.from_json(s) for s in meta["inputs"]),
@@ -84,14 +87,14 @@ class PassCache:
                 settings=meta["settings"],
             )
             packed = Packed(meta["runtime"], files, meta["packed_settings"])
-            return replace(model, value=resolve(FORMS[model.form][2])(packed, model, task))
+            return replace(model, value=FORMS[model.form].unpack(packed, model, task))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
             return None  # none there, not whole, or of an architecture that the task no longer builds
 
-    def put(self, key: str, model: Model, task: Task) -> None:
+    def put(self, key: str, model: TaskModel, task: Task) -> None:
         """Store a model; one already there is left as it is."""
         target = self._folder / key
-        packed: Packed = resolve(FORMS[model.form][1])(model, task)
+        packed = FORMS[model.form].pack(model, task)
         meta: dict[str, Any] = {
             "made_by": self._made_by,
             "form": model.form,

@@ -1,4 +1,4 @@
-"""``hybrid-router optimize RECIPE.yaml --out DIR``, and the command line of the examples."""
+"""``hybrid-router optimize RECIPE.yaml --out DIR``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import click
 
 from optimizers.files.outputs import OutputPath
-from optimizers.pipeline.recipe import RecipeError
+from optimizers.formats.errors import RecipeError
 
-_DATA_HELP = "Folder of data files, for a task that takes one."
+DATA_HELP = "Folder of data files, for a task that takes one."
 
 
 @click.command()
 @click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--out", type=OutputPath(folder=True), required=True, help="Where to write.")
 @click.option("--only", multiple=True, metavar="VARIANT", help="Make just this variant (repeatable).")
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=_DATA_HELP)
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=DATA_HELP)
 @click.option("--quiet", is_flag=True, help="Say nothing while it runs.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where a goal is not met.")
 def optimize(
@@ -30,7 +30,7 @@ def optimize(
     Python code that it runs; use only recipes that you trust.
     """
     from optimizers.artifact import ArtifactError
-    from optimizers.passes.registry import PassError
+    from optimizers.formats.errors import PassError
     from optimizers.pipeline import pipeline, recipe_file
     from optimizers.runner import RunnerError
 
@@ -85,22 +85,3 @@ def _summary(result: Any, out: Path) -> None:
     for name, reason in result.skipped.items():
         console.print(f"{name}: skipped, {reason}")
     console.print(f"report: {out / 'report.html'}")
-
-
-def example(name: str) -> None:
-    """The command line of an example: its recipe, under ``artifacts/<name>`` unless told otherwise."""
-    from optimizers.examples.common import recipe_path
-
-    @click.command(name)
-    @click.option("--out", type=OutputPath(folder=True), default=Path("artifacts") / name)
-    @click.option("--only", multiple=True, metavar="VARIANT", help="Make just this variant (repeatable).")
-    @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=_DATA_HELP)
-    @click.pass_context
-    def command(context: click.Context, out: Path, only: tuple[str, ...], data: Path | None) -> None:
-        try:
-            recipe = recipe_path(name)
-        except RecipeError as error:
-            raise click.ClickException(str(error)) from error
-        context.invoke(optimize, recipe=recipe, out=out, only=only, data=data, quiet=False, strict=False)
-
-    command()

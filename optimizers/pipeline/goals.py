@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizers.artifact import Manifest
-from optimizers.pipeline.recipe import Goal, RecipeError
+from optimizers.formats.errors import RecipeError
+from optimizers.pipeline.recipe import Goal
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from optimizers.profile import LatencyProfile, fit
 from optimizers.runner import Runner
-from optimizers.task import Dataset, Model
+from optimizers.task import Dataset, TaskModel
 from optimizers.tensors import Tensors, concat
 
 #: Rounds over all batch sizes: drift of the machine falls on each alike.
@@ -108,7 +108,7 @@ def outputs(runner: Runner, data: Dataset, batch: int = 64) -> Tensors:
     return concat([runner.run(part.inputs) for part in data.batches(batch)])
 
 
-def count_parameters(model: Model) -> tuple[int, float]:
+def count_parameters(model: TaskModel) -> tuple[int, float]:
     """How many weights a model has, and the share of them that is exactly zero.
 
     Passes that know better say so in ``notes`` (``parameters``, ``sparsity``).
@@ -121,7 +121,7 @@ def count_parameters(model: Model) -> tuple[int, float]:
     return parameters, float(model.notes.get("sparsity", zeros / matrices if matrices else 0.0))
 
 
-def _weights(model: Model) -> list[Any]:
+def _weights(model: TaskModel) -> list[Any]:
     if model.form == "torch":
         return [p.detach().float().numpy() for p in model.value.parameters()]
     if model.form == "onnx":

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from optimizers.passes.registry import FORMS, FormError, Packed, convert, resolve
+from optimizers.formats.errors import FormError
+from optimizers.formats.forms import FORMS, convert
+from optimizers.formats.onnx_slim import slim
+from optimizers.formats.packed import Packed
+from optimizers.formats.tensorrt import pack_engine
+from optimizers.formats.torch_program import pack_program
 from optimizers.pipeline.recipe import Variant
-from optimizers.task import Model, Task
+from optimizers.runner import RUNTIMES, runtime_module
+from optimizers.task import Task, TaskModel
 
 
-def pack(model: Model, variant: Variant, task: Task) -> Packed:
+def pack(model: TaskModel, variant: Variant, task: Task) -> Packed:
     """``model`` packed for the variant's runtime, or for its form's own where it names none.
 
     Raises :class:`FormError` where the runtime cannot take it, and
-    :class:`optimizers.passes.registry.NotAvailable` where the runtime's tools are not on this machine.
+    :class:`optimizers.formats.errors.NotAvailable` where the runtime's tools are not on this machine.
     """
-    runtime = variant.runtime or (FORMS[model.form][0] if model.form in FORMS else "onnx")
+    own = FORMS[model.form].runtime if model.form in FORMS else "onnx"
+    runtime = variant.runtime or own
     if runtime == "torch":
-        from optimizers.formats.torch_program import pack_program
-
         return pack_program(model, task, compiled=variant.compile)
     if runtime == "tensorrt":
-        from optimizers.formats.tensorrt import pack_engine
-
         return pack_engine(convert(model, "onnx", task), task)
-    if runtime in ("onnx", "openvino"):
+    if runtime not in RUNTIMES:
+        # Another package's: it says which form it takes.
+        model = convert(model, str(getattr(runtime_module(runtime), "FORM", "onnx")), task)
+    elif runtime in ("onnx", "openvino"):
         model = convert(model, runtime, task)
-        if runtime == "onnx":
-            from optimizers.formats.onnx_slim import slim
-
-            model = model.becomes(slim(model.value))
-    elif FORMS[model.form][0] != runtime:
+    elif own != runtime:
         raise FormError(
-            f"runtime: {runtime!r} does not run a model of form {model.form!r}; "
-            f"leave runtime out for {FORMS[model.form][0]!r}"
+            f"runtime: {runtime!r} does not run a model of form {model.form!r}; leave runtime out for {own!r}"
         )
-    packed: Packed = resolve(FORMS[model.form][1])(model, task)
-    return Packed(packed.runtime, packed.files, {**model.settings, **packed.settings})
+    if model.form == "onnx":
+        model = model.becomes(slim(model.value))
+    packed = FORMS[model.form].pack(model, task)
+    return Packed(runtime, packed.files, {**model.settings, **packed.settings})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,21 @@ import orjson
 
 from optimizers import artifact as artifacts
 from optimizers.artifact import Artifact, ArtifactError, Manifest
+from optimizers.formats.errors import NotAvailable, PassError, RecipeError, typed
 from optimizers.formats.in_memory import predictor
-from optimizers.passes.registry import NotAvailable, PassError, apply, typed
-from optimizers.pipeline import machine, measure, provenance
+from optimizers.passes.registry import apply
+from optimizers.pipeline import measure, provenance
 from optimizers.pipeline.cache import PassCache, next_key, start_key
 from optimizers.pipeline.goals import GoalResult, figures, judge
 from optimizers.pipeline.packaging import pack
-from optimizers.pipeline.recipe import Recipe, RecipeError, Variant
+from optimizers.pipeline.recipe import Recipe, Variant
+from optimizers.pipeline.report import write
+from optimizers.pipeline.result import PipelineResult
 from optimizers.pipeline.task_loading import check_task, load_task
 from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.runner import RunnerError, load
-from optimizers.runtimes import example_row
-from optimizers.task import Context, Dataset, Model, Predict, Task
+from optimizers.runtimes import example_row, machine
+from optimizers.task import Dataset, PassContext, Predict, Task, TaskModel
 from optimizers.tensors import Tensors
 
 #: Gets the variant's name (empty: the whole run) and what is being done.
@@ -42,20 +45,6 @@ _EXAMPLE_ROWS = 256
 _OWN_MEMBERS = ("parameters", "sparsity", "interpretability")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a run made: artifacts by variant, why others were skipped, and how each met its goals."""
-
-    recipe: Recipe
-    artifacts: Mapping[str, Artifact]
-    skipped: Mapping[str, str]
-    goals: Mapping[str, tuple[GoalResult, ...]] = field(default_factory=dict)
-
-    @property
-    def met(self) -> bool:
-        return all(g.holds for results in self.goals.values() for g in results)
-
-
 def run(
     recipe: Recipe,
     out: Path,
@@ -64,10 +53,10 @@ def run(
     task: Task | None = None,
     report: bool = True,
     progress: Progress | None = None,
-) -> Result:
+) -> PipelineResult:
     """Make the recipe's variants (or ``only`` some, and the original) under ``out``.
 
-    Raises :class:`RecipeError` and :class:`optimizers.passes.registry.PassError`; a variant that needs what
+    Raises :class:`RecipeError` and :class:`optimizers.formats.errors.PassError`; a variant that needs what
     is not on this machine is skipped with its reason.
     """
     say: Progress = progress or (lambda variant, message: None)
@@ -98,10 +87,8 @@ def run(
             raise type(error)(f"variants.{variant.name}: {error}") from error
         except ArtifactError as error:
             raise PassError(f"variants.{variant.name}: its runtime does not take it: {error}") from error
-    result = Result(recipe, made, skipped, _judge_all(recipe, made))
+    result = PipelineResult(recipe, made, skipped, _judge_all(recipe, made))
     if report:
-        from optimizers.pipeline.report import write
-
         write(result, out)
     return result
 
@@ -171,7 +158,7 @@ class _Maker:
             return None
         return found if found.manifest.lineage.get("key") == key else None
 
-    def _passes(self, variant: Variant) -> Model:
+    def _passes(self, variant: Variant) -> TaskModel:
         # The runtime counts: a pass may work differently for another one.
         model, key = self._task.model, self._start(variant.runtime)
         for i, spec in enumerate(variant.passes, 1):
@@ -187,8 +174,8 @@ class _Maker:
             self._cache.put(key, model, self._task)
         return model
 
-    def _apply(self, variant: Variant, model: Model, spec: Any) -> Model:
-        context = Context(
+    def _apply(self, variant: Variant, model: TaskModel, spec: Any) -> TaskModel:
+        context = PassContext(
             task=self._task,
             teacher=self._teach,
             seed=self._recipe.seed,
@@ -215,7 +202,7 @@ class _Maker:
             base = self._evaluate(before, self._task.validation)
             return self._measured(draft, self._task.validation, base, seconds).manifest
 
-    def _draft(self, variant: Variant, model: Model, folder: Path) -> Artifact:
+    def _draft(self, variant: Variant, model: TaskModel, folder: Path) -> Artifact:
         """The packed variant with what is known before it is measured."""
         task = self._task
         packed = pack(model, variant, task)
@@ -288,7 +275,7 @@ class _Maker:
     def _finish(
         self,
         variant: Variant,
-        model: Model,
+        model: TaskModel,
         key: str,
         original: Artifact | None,
         tried: list[dict[str, Any]],

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import orjson
 
-from optimizers.pipeline import machine
+from optimizers.runtimes import machine
 
 #: Distributions whose version may change what a pass makes, or how fast it runs. Read, never imported.
 LIBRARIES = (
@@ -86,7 +86,7 @@ def task_digest(module: str) -> str:
 def _source(name: str, own: str) -> Path | None:
     """The file of a module of the task's project, or None."""
     top = name.partition(".")[0]
-    if top == __package__ or top in sys.stdlib_module_names:
+    if top == __name__.partition(".")[0] or top in sys.stdlib_module_names:
         return None
     try:
         spec = find_spec(name)

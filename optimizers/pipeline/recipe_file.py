@@ -24,9 +24,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import CoreSchema, core_schema
 
 from optimizers.artifact import check_name
-from optimizers.files.problems import PlacedError, hint
+from optimizers.files.problems import PlacedError
 from optimizers.files.yaml import FileError, FileKind, checked, errors_of
-from optimizers.pipeline.recipe import SPECS, Goal, Latency, PassSpec, Recipe, RecipeError, Search, Variant
+from optimizers.formats.errors import RecipeError
+from optimizers.passes.registry import kinds, technique
+from optimizers.passes.technique import PassSpec
+from optimizers.pipeline.recipe import Goal, Latency, Recipe, Search, Variant
 
 
 def read(path: Path) -> Recipe:
@@ -61,7 +64,7 @@ class _Pass:
 
     @classmethod
     def known_keys(cls) -> Mapping[str, Any]:
-        return SPECS
+        return {kind: technique(kind).spec for kind in kinds()}
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
@@ -73,9 +76,7 @@ class _Pass:
         if not isinstance(item, Mapping) or len(item) != 1:
             raise RecipeError("one pass and its settings, e.g. quantize_static: {calibration: entropy}")
         ((kind, settings),) = item.items()
-        spec = SPECS.get(kind)
-        if spec is None:
-            raise RecipeError(f"unknown pass; {hint(str(kind), SPECS)}", str(kind))
+        spec = technique(str(kind)).spec
         return checked({kind: settings or {}}, dict[str, spec], strict=True)[kind]  # type: ignore[valid-type]
 
 

@@ -17,7 +17,7 @@ from optimizers.pipeline.goals import figures
 from optimizers.pipeline.pareto import front
 
 if TYPE_CHECKING:
-    from optimizers.pipeline.pipeline import Result
+    from optimizers.pipeline.result import PipelineResult
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html.j2"
 
@@ -25,7 +25,7 @@ TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html.j2"
 _SHOWN = (1, 8, 32)
 
 
-def write(result: Result, out: Path) -> tuple[Path, Path]:
+def write(result: PipelineResult, out: Path) -> tuple[Path, Path]:
     """``report.json`` and ``report.html`` in ``out``. Gives their paths."""
     summary = summarize(result)
     data, page = out / "report.json", out / "report.html"
@@ -34,7 +34,7 @@ def write(result: Result, out: Path) -> tuple[Path, Path]:
     return data, page
 
 
-def summarize(result: Result) -> dict[str, Any]:
+def summarize(result: PipelineResult) -> dict[str, Any]:
     """The report as plain values."""
     recipe = result.recipe
     original = result.artifacts[recipe.original.name].manifest

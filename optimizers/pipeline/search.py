@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from optimizers.artifact import Manifest
+from optimizers.formats.errors import RecipeError
 from optimizers.pipeline.goals import figures, judge
-from optimizers.pipeline.recipe import Recipe, RecipeError, Variant
+from optimizers.pipeline.recipe import Recipe, Variant
 from optimizers.pipeline.recipe_file import candidate
 
 #: Seconds of latency measurement per candidate: enough to choose by, not to report.

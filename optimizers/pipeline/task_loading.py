@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from optimizers.passes.registry import PassError, resolve, said
-from optimizers.pipeline.recipe import RecipeError
+from optimizers.formats.errors import PassError, RecipeError, said
 from optimizers.task import Dataset, Task
 from optimizers.tensors import TensorError, check
 
 #: Forms that an original may have.
 FORMS = ("torch", "onnx", "sklearn", "openvino")
+
+
+def resolve(name: str) -> Any:
+    """The object that ``module:attribute`` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def resolve_task(name: str) -> Callable[..., Task]:

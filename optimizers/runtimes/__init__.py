@@ -1,1 +1,4 @@
-"""One module per runtime; each is imported only when a variant of that runtime is loaded."""
+"""What a served variant needs: one module per runtime, imported only when a variant of it is loaded.
+
+Start with :mod:`optimizers.runner`, which picks the module, then read :mod:`optimizers.runtimes.onnx`.
+"""

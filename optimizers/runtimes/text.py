@@ -3,7 +3,7 @@
 The manifest's ``preprocess`` section: ``kind`` (``tokenizer``), ``file`` (a Hugging Face
 ``tokenizer.json``: data, no code), ``input`` (name of the BYTES [-1] input), ``max_tokens``, and, for a
 tokenizer that does not tell how to pad, ``pad_id``. With ``group_call_tokens`` in its ``settings``, a
-batch runs in groups of similar length (:mod:`optimizers.passes.grouping`).
+batch runs in groups of similar length (:mod:`optimizers.runtimes.grouping`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from optimizers.artifact import Artifact, ArtifactMalformed
-from optimizers.passes.grouping import by_length
 from optimizers.runner import Runner
+from optimizers.runtimes.grouping import by_length
 from optimizers.tensors import Array, Tensors, TensorSpec, concat
 
 #: Every input of a network that text gives.

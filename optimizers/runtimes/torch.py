@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from optimizers.artifact import Artifact, ArtifactMalformed
-from optimizers.formats.torch_program import ProgramError, build
 from optimizers.runner import DeviceMissing
+from optimizers.runtimes.torch_program import ProgramError, build
 from optimizers.tensors import Tensors, TensorSpec
 
 

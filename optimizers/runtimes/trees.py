@@ -14,9 +14,9 @@ import numpy as np
 import orjson
 
 from optimizers.artifact import Artifact, ArtifactMalformed
-from optimizers.passes.decision_tree import Feature, SurrogateError, Tree
-from optimizers.passes.rules import RuleList
 from optimizers.runner import DeviceMissing
+from optimizers.runtimes.decision_tree import Feature, Tree, TreeError
+from optimizers.runtimes.rule_list import RuleList
 from optimizers.tensors import Array, Tensors, TensorSpec
 
 _ARRAYS = ("feature", "threshold", "children", "scores")
@@ -38,7 +38,7 @@ def tree_bytes(tree: Tree) -> bytes:
 
 
 def read_tree(content: bytes) -> Tree:
-    """The tree of :func:`tree_bytes`. Raises :class:`SurrogateError` for anything else."""
+    """The tree of :func:`tree_bytes`. Raises :class:`TreeError` for anything else."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             names = orjson.loads(arrays["names"].tobytes())
@@ -46,7 +46,7 @@ def read_tree(content: bytes) -> Tree:
         features = tuple(Feature.from_json(f) for f in names["features"])
         return Tree(**parts, features=features, classes=tuple(str(c) for c in names["classes"]))
     except (KeyError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise SurrogateError(f"not a tree: {error}") from None
+        raise TreeError(f"not a tree: {error}") from None
 
 
 def rules_bytes(rules: RuleList) -> bytes:
@@ -55,21 +55,21 @@ def rules_bytes(rules: RuleList) -> bytes:
 
 
 def read_rules(content: bytes) -> RuleList:
-    """The list of :func:`rules_bytes`. Raises :class:`SurrogateError` for anything else."""
+    """The list of :func:`rules_bytes`. Raises :class:`TreeError` for anything else."""
     try:
         return RuleList.from_json(orjson.loads(content))
     except orjson.JSONDecodeError as error:
-        raise SurrogateError(f"not a rule list: {error}") from None
+        raise TreeError(f"not a rule list: {error}") from None
 
 
-class SurrogateRunner:
+class TreeRunner:
     """A loaded tree or rule list; ``run`` flattens its one input to ``[n, features]``."""
 
     def __init__(
         self, model: Tree | RuleList, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
     ) -> None:
         if len(inputs) != 1:
-            raise SurrogateError(f"a tree or rule list takes one input, not {len(inputs)}")
+            raise TreeError(f"a tree or rule list takes one input, not {len(inputs)}")
         self._model = model
         self._inputs, self._outputs = inputs, outputs
         self._answers = {spec.name: self._answer(spec) for spec in outputs}
@@ -80,7 +80,7 @@ class SurrogateRunner:
             return answers
         if spec.datatype.startswith("FP"):
             return self._model.scores.astype(spec.dtype)
-        raise SurrogateError(
+        raise TreeError(
             f"output {spec.name!r}: a tree gives INT64 classes or FP32 scores, not {spec.datatype}"
         )
 
@@ -100,7 +100,7 @@ class SurrogateRunner:
         """Nothing to give back."""
 
 
-def open_runner(artifact: Artifact, *, threads: int, device: str) -> SurrogateRunner:
+def open_runner(artifact: Artifact, *, threads: int, device: str) -> TreeRunner:
     """A runner for a ``trees`` or ``rules`` artifact; one thread, whatever ``threads`` says.
 
     Raises :class:`DeviceMissing` for any device but the CPU, and :class:`ArtifactMalformed` for
@@ -112,6 +112,6 @@ def open_runner(artifact: Artifact, *, threads: int, device: str) -> SurrogateRu
     try:
         content = weights.read_bytes()
         model = read_rules(content) if artifact.manifest.runtime == "rules" else read_tree(content)
-        return SurrogateRunner(model, artifact.manifest.inputs, artifact.manifest.outputs)
-    except SurrogateError as error:
+        return TreeRunner(model, artifact.manifest.inputs, artifact.manifest.outputs)
+    except TreeError as error:
         raise ArtifactMalformed(f"{weights}: {error}") from None

@@ -14,7 +14,7 @@ import numpy as np
 from optimizers.artifact import Artifact
 from optimizers.examples.common import digest_of, trained
 from optimizers.pipeline import pipeline, recipe_file
-from optimizers.task import Dataset, Metric, Model, Task, accuracy, label_agreement
+from optimizers.task import Dataset, Metric, Task, TaskModel, accuracy, label_agreement
 from optimizers.tensors import Array, TensorSpec
 
 SHAPE = (3, 224, 224)
@@ -51,7 +51,9 @@ def task(workdir: Path, progress: Callable[[str], None] = lambda message: None) 
 
     return Task(
         name="colour",
-        model=Model("torch", trained(workdir, digest, network, learn), INPUTS, OUTPUTS, head="classifier"),
+        model=TaskModel(
+            "torch", trained(workdir, digest, network, learn), INPUTS, OUTPUTS, head="classifier"
+        ),
         train=train,
         validation=validation,
         test=test,

@@ -10,7 +10,7 @@ from optimizers.artifact import Artifact
 from optimizers.examples import digits
 from optimizers.examples.common import digest_of, trained
 from optimizers.pipeline import pipeline, recipe_file
-from optimizers.task import Dataset, Metric, Model, Task, accuracy, label_agreement
+from optimizers.task import Dataset, Metric, Task, TaskModel, accuracy, label_agreement
 from optimizers.tensors import TensorSpec
 
 INPUTS = (TensorSpec("x", "FP32", (-1, 64)),)
@@ -39,7 +39,9 @@ def task(workdir: Path, progress: Callable[[str], None] = lambda message: None) 
 
     return Task(
         name="mlp",
-        model=Model("torch", trained(workdir, digest, network, learn), INPUTS, OUTPUTS, head="classifier"),
+        model=TaskModel(
+            "torch", trained(workdir, digest, network, learn), INPUTS, OUTPUTS, head="classifier"
+        ),
         train=train,
         validation=validation,
         test=test,

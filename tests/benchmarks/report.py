@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from optimizers.pipeline import machine
+from optimizers.runtimes import machine
 
 FOLDER = Path("build/bench")
 

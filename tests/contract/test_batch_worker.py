@@ -16,7 +16,7 @@ import ray
 from ray import serve
 
 from optimizers import artifact, runner
-from optimizers.passes.spec_shrink import DistillTree
+from optimizers.passes.distill_tree import DistillTree
 from optimizers.pipeline import pipeline
 from optimizers.pipeline.recipe import Latency, Recipe, Variant
 from optimizers.tensors import TensorError, Tensors, pack, unpack

@@ -5,11 +5,11 @@ import doctest
 import numpy as np
 import pytest
 
-from optimizers.passes import distill_rules
-from optimizers.passes.decision_tree import Feature, SurrogateError, name_features
-from optimizers.passes.distill_rules import fit_rules, to_rules
-from optimizers.passes.distill_tree import fidelity
-from optimizers.passes.rules import Condition, Rule, RuleList
+from optimizers.passes import rule_fitting
+from optimizers.passes.rule_fitting import fit_rules, to_rules
+from optimizers.passes.tree_fitting import fidelity
+from optimizers.runtimes.decision_tree import Feature, TreeError, name_features
+from optimizers.runtimes.rule_list import Condition, Rule, RuleList
 from optimizers.runtimes.trees import read_rules, rules_bytes
 from optimizers.tensors import Array
 
@@ -146,18 +146,18 @@ def test_stored_rules_are_the_same_rules() -> None:
     ],
 )
 def test_damaged_rules_are_a_clear_error(content: bytes) -> None:
-    with pytest.raises(SurrogateError):
+    with pytest.raises(TreeError):
         read_rules(content)
 
 
 def test_impossible_bounds_are_refused() -> None:
-    with pytest.raises(SurrogateError, match="at least 1 rule"):
+    with pytest.raises(TreeError, match="at least 1 rule"):
         fit_rules([[1.0], [2.0]], [0, 1], max_rules=0)
-    with pytest.raises(SurrogateError, match="column 7"):
+    with pytest.raises(TreeError, match="column 7"):
         RuleList((Rule((Condition(7, True, 0.0),), (1.0,)),), (1.0,), name_features(2), ("a",))
 
 
 def test_examples_in_the_docstrings_are_true() -> None:
-    for module in (distill_rules,):
+    for module in (rule_fitting,):
         result = doctest.testmod(module)
         assert result.attempted > 0 and result.failed == 0

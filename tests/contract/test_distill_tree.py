@@ -6,17 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optimizers.passes import decision_tree, distill_tree
-from optimizers.passes.decision_tree import (
-    Feature,
-    SurrogateError,
-    Tree,
-    name_features,
-    simplest_between,
-    snap,
-)
-from optimizers.passes.distill_tree import fidelity, fit_tree, resample, to_tree
-from optimizers.runtimes.trees import SurrogateRunner, read_tree, tree_bytes
+from optimizers.passes import tree_fitting
+from optimizers.passes.tree_fitting import fidelity, fit_tree, resample, to_tree
+from optimizers.runtimes import decision_tree
+from optimizers.runtimes.decision_tree import Feature, Tree, TreeError, name_features, simplest_between, snap
+from optimizers.runtimes.trees import TreeRunner, read_tree, tree_bytes
 from optimizers.tensors import Array, TensorSpec
 
 WORKED_ROWS, WORKED_ANSWERS = [[1, 2], [3, 4], [5, 6], [7, 8]], [0, 1, 0, 1]
@@ -126,18 +120,18 @@ def test_stored_tree_is_the_same_tree(tree: Tree) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off"])
 def test_damaged_tree_is_a_clear_error(content: bytes) -> None:
-    with pytest.raises(SurrogateError, match="not a tree"):
+    with pytest.raises(TreeError, match="not a tree"):
         read_tree(content)
 
 
 def test_pickled_array_is_refused(tree: Tree, tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", names=np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(SurrogateError, match="pickle"):
+    with pytest.raises(TreeError, match="pickle"):
         read_tree((tmp_path / "t.npz").read_bytes())
 
 
 def test_tree_that_walks_in_a_circle_is_refused() -> None:
-    with pytest.raises(SurrogateError, match="after their parent"):
+    with pytest.raises(TreeError, match="after their parent"):
         Tree(
             np.array([0], dtype=np.int32),
             np.zeros(1, dtype=np.float32),
@@ -149,11 +143,11 @@ def test_tree_that_walks_in_a_circle_is_refused() -> None:
 
 
 def test_wrong_shapes_are_clear_errors(tree: Tree) -> None:
-    with pytest.raises(SurrogateError, match="rows of 4 values, where the model has 5 features"):
+    with pytest.raises(TreeError, match="rows of 4 values, where the model has 5 features"):
         tree.predict(np.zeros((2, 4), dtype=np.float32))
-    with pytest.raises(SurrogateError, match="one class index per row"):
+    with pytest.raises(TreeError, match="one class index per row"):
         fit_tree([[1.0], [2.0]], [0])
-    with pytest.raises(SurrogateError, match="3 feature names for 2 columns"):
+    with pytest.raises(TreeError, match="3 feature names for 2 columns"):
         name_features(2, ["a", "b", "c"])
 
 
@@ -161,7 +155,7 @@ def test_runner_flattens_and_gives_both_outputs() -> None:
     tree = fit_tree(np.eye(4), [0, 1, 2, 1], classes=["a", "b", "c"])
     image = (TensorSpec("image", "FP32", (-1, 1, 2, 2)),)
     outputs = (TensorSpec("label", "INT64", (-1,)), TensorSpec("scores", "FP32", (-1, 3)))
-    runner = SurrogateRunner(tree, image, outputs)
+    runner = TreeRunner(tree, image, outputs)
     batch = {"image": np.eye(4, dtype=np.float32).reshape(4, 1, 2, 2)}
     answer = runner.run(batch)
     assert answer["label"].dtype == np.int64 and answer["label"].tolist() == [0, 1, 2, 1]
@@ -169,13 +163,13 @@ def test_runner_flattens_and_gives_both_outputs() -> None:
     for row in range(4):
         alone = runner.run({"image": batch["image"][row : row + 1]})
         np.testing.assert_array_equal(alone["scores"][0], answer["scores"][row])
-    with pytest.raises(SurrogateError, match="BYTES"):
-        SurrogateRunner(tree, image, (TensorSpec("name", "BYTES", (-1,)),))
+    with pytest.raises(TreeError, match="BYTES"):
+        TreeRunner(tree, image, (TensorSpec("name", "BYTES", (-1,)),))
 
 
 def test_examples_in_the_docstrings_are_true() -> None:
     for module in (
-        distill_tree,
+        tree_fitting,
         decision_tree,
     ):
         result = doctest.testmod(module)

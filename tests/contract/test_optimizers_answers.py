@@ -16,22 +16,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from optimizers import runner
 from optimizers.artifact import ArtifactMalformed
+from optimizers.formats.errors import FormError, PassError, RecipeError
 from optimizers.formats.in_memory import predictor
-from optimizers.passes.registry import FormError, PassError
+from optimizers.passes.distill_network import DistillNetwork
+from optimizers.passes.fine_tune import FineTune
+from optimizers.passes.prune import Prune
+from optimizers.passes.prune_channels import PruneChannels
+from optimizers.passes.technique import PassSpec
 from optimizers.pipeline import pipeline
-from optimizers.pipeline.recipe import (
-    DistillNetwork,
-    FineTune,
-    Latency,
-    PassSpec,
-    Prune,
-    PruneChannels,
-    Recipe,
-    RecipeError,
-    Variant,
-)
+from optimizers.pipeline.recipe import Latency, Recipe, Variant
 from optimizers.runtimes.text import TextEncoder
-from optimizers.task import Dataset, Metric, Model, Preprocess, Task
+from optimizers.task import Dataset, Metric, Preprocess, Task, TaskModel
 from optimizers.tensors import TensorSpec
 from tests.support.small_task import Branches, small_task
 
@@ -156,7 +151,7 @@ def test_outputs_are_taken_by_name_or_by_place_and_otherwise_refused(
             return structure(x)
 
     specs = tuple(TensorSpec(name, "FP32", (-1, 2)) for name in ("first", "second"))
-    model = Model("torch", Network(), (TensorSpec("x", "FP32", (-1, 2)),), specs)
+    model = TaskModel("torch", Network(), (TensorSpec("x", "FP32", (-1, 2)),), specs)
     run = predictor(model, None)  # type: ignore[arg-type]
     x = np.ones((3, 2), dtype=np.float32)
     if fits:
@@ -237,7 +232,7 @@ def _text_task(folder: Path, names: tuple[str, ...], datatype: str = "INT64") ->
     data = Dataset({"text": TEXTS})
     return Task(
         name="text",
-        model=Model("onnx", _sums(*names, kind=kind), specs, outputs),
+        model=TaskModel("onnx", _sums(*names, kind=kind), specs, outputs),
         train=data,
         validation=data,
         test=data,

@@ -11,24 +11,19 @@ import pytest
 
 from optimizers import runner
 from optimizers.formats import graphs
-from optimizers.formats.convert import rename_inputs, rename_outputs
+from optimizers.formats.errors import PassError
+from optimizers.formats.graphs import rename_inputs, rename_outputs
 from optimizers.formats.in_memory import predictor
 from optimizers.formats.onnx_slim import slim
-from optimizers.passes.quantize import weights_only
-from optimizers.passes.registry import PassError
+from optimizers.passes.cast import Cast
+from optimizers.passes.cluster import Cluster
+from optimizers.passes.quantize_dynamic import QuantizeDynamic
+from optimizers.passes.quantize_static import QuantizeStatic
+from optimizers.passes.quantize_weights import QuantizeWeights, quantize_weights
+from optimizers.passes.technique import PassSpec
 from optimizers.pipeline import pipeline
-from optimizers.pipeline.recipe import (
-    Cast,
-    Cluster,
-    Latency,
-    PassSpec,
-    QuantizeDynamic,
-    QuantizeStatic,
-    QuantizeWeights,
-    Recipe,
-    Variant,
-)
-from optimizers.task import Context, Model
+from optimizers.pipeline.recipe import Latency, Recipe, Variant
+from optimizers.task import PassContext, TaskModel
 from tests.support import onnx_bodies
 from tests.support.onnx_bodies import INPUTS, MODELS, OTHER_ROWS, OUTPUTS, ROWS
 
@@ -47,7 +42,7 @@ PASSES: dict[str, tuple[tuple[PassSpec, ...], float]] = {
 
 
 def _answers(model: onnx.ModelProto, rows: np.ndarray) -> np.ndarray:
-    return predictor(Model("onnx", model, INPUTS, OUTPUTS), None)({"x": rows})["y"]  # type: ignore[arg-type]
+    return predictor(TaskModel("onnx", model, INPUTS, OUTPUTS), None)({"x": rows})["y"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -101,7 +96,7 @@ def test_inputs_and_outputs_get_any_name_although_a_body_has_it(name: str, wante
     rename_inputs(model, [wanted])
     rename_outputs(model, [f"{wanted}/out:0"])
     onnx.checker.check_model(model)
-    renamed = Model(
+    renamed = TaskModel(
         "onnx", model, (replace(INPUTS[0], name=wanted),), (replace(OUTPUTS[0], name=f"{wanted}/out:0"),)
     )
     run = predictor(renamed, None)  # type: ignore[arg-type]
@@ -112,7 +107,7 @@ def test_inputs_and_outputs_get_any_name_although_a_body_has_it(name: str, wante
 def test_a_layer_in_a_body_can_be_left_out() -> None:
     task = onnx_bodies.task("If")
     spec = QuantizeWeights(exclude=("then_*",))
-    done = weights_only(task.model, spec, Context(task, predictor(task.model, task))).value.graph
+    done = quantize_weights(task.model, spec, PassContext(task, predictor(task.model, task))).value.graph
     kinds = {i.name: i.data_type for each in graphs.walk(done) for i in each.initializer}
     assert kinds["A"] == onnx.TensorProto.FLOAT and kinds["B_quantized"] == onnx.TensorProto.INT8
 

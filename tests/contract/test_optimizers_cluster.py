@@ -3,11 +3,11 @@
 import pytest
 from onnx import numpy_helper
 
-from optimizers.passes.cluster import cluster
-from optimizers.passes.prune_weights import weights
-from optimizers.passes.registry import PassError, convert
-from optimizers.passes.spec_shrink import Cluster, Prune
-from optimizers.task import Model, Task
+from optimizers.formats.errors import PassError
+from optimizers.formats.forms import convert
+from optimizers.passes.cluster import Cluster, cluster
+from optimizers.passes.prune import Prune, prune
+from optimizers.task import Task, TaskModel
 from tests.support.small_task import context, quality, small_task
 
 
@@ -16,7 +16,7 @@ def task() -> Task:
     return small_task()
 
 
-def stored_bytes(model: Model) -> int:
+def stored_bytes(model: TaskModel) -> int:
     return sum(numpy_helper.to_array(i).nbytes for i in model.value.graph.initializer)
 
 
@@ -41,7 +41,7 @@ def test_training_lets_few_values_do_more(task: Task) -> None:
 
 
 def test_pruned_then_clustered_is_still_pruned(task: Task) -> None:
-    pruned = weights(task.model, Prune(sparsity=0.5, scope="layer"), context(task))
+    pruned = prune(task.model, Prune(sparsity=0.5, scope="layer"), context(task))
     small = cluster(pruned, Cluster(clusters=16), context(task))
     assert small.notes["sparsity"] == pytest.approx(0.5, abs=0.01)
 

@@ -12,14 +12,19 @@ import torch
 from onnx import TensorProto, helper
 
 from optimizers.formats import serialization, tensorrt, torch_program
-from optimizers.formats.convert import ConversionError, deployed, torch_to_onnx, verify
+from optimizers.formats.convert import ConversionError, torch_to_onnx, verify
+from optimizers.formats.deployed import deployed
+from optimizers.formats.errors import FormError, NotAvailable, PassError
+from optimizers.formats.forms import convert
 from optimizers.formats.in_memory import predictor
-from optimizers.formats.onnx import from_onnx, from_sklearn, import_onnx
-from optimizers.formats.torch_program import ProgramError, build, trace
-from optimizers.passes.cast import cast
-from optimizers.passes.quantize_aware import train as quantize_aware
-from optimizers.passes.registry import FormError, NotAvailable, PassError, convert
-from optimizers.pipeline.recipe import Cast, ImportOnnx, QuantizeAware
+from optimizers.formats.onnx import from_onnx
+from optimizers.formats.sklearn import from_sklearn
+from optimizers.formats.torch_program import trace
+from optimizers.passes.cast import Cast, cast
+from optimizers.passes.import_onnx import ImportOnnx, import_onnx
+from optimizers.passes.quantize_aware import QuantizeAware
+from optimizers.passes.quantize_aware import quantize_aware as quantize_aware
+from optimizers.runtimes.torch_program import ProgramError, build
 from tests.support.small_task import Branches, context, quality, small_task
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from optimizers.artifact import ArtifactMalformed, Manifest, write
-from optimizers.passes.distill import pack_rules, pack_tree, rules, tree, unpack_rules, unpack_tree
-from optimizers.passes.registry import Packed, PassError
-from optimizers.passes.spec_shrink import DistillRules, DistillTree
-from optimizers.pipeline.recipe import RecipeError
+from optimizers.formats.errors import PassError, RecipeError
+from optimizers.formats.packed import Packed
+from optimizers.formats.serialization import pack_rules, pack_tree, unpack_rules, unpack_tree
+from optimizers.passes.distill_rules import DistillRules, distill_rules
+from optimizers.passes.distill_tree import DistillTree, distill_tree
 from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.runner import DeviceMissing, load
 from optimizers.task import Task
@@ -41,7 +42,7 @@ def manifest(packed: Packed) -> Manifest:
 
 
 def test_tree_runs_as_an_artifact_like_its_teacher(task: Task, tmp_path: Path) -> None:
-    made = tree(task.model, TREE, context(task))
+    made = distill_tree(task.model, TREE, context(task))
     packed = pack_tree(made, task)
     runner = load(write(tmp_path, manifest(packed), packed.files))
     test = task.test.inputs
@@ -55,7 +56,7 @@ def test_tree_runs_as_an_artifact_like_its_teacher(task: Task, tmp_path: Path) -
 
 
 def test_rules_run_as_an_artifact_like_their_teacher(task: Task, tmp_path: Path) -> None:
-    made = rules(task.model, RULES, context(task))
+    made = distill_rules(task.model, RULES, context(task))
     packed = pack_rules(made, task)
     runner = load(write(tmp_path, manifest(packed), packed.files))
     answer = runner.run(task.test.inputs)
@@ -66,20 +67,22 @@ def test_rules_run_as_an_artifact_like_their_teacher(task: Task, tmp_path: Path)
 
 
 def test_cache_gives_the_same_student_back(task: Task) -> None:
-    made = tree(task.model, TREE, context(task))
+    made = distill_tree(task.model, TREE, context(task))
     again = made.becomes(unpack_tree(pack_tree(made, task), made, task))
     assert pack_tree(again, task) == pack_tree(made, task)
-    listed = rules(task.model, RULES, context(task))
+    listed = distill_rules(task.model, RULES, context(task))
     assert unpack_rules(pack_rules(listed, task), listed, task) == listed.value
 
 
 def test_seed_decides(task: Task) -> None:
-    one, same, other = (tree(task.model, TREE, context(task, seed=seed)).value.text() for seed in (1, 1, 2))
+    one, same, other = (
+        distill_tree(task.model, TREE, context(task, seed=seed)).value.text() for seed in (1, 1, 2)
+    )
     assert one == same != other
 
 
 def test_wrong_device_and_wrong_weights_are_clear_errors(task: Task, tmp_path: Path) -> None:
-    packed = pack_tree(tree(task.model, TREE, context(task)), task)
+    packed = pack_tree(distill_tree(task.model, TREE, context(task)), task)
     artifact = write(tmp_path, manifest(packed), packed.files)
     with pytest.raises(DeviceMissing, match="CPU only"):
         load(artifact, device="cuda")
@@ -91,9 +94,9 @@ def test_wrong_device_and_wrong_weights_are_clear_errors(task: Task, tmp_path: P
 def test_only_a_classifier_of_numbers_can_be_distilled(task: Task) -> None:
     vectors = task.model.__class__("torch", None, INPUTS, (TensorSpec("vector", "FP32", (-1, 3)),))
     with pytest.raises(PassError, match="outputs label and scores"):
-        tree(vectors, TREE, context(task))
+        distill_tree(vectors, TREE, context(task))
     text = task.model.__class__("torch", None, (TensorSpec("text", "BYTES", (-1,)),), OUTPUTS)
     with pytest.raises(PassError, match="distill to a smaller network instead"):
-        rules(text, RULES, context(task))
+        distill_rules(text, RULES, context(task))
     with pytest.raises(RecipeError, match=r"distill_rules\.max_rules"):
         DistillRules(max_rules=0)

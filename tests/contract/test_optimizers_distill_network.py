@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from optimizers.formats.errors import PassError, RecipeError
 from optimizers.formats.in_memory import predictor
-from optimizers.passes.distill_network import log_scores, network, soft_loss
-from optimizers.passes.registry import PassError
-from optimizers.passes.spec_shrink import DistillNetwork
-from optimizers.pipeline.recipe import RecipeError
+from optimizers.passes.distill_network import DistillNetwork, distill_network, log_scores, soft_loss
 from optimizers.task import Task
 from tests.support.small_task import context, quality, small_task
 
@@ -20,7 +18,7 @@ def task() -> Task:
 
 def test_student_is_smaller_and_nearly_as_good(task: Task) -> None:
     spec = DistillNetwork(architecture="small", epochs=12, learning_rate=1e-2)
-    student = network(task.model, spec, context(task))
+    student = distill_network(task.model, spec, context(task))
     sizes = [sum(p.numel() for p in m.value.parameters()) for m in (task.model, student)]
     assert sizes[1] < 0.3 * sizes[0] and student.architecture == "small"
     assert quality(student, task) > quality(task.model, task) - 0.05
@@ -53,6 +51,6 @@ def test_log_scores_give_the_probabilities_back() -> None:
 
 def test_unknown_student_is_a_clear_error(task: Task) -> None:
     with pytest.raises(PassError, match="no architecture 'tiny'; it has original, small"):
-        network(task.model, DistillNetwork(architecture="tiny"), context(task))
+        distill_network(task.model, DistillNetwork(architecture="tiny"), context(task))
     with pytest.raises(RecipeError, match="name the student"):
         DistillNetwork()

@@ -13,11 +13,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from optimizers.artifact import ArtifactError
-from optimizers.passes.registry import Packed, PassError
+from optimizers.formats.errors import PassError, RecipeError
+from optimizers.formats.forms import FORMS
+from optimizers.formats.packed import Packed
+from optimizers.passes.cast import Cast
+from optimizers.passes.quantize_static import QuantizeStatic
 from optimizers.pipeline import pipeline
 from optimizers.pipeline.cli import optimize
-from optimizers.pipeline.recipe import Cast, Latency, QuantizeStatic, Recipe, RecipeError, Variant
-from optimizers.task import Dataset, Metric, Preprocess
+from optimizers.pipeline.recipe import Latency, Recipe, Variant
+from optimizers.task import Dataset, Metric, Preprocess, Task, TaskModel
 from optimizers.tensors import TensorSpec
 from tests.support.small_task import INPUTS, OUTPUTS, small_task
 
@@ -63,15 +67,15 @@ def _refused(result: Result, *says: str) -> None:
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (b"", "a mapping with name"),
+        (b"", "a mapping with 'name'"),
         (b"\xff\xfe\x00rubbish", "UTF-8"),
         (b"\0\0\0", "no text at all"),
-        (b"a: [", "not YAML"),
+        (b"a: [", "not valid YAML"),
         (b"[" * 5000, "nested"),
-        (b"name: m", "task is missing"),
-        (b"name: 2024-02-31", "not YAML"),
-        (b"!!python/object:os.system {}", "not YAML"),
-        (RECIPE.format(task="5").encode(), "task: must be text"),
+        (b"name: m", "task: missing"),
+        (b"name: 2024-02-31", "not valid YAML"),
+        (b"!!python/object:os.system {}", "not valid YAML"),
+        (RECIPE.format(task="5").encode(), "task: Input should be a valid string"),
         (RECIPE.format(task='":"').encode(), "cannot be imported"),
         (RECIPE.format(task="nowhere.at_all:task").encode(), "on PYTHONPATH"),
         (RECIPE.format(task="json:task").encode(), "'json' has no 'task'"),
@@ -88,7 +92,7 @@ def test_a_recipe_that_is_none_is_refused(raw: bytes, says: str, folder: Path) -
 
 def test_paths_that_are_not_what_they_should_be_are_refused(folder: Path) -> None:
     (folder / "m.yaml").write_text(RECIPE.format(task=FILES))
-    _refused(_optimize(folder / "missing.yaml"), "cannot be read")
+    _refused(_optimize(folder / "missing.yaml"), "cannot read the recipe file")
     _refused(_optimize(folder), "is a directory")
     _refused(_optimize(folder / "m.yaml", "--data", "nowhere"), "nowhere/model.onnx", "cannot be read")
     (folder / "out").write_text("a file")
@@ -222,7 +226,8 @@ def _opened(
 
 
 def test_damaged_weights_raise_an_error_of_ours_whatever_was_damaged(tmp_path: Path) -> None:
-    from optimizers.pipeline.recipe import DistillRules, DistillTree
+    from optimizers.passes.distill_rules import DistillRules
+    from optimizers.passes.distill_tree import DistillTree
 
     variants = (
         Variant("float32"),
@@ -273,12 +278,9 @@ def test_errors_of_a_variant_begin_with_its_name(variant: Variant, says: str, tm
 def test_a_packed_model_that_its_runtime_refuses_names_the_variant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from optimizers.formats import serialization
+    def rubbish(model: TaskModel, task: Task) -> Packed:
+        return Packed("onnx", {"model.onnx": b"rubbish"}, {"weights": "model.onnx"})
 
-    monkeypatch.setattr(
-        serialization,
-        "pack_onnx",
-        lambda *_: Packed("onnx", {"model.onnx": b"rubbish"}, {"weights": "model.onnx"}),
-    )
+    monkeypatch.setitem(FORMS, "onnx", replace(FORMS["onnx"], pack=rubbish))
     with pytest.raises(PassError, match=r"^variants.float32: its runtime does not take it: .*cannot load it"):
         _run(tmp_path)

@@ -14,9 +14,11 @@ from optimizers import artifact, runner
 from optimizers.examples import digits, minilm
 from optimizers.examples.common import recipe_path
 from optimizers.formats.convert import torch_to_onnx
+from optimizers.formats.errors import RecipeError
+from optimizers.passes.quantize_dynamic import QuantizeDynamic
 from optimizers.pipeline import pipeline, recipe_file
 from optimizers.pipeline.cli import optimize
-from optimizers.pipeline.recipe import Latency, QuantizeDynamic, Recipe, RecipeError, Variant
+from optimizers.pipeline.recipe import Latency, Recipe, Variant
 from optimizers.task import Dataset, Task
 from tests.support.small_task import small_task
 
@@ -98,7 +100,7 @@ def test_the_command_explains_what_is_wrong(files: Path, tmp_path: Path) -> None
         assert isinstance(done.exception, SystemExit)  # a message, not a traceback
         return done.output
 
-    assert "cannot be read" in output(tmp_path / "none.yaml")
+    assert "cannot read the recipe file" in output(tmp_path / "none.yaml")
     assert "needs data" in output(files / "recipe.yaml")
     np.savez(tmp_path / "train.npz", image=np.array([object()]), target=np.zeros(1))
     (tmp_path / "model.onnx").write_bytes((files / "model.onnx").read_bytes())

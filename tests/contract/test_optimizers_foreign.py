@@ -36,13 +36,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from optimizers import runner
+from optimizers.formats.errors import PassError, RecipeError
+from optimizers.formats.forms import convert
 from optimizers.formats.in_memory import predictor
-from optimizers.formats.onnx import from_onnx, from_sklearn, import_onnx, task
+from optimizers.formats.onnx import from_onnx, task
 from optimizers.formats.onnx_slim import slim
-from optimizers.passes.registry import PassError, convert
+from optimizers.formats.sklearn import from_sklearn
+from optimizers.passes.cast import Cast
+from optimizers.passes.import_onnx import ImportOnnx, import_onnx
 from optimizers.pipeline import pipeline
-from optimizers.pipeline.recipe import Cast, ImportOnnx, Latency, Recipe, RecipeError, Variant
-from optimizers.task import Dataset, Metric, Model, Task
+from optimizers.pipeline.recipe import Latency, Recipe, Variant
+from optimizers.task import Dataset, Metric, Task, TaskModel
 from tests.support.small_task import context, small_task
 
 pytestmark = pytest.mark.slow
@@ -52,7 +56,7 @@ ROWS = ROWS.astype(np.float32)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[NUMBERS]
 
 
-def _sklearn_task(model: Model, targets: Any = None) -> Task:
+def _sklearn_task(model: TaskModel, targets: Any = None) -> Task:
     data = Dataset({model.inputs[0].name: ROWS}, targets)
     return Task(
         name="iris",

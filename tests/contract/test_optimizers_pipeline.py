@@ -12,23 +12,16 @@ import torch
 from torch import nn
 
 from optimizers import artifact
-from optimizers.passes.registry import PassError
-from optimizers.pipeline import machine, pipeline, provenance
+from optimizers.formats.errors import PassError, RecipeError
+from optimizers.passes.distill_tree import DistillTree
+from optimizers.passes.fine_tune import FineTune
+from optimizers.passes.quantize_static import QuantizeStatic
+from optimizers.pipeline import pipeline, provenance
 from optimizers.pipeline.cache import PassCache, next_key, start_key
-from optimizers.pipeline.recipe import (
-    DistillTree,
-    FineTune,
-    Goal,
-    Latency,
-    QuantizeStatic,
-    Recipe,
-    RecipeError,
-    Search,
-    Variant,
-)
+from optimizers.pipeline.recipe import Goal, Latency, Recipe, Search, Variant
 from optimizers.pipeline.task_loading import resolve_task
-from optimizers.runtimes import example_row
-from optimizers.task import Metric, Model
+from optimizers.runtimes import example_row, machine
+from optimizers.task import Metric, TaskModel
 from optimizers.tensors import TensorSpec
 from tests.support.small_task import small_task
 
@@ -184,7 +177,7 @@ def test_a_model_whose_output_rows_are_not_its_inputs_rows_is_not_made(tmp_path:
             return image.flatten(1).mean(0, keepdim=True)
 
     task, outputs = small_task(), (TensorSpec("mean", "FP32", (-1, 64)),)
-    model = Model("torch", Pooled().eval(), task.model.inputs, outputs)
+    model = TaskModel("torch", Pooled().eval(), task.model.inputs, outputs)
     pooled = replace(task, model=model, metric=Metric("one", lambda predict, data: 1.0), digest="pooled")
     with pytest.raises(example_row.RowsNotKept, match=r"output 'mean' has shape .* one row for each"):
         pipeline.run(Recipe("pooled", "none:none", (Variant("float32"),)), tmp_path, task=pooled)

@@ -5,14 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from optimizers.formats.errors import PassError
 from optimizers.formats.serialization import reshape
 from optimizers.passes import prune_masks
 from optimizers.passes.importance import gradients, prunable
-from optimizers.passes.prune_channels import channels
-from optimizers.passes.prune_weights import weights
-from optimizers.passes.registry import PassError
-from optimizers.passes.spec_shrink import Prune, PruneChannels
-from optimizers.task import Model, Task
+from optimizers.passes.prune import Prune, prune
+from optimizers.passes.prune_channels import PruneChannels, prune_channels
+from optimizers.task import Task, TaskModel
 from tests.support.small_task import Branches, context, quality, small_task
 
 
@@ -23,21 +22,21 @@ def task() -> Task:
     return task
 
 
-def zeros(model: Model) -> dict[str, float]:
+def zeros(model: TaskModel) -> dict[str, float]:
     return {name: float((w == 0).double().mean()) for name, w in prunable(model.value).items()}
 
 
 @pytest.mark.parametrize("importance", ["l1", "l2", "gradient"])
 def test_wanted_share_is_at_zero_and_the_original_untouched(task: Task, importance: str) -> None:
     before = {name: tensor.clone() for name, tensor in task.model.value.state_dict().items()}
-    pruned = weights(task.model, Prune(sparsity=0.6, importance=importance), context(task))
+    pruned = prune(task.model, Prune(sparsity=0.6, importance=importance), context(task))
     assert pruned.notes["sparsity"] == pytest.approx(0.6, abs=0.001)
     for name, tensor in task.model.value.state_dict().items():
         assert torch.equal(tensor, before[name])
 
 
 def test_largest_weights_stay_as_they_were(task: Task) -> None:
-    pruned = weights(task.model, Prune(sparsity=0.5, scope="layer"), context(task))
+    pruned = prune(task.model, Prune(sparsity=0.5, scope="layer"), context(task))
     for name, weight in prunable(task.model.value).items():
         after = prunable(pruned.value)[name]
         assert torch.equal(after[after != 0], weight[after != 0])
@@ -71,12 +70,12 @@ def test_weight_without_gradient_goes_before_a_small_one_with(task: Task) -> Non
     module = Deaf()
     with torch.no_grad():
         module.unused.weight.fill_(100.0)
-    pruned = weights(task.model.becomes(module), Prune(sparsity=0.5, importance="gradient"), context(task))
+    pruned = prune(task.model.becomes(module), Prune(sparsity=0.5, importance="gradient"), context(task))
     assert zeros(pruned) == {"used.weight": 0.0, "unused.weight": 1.0}
 
 
 def test_n_of_m_along_the_input_channels(task: Task) -> None:
-    pruned = weights(task.model, Prune(pattern="n:m"), context(task))
+    pruned = prune(task.model, Prune(pattern="n:m"), context(task))
     inner = pruned.value.inner.weight.detach().numpy()
     kept = (inner != 0).transpose(0, 2, 3, 1).reshape(-1, 4).sum(axis=1)
     assert set(kept.tolist()) == {2}
@@ -84,7 +83,7 @@ def test_n_of_m_along_the_input_channels(task: Task) -> None:
 
 
 def test_blocks_go_whole(task: Task) -> None:
-    pruned = weights(task.model, Prune(pattern="block", sparsity=0.5, block=(4, 4)), context(task))
+    pruned = prune(task.model, Prune(pattern="block", sparsity=0.5, block=(4, 4)), context(task))
     matrix = prune_masks.as_matrix(pruned.value.inner.weight.detach().numpy())
     filled = (matrix != 0).reshape(4, 4, -1, 4).sum(axis=(1, 3))
     assert set(filled.ravel().tolist()) == {0, 16}
@@ -92,9 +91,9 @@ def test_blocks_go_whole(task: Task) -> None:
 
 @pytest.mark.parametrize("schedule", ["constant", "polynomial"])
 def test_training_mends_and_zeros_stay(task: Task, schedule: str) -> None:
-    at_once = weights(task.model, Prune(sparsity=0.8), context(task))
+    at_once = prune(task.model, Prune(sparsity=0.8), context(task))
     spec = Prune(sparsity=0.8, schedule=schedule, epochs=6, updates=4, learning_rate=5e-3)
-    trained = weights(task.model, spec, context(task))
+    trained = prune(task.model, spec, context(task))
     assert trained.notes["sparsity"] == pytest.approx(0.8, abs=0.001)
     assert quality(trained, task) > quality(at_once, task) + 0.1
     assert quality(trained, task) > 0.9
@@ -102,11 +101,11 @@ def test_training_mends_and_zeros_stay(task: Task, schedule: str) -> None:
 
 def test_more_updates_than_steps_still_reaches_the_sparsity(task: Task) -> None:
     spec = Prune(sparsity=0.7, schedule="polynomial", epochs=1, updates=500, batch=256)
-    assert weights(task.model, spec, context(task)).notes["sparsity"] == pytest.approx(0.7, abs=0.001)
+    assert prune(task.model, spec, context(task)).notes["sparsity"] == pytest.approx(0.7, abs=0.001)
 
 
 def test_channels_are_cut_through_sum_concatenation_and_flattening(task: Task) -> None:
-    cut = channels(task.model, PruneChannels(ratio=0.5, epochs=0), context(task)).value
+    cut = prune_channels(task.model, PruneChannels(ratio=0.5, epochs=0), context(task)).value
     assert (cut.stem.out_channels, cut.inner.out_channels, cut.norm.num_features) == (8, 8, 8)
     assert (cut.side.out_channels, cut.joined.in_channels, cut.joined.out_channels) == (4, 12, 8)
     assert (cut.head.in_features, cut.head.out_features) == (32, 4)
@@ -127,7 +126,7 @@ def test_channel_that_does_nothing_is_cut_without_a_trace(task: Task) -> None:
         module.joined.weight[:, [16 + silent[0], 16 + silent[1]]] = 0
     model = task.model.becomes(module.eval())
     spec = PruneChannels(ratio=0.25, epochs=0, exclude=("stem", "inner"))
-    cut = channels(model, spec, context(task)).value
+    cut = prune_channels(model, spec, context(task)).value
     assert (cut.joined.out_channels, cut.side.out_channels, cut.stem.out_channels) == (12, 6, 16)
     images = torch.from_numpy(task.test.inputs["image"][:16])
     torch.testing.assert_close(cut(images), module(images), atol=1e-5, rtol=1e-5)
@@ -142,21 +141,21 @@ def test_channel_that_does_nothing_is_cut_without_a_trace(task: Task) -> None:
     ],
 )
 def test_cut_network_learns_again(task: Task, spec: PruneChannels) -> None:
-    cut = channels(task.model, spec, context(task))
+    cut = prune_channels(task.model, spec, context(task))
     assert quality(cut, task) > quality(task.model, task) - 0.05
     before = sum(p.numel() for p in task.model.value.parameters())
     assert sum(p.numel() for p in cut.value.parameters()) < 0.7 * before
 
 
 def test_counts_are_rounded_up_and_have_a_floor(task: Task) -> None:
-    cut = channels(task.model, PruneChannels(ratio=0.6, epochs=0, round_to=4), context(task)).value
+    cut = prune_channels(task.model, PruneChannels(ratio=0.6, epochs=0, round_to=4), context(task)).value
     assert (cut.stem.out_channels, cut.side.out_channels) == (8, 4)
-    cut = channels(task.model, PruneChannels(ratio=0.9, epochs=0, least=5), context(task)).value
+    cut = prune_channels(task.model, PruneChannels(ratio=0.9, epochs=0, least=5), context(task)).value
     assert (cut.stem.out_channels, cut.side.out_channels) == (5, 5)
 
 
 def test_cut_weights_load_into_the_architecture_they_came_from(task: Task) -> None:
-    cut = channels(task.model, PruneChannels(epochs=0), context(task)).value
+    cut = prune_channels(task.model, PruneChannels(epochs=0), context(task)).value
     again = Branches()
     reshape(again, cut.state_dict())
     again.load_state_dict(cut.state_dict())
@@ -167,6 +166,6 @@ def test_cut_weights_load_into_the_architecture_they_came_from(task: Task) -> No
 def test_nothing_to_cut_is_a_clear_error(task: Task) -> None:
     alone = task.model.becomes(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
     with pytest.raises(PassError, match="no channel could be removed"):
-        channels(alone, PruneChannels(epochs=0), context(task))
+        prune_channels(alone, PruneChannels(epochs=0), context(task))
     with pytest.raises(PassError, match="no linear or convolution layer"):
-        weights(alone, Prune(exclude=("1",)), context(task))
+        prune(alone, Prune(exclude=("1",)), context(task))

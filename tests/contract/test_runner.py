@@ -20,18 +20,14 @@ import pytest
 
 from optimizers import artifact, runner
 from optimizers.artifact import Artifact, ArtifactError, ArtifactMalformed
+from optimizers.passes.cast import Cast
+from optimizers.passes.distill_rules import DistillRules
+from optimizers.passes.distill_tree import DistillTree
+from optimizers.passes.quantize_dynamic import QuantizeDynamic
+from optimizers.passes.quantize_static import QuantizeStatic
+from optimizers.passes.quantize_weights import QuantizeWeights
 from optimizers.pipeline import pipeline
-from optimizers.pipeline.recipe import (
-    Cast,
-    DistillRules,
-    DistillTree,
-    Latency,
-    QuantizeDynamic,
-    QuantizeStatic,
-    QuantizeWeights,
-    Recipe,
-    Variant,
-)
+from optimizers.pipeline.recipe import Latency, Recipe, Variant
 from optimizers.runner import Runner, RuntimeMissing, RuntimeUnknown
 from optimizers.tensors import check, concat, pack, unpack
 from tests.support.small_task import small_task

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from optimizers.passes.distill_rules import fit_rules
-from optimizers.passes.distill_tree import fidelity, fit_tree
-from optimizers.passes.rules import RuleList
+from optimizers.passes.rule_fitting import fit_rules
+from optimizers.passes.tree_fitting import fidelity, fit_tree
+from optimizers.runtimes.rule_list import RuleList
 from optimizers.tensors import Array
 from tests.support.effort import tries
 

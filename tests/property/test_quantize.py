@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from optimizers.passes.quantize import fake_quantize
-from optimizers.passes.weight_only import quantize_array
+from optimizers.passes.integer_weights import quantize_array
+from optimizers.passes.quantizers import fake_quantize
 from optimizers.profile import LatencyProfile, OnlineFit, fit
 
 VALUES = st.floats(-1e6, 1e6, allow_nan=False, width=64)

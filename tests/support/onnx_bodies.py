@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from optimizers.task import Dataset, Metric, Model, Task
+from optimizers.task import Dataset, Metric, Task, TaskModel
 from optimizers.tensors import TensorSpec
 
 WIDTH = 16
@@ -141,7 +141,7 @@ def task(name: str) -> Task:
     """A task around one of :data:`MODELS`, judged by how close the answers stay to the original's."""
     from optimizers.formats.in_memory import predictor
 
-    model = Model("onnx", MODELS[name](), INPUTS, OUTPUTS)
+    model = TaskModel("onnx", MODELS[name](), INPUTS, OUTPUTS)
     exact = predictor(model, None)({"x": ROWS})["y"]  # type: ignore[arg-type]
 
     def closeness(predict: object, data: Dataset) -> float:

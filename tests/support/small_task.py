@@ -10,7 +10,7 @@ from torch import nn
 
 from optimizers.formats.in_memory import predictor
 from optimizers.passes.training import fit
-from optimizers.task import Context, Dataset, Metric, Model, Task, accuracy, label_agreement
+from optimizers.task import Dataset, Metric, PassContext, Task, TaskModel, accuracy, label_agreement
 from optimizers.tensors import TensorSpec
 
 INPUTS = (TensorSpec("image", "FP32", (-1, 1, 8, 8)),)
@@ -56,7 +56,7 @@ def small_task() -> Task:
     module = fit(Branches(), train, epochs=3, learning_rate=5e-3)
     return Task(
         name="quarters",
-        model=Model("torch", module, INPUTS, OUTPUTS, head="classifier"),
+        model=TaskModel("torch", module, INPUTS, OUTPUTS, head="classifier"),
         train=train,
         validation=dataset(64, 2),
         test=dataset(256, 3),
@@ -68,9 +68,9 @@ def small_task() -> Task:
     )
 
 
-def context(task: Task, seed: int = 0) -> Context:
-    return Context(task, predictor(task.model, task), seed=seed)
+def context(task: Task, seed: int = 0) -> PassContext:
+    return PassContext(task, predictor(task.model, task), seed=seed)
 
 
-def quality(model: Model, task: Task) -> float:
+def quality(model: TaskModel, task: Task) -> float:
     return task.metric.evaluate(predictor(model, task), task.test)

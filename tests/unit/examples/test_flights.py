@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from optimizers.examples import flights
-from optimizers.passes.decision_tree import name_features
+from optimizers.runtimes.decision_tree import name_features
 from optimizers.tensors import Array
 
 HEADER = (

@@ -5,9 +5,10 @@ import doctest
 import numpy as np
 import pytest
 
+from optimizers.formats.errors import RecipeError
 from optimizers.passes import prune_masks
-from optimizers.passes.spec_shrink import Prune, PruneChannels
-from optimizers.pipeline.recipe import RecipeError
+from optimizers.passes.prune import Prune
+from optimizers.passes.prune_channels import PruneChannels
 from optimizers.tensors import Array
 
 

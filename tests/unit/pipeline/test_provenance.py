@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from optimizers.examples.common import digest_of
-from optimizers.pipeline import machine, provenance
+from optimizers.pipeline import provenance
+from optimizers.runtimes import machine
 from optimizers.task import Dataset
 
 

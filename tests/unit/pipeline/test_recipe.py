@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from optimizers.passes.registry import FORMS, PASSES, resolve
-from optimizers.pipeline.recipe import SPECS, Goal, QuantizeStatic, RecipeError
+from optimizers.formats.errors import RecipeError
+from optimizers.passes import registry
+from optimizers.passes.quantize_static import QuantizeStatic
+from optimizers.pipeline.recipe import Goal
 from optimizers.pipeline.recipe_file import parse, read
 
 GOOD = """
@@ -103,8 +107,25 @@ def test_every_recipe_of_the_repository_is_valid() -> None:
         assert read(path).name == path.stem
 
 
-def test_every_spec_has_a_pass() -> None:
-    assert set(SPECS) == set(PASSES)
+def test_every_technique_is_found_by_its_name_and_is_the_file_of_that_name() -> None:
+    folder = Path(registry.__file__).parent
+    for kind in registry.BUILT_IN:
+        technique = registry.technique(kind)
+        assert technique.spec.kind == kind and callable(technique.apply) and technique.forms
+        assert technique.spec.__module__ == f"optimizers.passes.{kind}"
+    files = {
+        path.stem for path in folder.glob("*.py") if "\nTECHNIQUE = " in path.read_text(encoding="utf-8")
+    }
+    assert files == set(registry.BUILT_IN)
+
+
+def test_all_techniques_are_known_without_a_heavy_library() -> None:
+    code = (
+        "import sys; from optimizers.passes import registry as r; [r.technique(k) for k in r.kinds()];"
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'openvino', 'nncf', 'sklearn'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_goals_compare_in_the_direction_they_say() -> None:
@@ -113,8 +134,3 @@ def test_goals_compare_in_the_direction_they_say() -> None:
     assert not Goal("x", at_most=1).holds(float("nan"))
     assert Goal("x", at_least=2).shortfall(1) == pytest.approx(0.5)
     assert Goal("x", at_least=2).shortfall(3) == 0
-
-
-def test_the_passes_and_forms_that_need_no_heavy_library_resolve() -> None:
-    assert callable(resolve(PASSES["quantize_static"][1]))
-    assert all(len(entry) == 3 for entry in FORMS.values())

@@ -10,12 +10,14 @@ import orjson
 import pytest
 
 from optimizers.artifact import Artifact, Manifest
+from optimizers.formats.errors import RecipeError
+from optimizers.passes.quantize_static import QuantizeStatic
 from optimizers.pipeline import report
 from optimizers.pipeline.chart import scatter
 from optimizers.pipeline.goals import figures, judge
 from optimizers.pipeline.pareto import front
-from optimizers.pipeline.pipeline import Result
-from optimizers.pipeline.recipe import Goal, QuantizeStatic, Recipe, RecipeError, Variant
+from optimizers.pipeline.recipe import Goal, Recipe, Variant
+from optimizers.pipeline.result import PipelineResult
 from optimizers.profile import fit
 from optimizers.tensors import TensorSpec
 
@@ -79,25 +81,25 @@ def test_one_variant_is_its_own_front() -> None:
 def test_the_chart_is_well_formed_and_escapes_names() -> None:
     points = {"<a>": (0.9, 10.0), "b&c": (0.9, 10.0)}
     root = ElementTree.fromstring(scatter(points, ["<a>"], title="t", cost="ms", quality="q"))
-    labels = [e for e in root if e.get("class") == "name"]
-    assert {e.text for e in labels} == {"<a>", "b&c"}
+    labels = [element for element in root.iter() if element.text in points]
+    assert {element.text for element in labels} == {"<a>", "b&c"}
     assert len({e.get("y") for e in labels}) == 2  # two names at one point do not cover each other
 
 
 @pytest.fixture
-def result(tmp_path: Path) -> Result:
+def result(tmp_path: Path) -> PipelineResult:
     goal = Goal("speedup_8", at_least=100)
     recipe = Recipe("m", "a:b", (Variant("float32"), Variant("<tree>", (QuantizeStatic(),), goals=(goal,))))
     made = {m.variant: Artifact(tmp_path / "x", m) for m in (ORIGINAL, TREE)}
     goals = {"<tree>": judge((goal,), figures(TREE, ORIGINAL))}
-    return Result(recipe, made, {"engine": "TensorRT is not available here"}, goals)
+    return PipelineResult(recipe, made, {"engine": "TensorRT is not available here"}, goals)
 
 
-def test_a_missed_goal_shows_in_the_result(result: Result) -> None:
+def test_a_missed_goal_shows_in_the_result(result: PipelineResult) -> None:
     assert not result.met
 
 
-def test_the_report_has_rows_fronts_goals_and_answers(result: Result, tmp_path: Path) -> None:
+def test_the_report_has_rows_fronts_goals_and_answers(result: PipelineResult, tmp_path: Path) -> None:
     data, page = report.write(result, tmp_path)
     summary = orjson.loads(data.read_bytes())
     assert [v["name"] for v in summary["variants"]] == ["float32", "<tree>"]

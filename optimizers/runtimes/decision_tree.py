@@ -19,7 +19,7 @@ from optimizers.tensors import Array
 _FEW_ROWS = 40
 
 
-class SurrogateError(ValueError):
+class TreeError(ValueError):
     """A tree or a rule list that cannot be built or read, or inputs that it does not take."""
 
 
@@ -66,13 +66,13 @@ class Feature:
             level = value.get("level")
             return cls(str(value["name"]), str(value.get("unit", "")), None if level is None else str(level))
         except (AttributeError, KeyError, TypeError) as error:
-            raise SurrogateError(f"not a feature: {value!r} ({error})") from None
+            raise TreeError(f"not a feature: {value!r} ({error})") from None
 
 
 def name_features(count: int, names: Sequence[str] = ()) -> tuple[Feature, ...]:
     """``count`` features from ``names`` (:meth:`Feature.parse`), or ``x0``, ``x1``, ... if none are given."""
     if names and len(names) != count:
-        raise SurrogateError(f"{len(names)} feature names for {count} columns; name each column or none")
+        raise TreeError(f"{len(names)} feature names for {count} columns; name each column or none")
     return tuple(Feature.parse(name) for name in (names or [f"x{i}" for i in range(count)]))
 
 
@@ -138,16 +138,16 @@ class Tree:
         nodes = len(self.feature)
         shapes = (self.threshold.shape, self.children.shape, self.scores.shape)
         if not nodes or shapes != ((nodes,), (nodes, 2), (nodes, len(self.classes))):
-            raise SurrogateError(f"a tree's arrays disagree: {nodes} nodes, but shapes {shapes}")
+            raise TreeError(f"a tree's arrays disagree: {nodes} nodes, but shapes {shapes}")
         if self.feature.min() < -1 or self.feature.max() >= len(self.features):
-            raise SurrogateError(f"a tree asks about a column outside its {len(self.features)} features")
+            raise TreeError(f"a tree asks about a column outside its {len(self.features)} features")
         inner = self.feature >= 0
         own = np.arange(nodes)
         # Children always come after their parent, so that no walk can go round in a circle.
         if self.children.max() >= nodes or np.any(self.children[inner] <= own[inner, None]):
-            raise SurrogateError("a tree's children must come after their parent, and exist")
+            raise TreeError("a tree's children must come after their parent, and exist")
         if np.any(self.children[~inner] != own[~inner, None]):
-            raise SurrogateError("a tree's leaf must point to itself")
+            raise TreeError("a tree's leaf must point to itself")
 
     @property
     def leaves(self) -> int:
@@ -221,9 +221,9 @@ class Tree:
 
 
 def check_rows(rows: Array, features: Sequence[Feature]) -> Array:
-    """Rows flattened to float32 ``[n, features]``; :class:`SurrogateError` if the count does not fit."""
+    """Rows flattened to float32 ``[n, features]``; :class:`TreeError` if the count does not fit."""
     flat = np.asarray(rows, dtype=np.float32)
     flat = flat.reshape(len(flat), -1) if flat.ndim > 1 else flat[:, None]
     if flat.shape[1] != len(features):
-        raise SurrogateError(f"rows of {flat.shape[1]} values, where the model has {len(features)} features")
+        raise TreeError(f"rows of {flat.shape[1]} values, where the model has {len(features)} features")
     return flat

@@ -6,16 +6,10 @@ Of 32 questions from a bank's customers, padded to the longest, two tokens in th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optimizers.tensors import Array
-
-if TYPE_CHECKING:
-    from optimizers.pipeline.recipe import GroupByLength
-    from optimizers.task import Context, Model
 
 
 def by_length(lengths: Sequence[int], call_tokens: int) -> list[Array]:
@@ -40,12 +34,3 @@ def by_length(lengths: Sequence[int], call_tokens: int) -> list[Array]:
         groups.append(order[before[start] : before[end]])
         end = start
     return groups[::-1]
-
-
-def group_by_length(model: Model, spec: GroupByLength, context: Context) -> Model:
-    """The model with the setting that its text runtime groups by. Raises PassError without a tokenizer."""
-    from optimizers.passes.registry import PassError
-
-    if context.task.preprocess is None:
-        raise PassError("group_by_length is for tasks that take text; this one has no tokenizer")
-    return replace(model, settings={**model.settings, "group_call_tokens": spec.call_tokens})

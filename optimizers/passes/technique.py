@@ -1,18 +1,16 @@
-"""What every technique's spec has in common: a name in the recipe file, and fields that are checked."""
+"""What a technique is: a spec whose fields are checked, the forms of model it takes, and its function.
+
+Each technique is one file of this package, named as recipes name it, with ``TECHNIQUE`` at its end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from optimizers.files.problems import PlacedError
-
-
-class RecipeError(PlacedError):
-    """A recipe that cannot be carried out. The message says where, what, and how to fix it."""
-
-    def __init__(self, text: str, *place: str | int, within: str = "") -> None:
-        super().__init__([(place, text)], within)
+from optimizers.formats.errors import RecipeError
+from optimizers.task import PassContext, TaskModel
 
 
 @dataclass(frozen=True)
@@ -44,3 +42,24 @@ def within(spec: PassSpec, name: str, low: float, high: float) -> None:
     value = getattr(spec, name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise spec.refusal(name, f"must be a number from {low:g} to {high:g}, not {value!r}")
+
+
+def check_training(spec: PassSpec, least_epochs: int) -> None:
+    """The fields that every pass with training in it has."""
+    within(spec, "epochs", least_epochs, 1000)
+    within(spec, "learning_rate", 1e-9, 10)
+    within(spec, "batch", 1, 65_536)
+
+
+@dataclass(frozen=True)
+class Technique:
+    """One technique: its ``spec``, the ``forms`` of model that it takes, and the function that applies it.
+
+    The pipeline converts a model of another form to the first of ``forms``. ``apply`` gives a new
+    model and leaves its argument as it was. Its module imports heavy libraries when it runs, not before:
+    reading a recipe imports every technique that the recipe names.
+    """
+
+    spec: type[PassSpec]
+    forms: tuple[str, ...]
+    apply: Callable[[TaskModel, Any, PassContext], TaskModel]

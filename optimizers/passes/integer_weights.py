@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from optimizers.formats import graphs
-from optimizers.passes.registry import PassError
+from optimizers.formats.errors import PassError
 from optimizers.tensors import Array
 
 #: Weight operators -> axis of the weight that holds the output channels.

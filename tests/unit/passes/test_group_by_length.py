@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.passes.grouping import by_length
+from optimizers.runtimes.grouping import by_length
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=9)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizers.passes.decision_tree import Feature, SurrogateError, check_rows, number
+from optimizers.runtimes.decision_tree import Feature, TreeError, check_rows, number
 from optimizers.tensors import Array
 
 #: Up to here Python's own comparisons beat one numpy call per condition.
@@ -70,10 +70,10 @@ class RuleList:
     def __post_init__(self) -> None:
         for scores in (self.default, *(rule.scores for rule in self.rules)):
             if len(scores) != len(self.classes):
-                raise SurrogateError(f"{len(scores)} scores for {len(self.classes)} classes")
+                raise TreeError(f"{len(scores)} scores for {len(self.classes)} classes")
         for condition in (c for rule in self.rules for c in rule.conditions):
             if not 0 <= condition.feature < len(self.features):
-                raise SurrogateError(f"a rule asks about column {condition.feature} of {len(self.features)}")
+                raise TreeError(f"a rule asks about column {condition.feature} of {len(self.features)}")
 
     @property
     def longest(self) -> int:
@@ -153,7 +153,7 @@ class RuleList:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RuleList:
-        """Raises :class:`SurrogateError` for anything but what :meth:`to_json` gives."""
+        """Raises :class:`TreeError` for anything but what :meth:`to_json` gives."""
         try:
             rules = tuple(
                 Rule(tuple(_condition(c) for c in rule["if"]), tuple(float(s) for s in rule["scores"]))
@@ -163,13 +163,13 @@ class RuleList:
             default = tuple(float(s) for s in value["default"])
             return cls(rules, default, features, tuple(str(c) for c in value["classes"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise SurrogateError(f"not a rule list: {error}") from None
+            raise TreeError(f"not a rule list: {error}") from None
 
 
 def _condition(value: Sequence[Any]) -> Condition:
     feature, sign, threshold = value
     if sign not in (">", "<="):
-        raise SurrogateError(f"a condition compares with '>' or '<=', not {sign!r}")
+        raise TreeError(f"a condition compares with '>' or '<=', not {sign!r}")
     return Condition(int(feature), sign == ">", float(threshold))
 
 

@@ -9,19 +9,64 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from optimizers.passes import prune_masks
 from optimizers.passes.importance import prunable, score
-from optimizers.passes.spec_shrink import Prune
+from optimizers.passes.technique import PassSpec, Technique, check_training, one_of, within
 from optimizers.passes.training import apply_masks, fit
-from optimizers.task import Context, Model
+from optimizers.task import PassContext, TaskModel
 from optimizers.tensors import Array
 
 
-def weights(model: Model, spec: Prune, context: Context) -> Model:
+@dataclass(frozen=True)
+class Prune(PassSpec):
+    """Weights of least importance set to zero: ``sparsity`` of them, or all but ``n`` of every ``m``.
+
+    ``importance`` is ``l1``, ``l2`` (size of the weight) or ``gradient`` (first-order Taylor over
+    ``rows`` training rows). ``scope`` ranks weights of all layers together (``global``) or each
+    ``layer``'s by itself; N:M and blocks are always per layer. With ``epochs`` the model is trained
+    on; ``schedule`` says whether the sparsity is there from the start (``constant``) or grows over
+    ``updates`` steps (``polynomial``).
+    """
+
+    kind: ClassVar[str] = "prune"
+    sparsity: float = 0.8
+    importance: str = "l1"
+    pattern: str = "unstructured"
+    scope: str = "global"
+    n: int = 2
+    m: int = 4
+    block: tuple[int, int] = (4, 4)
+    schedule: str = "constant"
+    updates: int = 10
+    epochs: int = 0
+    learning_rate: float = 1e-3
+    batch: int = 64
+    rows: int = 512
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        one_of(self, "importance", "l1", "l2", "gradient")
+        one_of(self, "pattern", "unstructured", "n:m", "block")
+        one_of(self, "scope", "global", "layer")
+        one_of(self, "schedule", "constant", "polynomial")
+        within(self, "sparsity", 0, 0.999)
+        within(self, "m", 2, 64)
+        within(self, "n", 1, self.m - 1)
+        within(self, "updates", 1, 1000)
+        within(self, "rows", 1, 1_000_000)
+        check_training(self, least_epochs=0)
+        if len(self.block) != 2 or min(self.block) < 1:
+            raise self.refusal("block", f"two whole numbers from 1, not {self.block!r}")
+        if self.schedule == "polynomial" and not self.epochs:
+            raise self.refusal("schedule", "polynomial grows while training; give epochs too")
+
+
+def prune(model: TaskModel, spec: Prune, context: PassContext) -> TaskModel:
     """``model`` with the least important weights at zero; the notes list each layer's sparsity.
 
     With ``spec.epochs`` the masks are drawn ``spec.updates`` times, evenly over the first half of
@@ -89,8 +134,11 @@ def _tensors(masks: Mapping[str, Array]) -> dict[str, Any]:
     return {name: torch.from_numpy(np.ascontiguousarray(mask)) for name, mask in masks.items()}
 
 
-def _done(model: Model, module: Any, targets: Mapping[str, Any]) -> Model:
+def _done(model: TaskModel, module: Any, targets: Mapping[str, Any]) -> TaskModel:
     zeros = {name: float((weight == 0).double().mean()) for name, weight in targets.items()}
     every = sum(weight.numel() for weight in targets.values())
     removed = sum(int((weight == 0).sum()) for weight in targets.values())
     return model.becomes(module.eval(), structure={"zeros": zeros}, sparsity=removed / every)
+
+
+TECHNIQUE = Technique(Prune, ("torch",), prune)
