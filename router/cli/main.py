@@ -22,7 +22,7 @@ COMMANDS = {
     "submit": "router.cli.client.submit:submit",
     "infer": "router.cli.client.infer:infer",
     "key": "router.cli.client.key:key",
-    "result": "router.cli.client.infer:result",
+    "result": "router.cli.client.result:result",
     "policy": "router.cli.server.policy:policy",
     "serve": "router.cli.server.serve:serve",
     "simulate": "router.cli.server.simulate:simulate",

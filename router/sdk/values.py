@@ -3,6 +3,11 @@
 The one way for all of them: Python's numbers and lists, numpy and torch, JSON, the cells of a CSV file, the
 columns of a Parquet file. A whole number is kept exactly, in a float too; other numbers are rounded to
 what the float holds; nothing wraps or overflows, and true and false are no numbers. No I/O.
+
+This is stricter than the server, which rounds a JSON body's ``16777217`` for an FP32 input to ``16777216.0``.
+The client knows an integer from a float, and an integer that a float cannot hold is nearly always an id or a
+code in the wrong column. JSON has one kind of number: a JavaScript client writes the float 16777217.0 in the
+same way, so the server cannot tell the two apart. To have the client round as well, pass floats.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The numbers, truths and texts of a JSON list as an array of a protocol's datatype, without a silent cast.
 
-Pure. A truth is no number and a number no truth; whole numbers fit their datatype, exactly, and the first
-that does not is named; FP16 and BF16 are rounded to the nearest that 16 bits hold.
+Pure. A truth is no number and a number no truth; whole numbers fit their integer datatype, exactly, and the
+first that does not is named. For a float datatype every number is rounded to the nearest that it holds,
+also ``16777217`` for FP32: JSON has one kind of number, and a JavaScript client writes 16777217.0 the same
+way. The SDK knows an integer from a float, and refuses one that would be rounded (`router.sdk.values`).
 """
 
 from __future__ import annotations

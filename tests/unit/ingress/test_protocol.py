@@ -34,6 +34,19 @@ def test_json_data_may_be_flat_or_nested() -> None:
         assert x.tolist() == [[1, 2], [3, 4]]
 
 
+@pytest.mark.parametrize(
+    ("datatype", "number", "nearest"),
+    [("FP16", 2049, 2048), ("BF16", 257, 256), ("FP32", 16777217, 16777216), ("FP64", 2**53 + 1, 2**53)],
+)
+def test_a_number_in_json_for_a_float_is_rounded_to_the_nearest(
+    datatype: str, number: int, nearest: int
+) -> None:
+    """JSON does not tell an integer from a float, so the server cannot refuse the one and take the other."""
+    data = [number, float(number)]
+    (x,) = decode(body(tensor(datatype=datatype, shape=[2], data=data)), None).inputs.values()
+    assert x.tolist() == [nearest, nearest]
+
+
 def test_binary_inputs_are_taken_in_order_beside_json_ones() -> None:
     a, b = np.arange(4, dtype="<f4").reshape(1, 4), np.array([[7, 8]], dtype="<i8")
     head = body(
