@@ -43,10 +43,10 @@ def duration_ms(value: str | int | float | timedelta) -> float:
         match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
         unit = match and _MS.get(match[2].lower())
         if not match or not unit:
-            raise ValueError(f"{_shown(value)} is not a duration; write 50ms, 2s, 10min or 2h")
+            raise ValueError(f"{_repr(value)} is not a duration; write 50ms, 2s, 10min or 2h")
         ms = float(match[1]) * unit
     if not math.isfinite(ms) or ms < 0:
-        raise ValueError(f"{_shown(value)} is not a duration; it must be finite and not negative")
+        raise ValueError(f"{_repr(value)} is not a duration; it must be finite and not negative")
     return ms
 
 
@@ -55,7 +55,7 @@ def budget_ms(value: str | int | float | timedelta) -> float:
     ms = duration_ms(value)
     if not 0 < ms <= MAX_BUDGET_MS:
         raise ValueError(
-            f"a latency budget of {_shown(value)} is out of range; it must be above 0 and at most 30d"
+            f"a latency budget of {_repr(value)} is out of range; it must be above 0 and at most 30d"
         )
     return ms
 
@@ -69,9 +69,9 @@ def size_bytes(value: str | int) -> int:
         # Decimal: a float would round a large number of bytes.
         size = Decimal(match[1]) * _BYTES.get(match[2].lower() or "b", -1)
     if size < 0:
-        raise ValueError(f"{_shown(value)} is not a size; write 512KiB, 16MiB, 4GiB or a number of bytes")
+        raise ValueError(f"{_repr(value)} is not a size; write 512KiB, 16MiB, 4GiB or a number of bytes")
     if size > _MAX_BYTES:
-        raise ValueError(f"{_shown(value)} is out of range; a size is at most 1 EiB")
+        raise ValueError(f"{_repr(value)} is out of range; a size is at most 1 EiB")
     return int(size)
 
 
@@ -80,10 +80,10 @@ def fraction(value: str | int | float) -> float:
     if isinstance(value, str):
         match = _QUANTITY.fullmatch(value.replace("%", "").strip()) if value.rstrip().endswith("%") else None
         if not match or match[2]:
-            raise ValueError(f"{_shown(value)} is not a share; write 20% or 0.2")
+            raise ValueError(f"{_repr(value)} is not a share; write 20% or 0.2")
         return float(match[1]) / 100.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{_shown(value)} is not a share; write 20% or 0.2")
+        raise ValueError(f"{_repr(value)} is not a share; write 20% or 0.2")
     return float(value)
 
 
@@ -93,11 +93,11 @@ def rate_per_s(value: str) -> float:
     match = _QUANTITY.fullmatch(count)
     per_ms = _MS.get(unit.strip().lower())
     if not slash or not match or match[2] or per_ms is None:
-        raise ValueError(f"{_shown(value)} is not a rate; write 100/s, 6000/min or 5/h")
+        raise ValueError(f"{_repr(value)} is not a rate; write 100/s, 6000/min or 5/h")
     return float(match[1]) * 1_000.0 / per_ms
 
 
-def _shown(value: object) -> str:
+def _repr(value: object) -> str:
     """A value in an error: short, whatever was given."""
     if isinstance(value, int) and abs(value) > 1 << 64:
         return "the number"

@@ -1,4 +1,4 @@
-"""Prediction beside truth: the figures of two results, and how far apart they are."""
+"""Prediction beside truth: the figures of two results, and how far the prediction is off."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class PredictionError(ValueError):
 
 
 class Difference(NamedTuple):
-    """One figure. ``apart`` is in points for a share (``unit`` is ``points``), else a share of the measured
+    """One figure. ``error`` is in points for a share (``unit`` is ``points``), else a share of the measured
     value (``unit`` is ``relative``); None where one of the two has no value."""
 
     figure: str
     predicted: float | None
     measured: float | None
-    apart: float | None
+    error: float | None
     unit: str
 
 
@@ -68,19 +68,19 @@ def _share(counts: Mapping[str, Any], outcome: str) -> float | None:
 
 
 def _points(figure: str, predicted: float | None, measured: float | None) -> Difference:
-    apart = None if predicted is None or measured is None else 100.0 * (predicted - measured)
-    return Difference(figure, predicted, measured, apart, "points")
+    error = None if predicted is None or measured is None else 100.0 * (predicted - measured)
+    return Difference(figure, predicted, measured, error, "points")
 
 
 def _relative(figure: str, predicted: float | None, measured: float | None) -> Difference:
-    apart = None if predicted is None or not measured else predicted / measured - 1.0
-    return Difference(figure, predicted, measured, apart, "relative")
+    error = None if predicted is None or not measured else predicted / measured - 1.0
+    return Difference(figure, predicted, measured, error, "relative")
 
 
 def table(name: str, differences: list[Difference]) -> str:
     """For a person."""
-    rows = [(f"predicted by {name}", "predicted", "measured", "apart")]
-    rows += [(d.figure, _value(d, d.predicted), _value(d, d.measured), _apart(d)) for d in differences]
+    rows = [(f"predicted by {name}", "predicted", "measured", "error")]
+    rows += [(d.figure, _value(d, d.predicted), _value(d, d.measured), _error(d)) for d in differences]
     widths = [max(len(row[at]) for row in rows) for at in range(4)]
     lines = []
     for first, *cells in rows:
@@ -95,9 +95,9 @@ def _value(difference: Difference, value: float | None) -> str:
     return f"{value:.2%}" if difference.unit == "points" else f"{value:,.1f}"
 
 
-def _apart(difference: Difference) -> str:
-    if difference.apart is None:
+def _error(difference: Difference) -> str:
+    if difference.error is None:
         return "-"
     if difference.unit == "points":
-        return f"{difference.apart:+.2f} points"
-    return f"{difference.apart:+.1%}"
+        return f"{difference.error:+.2f} points"
+    return f"{difference.error:+.1%}"

@@ -20,7 +20,7 @@ from router.bench.tally import RequestRecord, tallied
 from router.simulate.result import SimulationResult
 from router.simulate.workload import Request
 
-#: How long after its deadline an answer is still waited for: a late answer is told apart from none.
+#: How long after its deadline an answer is still waited for: a late answer is not the same as none.
 GRACE_S = 30.0
 _POLL_S = 20
 #: Connections that are there before the first request: as many as may go in so many milliseconds.

@@ -175,8 +175,8 @@ def _changed(before: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     # Through JSON, as the other came that way.
     plan = orjson.loads(orjson.dumps(plan))
     changed = [name for name in plan if plan[name] != before.get(name)]
-    return ", ".join(f"{name} (it was {_shown(before.get(name))})" for name in changed)
+    return ", ".join(f"{name} (it was {_as_text(before.get(name))})" for name in changed)
 
 
-def _shown(value: object) -> str:
+def _as_text(value: object) -> str:
     return "none" if value is None else str(value)

@@ -59,7 +59,7 @@ def describe(tally: BulkProgress, rate: Rate) -> str:
 
 
 @contextmanager
-def shown(
+def reporter(
     stream: IO[str], title: str, clock: Callable[[], float], *, quiet: bool = False
 ) -> Iterator[Report]:
     """A function to tell of each chunk that is written."""

@@ -307,7 +307,7 @@ class ClientCore:
         if isinstance(reply, Reply):
             error = error_of(reply, job_id=id_)
             if isinstance(error, Rejected):
-                return _not_told(error, id_, limit) if call.polls and now_s < limit.give_up_s else error
+                return _pending(error, id_, limit) if call.polls and now_s < limit.give_up_s else error
             return ServerUnavailable(
                 f"{self.server}: {error} ({spent})", status=reply.status, problem=error.problem, id=id_
             )
@@ -341,7 +341,7 @@ def _unanswered(job_id: str | None, poll: Limit) -> HybridRouterError:
     )
 
 
-def _not_told(refusal: Rejected, job_id: str | None, poll: Limit) -> HybridRouterError:
+def _pending(refusal: Rejected, job_id: str | None, poll: Limit) -> HybridRouterError:
     """The server has the request, and answers no question about it before the limit."""
     return ResultPending(
         f"request {job_id} goes on, but the server tells nothing of it now ({refusal}); "

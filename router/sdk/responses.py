@@ -114,7 +114,7 @@ def error_of(reply: Reply, *, job_id: str | None = None) -> HybridRouterError:
     if not problem:
         if kind is None:
             kind = ServerUnavailable if status in _PROXY_STATUSES else ProtocolError
-        return kind(_foreign(reply), **about)
+        return kind(_proxy_answer(reply), **about)
     message = _reason(problem, status)
     if kind is not None:
         return kind(message, **about)
@@ -140,7 +140,7 @@ def _reason(problem: Mapping[str, Any], status: int) -> str:
     return detail or f"answered {status} without a reason"
 
 
-def _foreign(reply: Reply) -> str:
+def _proxy_answer(reply: Reply) -> str:
     """What was answered by something that is not the router: a proxy, or another server."""
     status = reply.status
     if "location" in reply.headers and status < 400:

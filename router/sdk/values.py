@@ -219,10 +219,10 @@ def _refuse_kind(array: Array, spec: TensorSpec) -> NoReturn:
     what = "text or bytes" if spec.datatype == "BYTES" else spec.datatype
     start = f"input {spec.name!r}: the model takes {what}, got"
     if array.dtype.kind != "O":
-        raise InvalidRequest(f"{start} dtype {array.dtype}: {_shown(array.flat[0])}{_where(array, 0)}")
+        raise InvalidRequest(f"{start} dtype {array.dtype}: {_repr(array.flat[0])}{_where(array, 0)}")
     index, value = next((i, v) for i, v in enumerate(array.flat) if not _fits(v, spec))
     hint = "; write NaN for what is not a number" if value is None and spec.dtype.kind == "f" else ""
-    got = "a missing value" if value is None else _shown(value)
+    got = "a missing value" if value is None else _repr(value)
     raise InvalidRequest(f"{start} {got}{_where(array, index)}{hint}")
 
 
@@ -246,7 +246,7 @@ def _refuse(array: Array, index: int, spec: TensorSpec) -> NoReturn:
         limits = np.iinfo(spec.dtype)
         room = f" ({limits.min} to {limits.max})"
     kept = f"cannot be kept in the model's {spec.datatype}{room}{_where(array, index)}"
-    raise InvalidRequest(f"input {spec.name!r}: {_shown(array.flat[index])} {kept}")
+    raise InvalidRequest(f"input {spec.name!r}: {_repr(array.flat[index])} {kept}")
 
 
 def _where(array: Array, index: int) -> str:
@@ -255,7 +255,7 @@ def _where(array: Array, index: int) -> str:
     return f", at {[int(i) for i in np.unravel_index(index, array.shape)]}"
 
 
-def _shown(value: object) -> str:
+def _repr(value: object) -> str:
     """A value in an error: as Python writes it, and short."""
     item = value.item() if isinstance(value, np.generic) else value
     return reprlib.repr(item)

@@ -15,7 +15,7 @@ import click
 from optimizers.files.outputs import OutputPath
 from router.bulk.errors import BulkError
 from router.bulk.plan import Order
-from router.bulk.progress import shown
+from router.bulk.progress import reporter
 from router.bulk.run import BulkProgress, Report, run
 from router.bulk.store import Paths
 from router.cli.client import completion, show
@@ -123,7 +123,7 @@ def submit(
 
         progress = Followed()
         try:
-            with shown(sys.stderr, model, time.monotonic, quiet=quiet) as report:
+            with reporter(sys.stderr, model, time.monotonic, quiet=quiet) as report:
                 tally = asyncio.run(work(progress.follow(report)))
         except (asyncio.CancelledError, KeyboardInterrupt):
             fail(f"interrupted {progress.state(order)}", INTERRUPTED)

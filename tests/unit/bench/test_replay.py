@@ -390,15 +390,15 @@ def test_prediction_and_truth_are_compared_in_points_and_shares_of_the_truth() -
         for number in range(10):
             tally.answered(latency, number != 0 or result is measured, "v", 0.0, True)
     found = {d.figure: d for d in compare.differences(predicted.to_json(), measured.to_json())}
-    assert found["deadlines met"].apart == pytest.approx(-10.0)
-    assert found["fast: p50, ms"].apart == pytest.approx(-0.1)
-    assert found["goodput, 1/s"].apart == pytest.approx(0.8)
+    assert found["deadlines met"].error == pytest.approx(-10.0)
+    assert found["fast: p50, ms"].error == pytest.approx(-0.1)
+    assert found["goodput, 1/s"].error == pytest.approx(0.8)
     for result, outcome in ((predicted, "refused"), (measured, "expired")):
         result.by_tenant = True
         for tally in result.tallies("fast", "acme"):
             tally.ended(outcome, 1.0, "quota")
-    told = {d.figure: d.apart for d in compare.differences(predicted.to_json(), measured.to_json())}
-    assert told["tenant acme: refused"] == 100.0 and told["tenant acme: met"] == 0.0
+    errors = {d.figure: d.error for d in compare.differences(predicted.to_json(), measured.to_json())}
+    assert errors["tenant acme: refused"] == 100.0 and errors["tenant acme: met"] == 0.0
     shown = compare.table("p.yaml", list(found.values()))
     assert "-10.00 points" in shown and "+80.0%" in shown
 
