@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -82,42 +82,44 @@ def _online(facts: RouteFacts, route: Route, load: OnlineLoad | None, now_ms: fl
         return Reject(
             "unserved", None, route.name, f"no online variant of {facts.model!r} may serve this route"
         )
-    budget_ms, work_rows = facts.left_ms / (1.0 + route.margin), facts.row_cost or facts.rows
-    best, droppable = allowed[0], "reject" in route.on_miss
-    first = prediction.outlook(load, best, work_rows)
-    overloaded = prediction.overloaded(load, allowed) if "degrade" in route.on_miss else ()
-    fastest, hopes = best, _NEVER if best in overloaded else first
-    for variant in allowed:
-        seen = first if variant == best else prediction.outlook(load, variant, work_rows)
-        needed_ms = seen.predicted_ms * (_STEP_UP if variant in load.recently_degraded else 1.0)
-        if droppable:
-            needed_ms += seen.headroom_ms
-        if variant not in overloaded and needed_ms <= budget_ms:
-            if variant == best:
-                passed, reason = None, _first_reason(facts, route)
-            else:
-                # Where the budget alone is too small for the best, it is not the work ahead that is to blame.
-                passed = best if first.alone_ms <= facts.left_ms else None
-                reason = "degraded under pressure" if best in overloaded else "degraded to meet the deadline"
-            predicted_ms, deadline_ms = seen.predicted_ms, now_ms + facts.left_ms
-            return RunOnline(variant, deadline_ms, predicted_ms, route.name, reason, droppable, passed)
-        if seen.predicted_ms < hopes.predicted_ms and variant not in overloaded:
-            fastest, hopes = variant, seen
-        if "degrade" not in route.on_miss:
-            break
+    droppable, degrades = "reject" in route.on_miss, "degrade" in route.on_miss
+    budget_ms, rows = facts.left_ms / (1.0 + route.margin), facts.row_cost or facts.rows
+    overloaded = prediction.overloaded(load, allowed) if degrades else ()
+    too_slow: list[tuple[str, prediction.Outlook]] = []
+    for variant in allowed if degrades else allowed[:1]:
+        if variant in overloaded:
+            continue
+        outlook = prediction.outlook(load, variant, rows)
+        needed_ms = outlook.predicted_ms * (_STEP_UP if variant in load.recently_degraded else 1.0)
+        if needed_ms + (outlook.headroom_ms if droppable else 0.0) <= budget_ms:
+            reason, degraded_from = _reason(facts, route, load, variant, allowed[0], overloaded)
+            deadline_ms = now_ms + facts.left_ms
+            return RunOnline(
+                variant, deadline_ms, outlook.predicted_ms, route.name, reason, droppable, degraded_from
+            )
+        too_slow.append((variant, outlook))
+    variant, outlook = min(too_slow, key=lambda each: each[1].predicted_ms)
     # The smaller of the two: a margin may be negative, where answers come sooner than estimated.
-    if min(hopes.predicted_ms, hopes.likely_ms) + (hopes.headroom_ms if droppable else 0.0) <= budget_ms:
+    least_ms = min(outlook.predicted_ms, outlook.likely_ms)
+    if least_ms + (outlook.headroom_ms if droppable else 0.0) <= budget_ms:
         reason = "likely in time, though without the usual margin"
-        deadline_ms = now_ms + facts.left_ms
-        return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable)
-    if not droppable:
+    elif not droppable:
         reason = "predicted late, and the route does not refuse"
-        deadline_ms = now_ms + facts.left_ms
-        return RunOnline(fastest, deadline_ms, hopes.predicted_ms, route.name, reason, droppable=False)
-    return _missed(facts, route, load, fastest, hopes, budget_ms)
+    else:
+        return _missed(facts, route, load, variant, outlook, budget_ms)
+    return RunOnline(variant, now_ms + facts.left_ms, outlook.predicted_ms, route.name, reason, droppable)
 
 
-_NEVER = prediction.Outlook(math.inf, math.inf, 0.0, math.inf)
+def _reason(
+    facts: RouteFacts, route: Route, load: OnlineLoad, chosen: str, best: str, overloaded: Collection[str]
+) -> tuple[str, str | None]:
+    """Why ``chosen`` is the first in time, and the variant that the work ahead degraded the request from."""
+    if chosen == best:
+        return _first_reason(facts, route), None
+    reason = "degraded under pressure" if best in overloaded else "degraded to meet the deadline"
+    # Where the budget alone is too small for the best, it is not the work ahead that is to blame.
+    fits = prediction.alone_ms(load, best, facts.row_cost or facts.rows) <= facts.left_ms
+    return reason, best if fits else None
 
 
 def _missed(

@@ -1,7 +1,7 @@
 """Which queued jobs should run on an online replica instead, because the queue will be too late for them.
 
-Values in, values out, as in `router.scheduling.admission`; `router.service.rescuer` looks at the queue and
-carries it out. A job is rescued when it is predicted to miss its deadline in the queue and to make it online,
+Pure: `router.service.rescuer` carries a `RescueRound` out with a real queue, `router.simulate.rescued` with a
+simulated one. A job is rescued when it is predicted to miss its deadline in the queue and to make it online,
 on the most accurate variant that is no worse than the one the queue would have used. Interactive requests
 come first: nothing is rescued while any of them waits, and rescues take no more than the policy's share of
 the online time.
@@ -10,12 +10,13 @@ the online time.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from router.scheduling.prediction import BatchLoad, OnlineLoad, batch_ms, online_ms
-from workers.queue.contract import WaitingJob
+from workers.queue.contract import QueueStats, WaitingJob
+from workers.queue.job import Lease
 
 #: How often the queue is looked at.
 LOOK_MS = 100.0
@@ -28,6 +29,10 @@ _LAST_CALL_MS = 500.0
 _HANDOVER_MS = 10.0
 #: What a quota that is not used saves up at most.
 _SAVED_MS = 5_000.0
+#: How many of the most urgent jobs a round considers, and how many are remembered as having had their chance.
+HEADS, _REMEMBERED = 64, 4_096
+#: How long a lease lasts beyond the latest deadline: until a late answer is settled.
+_LEASE_BEYOND_MS = 5_000
 
 
 class Promotion(NamedTuple):
@@ -147,3 +152,74 @@ def _misses(slack_ms: float, online_finish_ms: float, queue_ms: float, queued: Q
 
 def _queue_ms(batch: BatchLoad, ahead: int, rows: int) -> float:
     return batch_ms(replace(batch, waiting_rows=ahead), rows)
+
+
+class Rescue(NamedTuple):
+    """One job that is leased to be run online by ``deadline_ms``, on the clock of the round."""
+
+    lease: Lease
+    promotion: Promotion
+    deadline_ms: float
+
+
+class Rescues:
+    """One router's rescues of one model: its quota, and which jobs had their chance already."""
+
+    def __init__(self, share: float, replicas: int, max_batch: int) -> None:
+        self.quota = Quota(share, replicas, max_batch)
+        self.tried: dict[str, None] = {}
+
+    def begin(self, now_ms: float) -> RescueRound | None:
+        """A look at the queue; None where nothing may be spent on rescues now."""
+        room = self.quota.room(now_ms)
+        return RescueRound(self, room) if room.run_ms > 0.0 and room.rows > 0 else None
+
+    def started(self, promotion: Promotion) -> None:
+        self.tried[promotion.id] = None
+        self.quota.spend(promotion)
+        while len(self.tried) > _REMEMBERED:
+            del self.tried[next(iter(self.tried))]
+
+    def ended(self, rescue: Rescue) -> None:
+        """It was answered, or goes back to the queue."""
+        self.quota.completed(rescue.promotion)
+
+
+class RescueRound:
+    """One look at the queue, as a state machine without I/O. Its caller does what stands between the steps:
+    read the statistics, `is_due`, peek at `HEADS` jobs, `choose`, lease those for ``lease_ms``, `leased`."""
+
+    def __init__(self, rescues: Rescues, room: Room) -> None:
+        self._rescues, self._room = rescues, room
+        self._now_ms = 0.0
+        self._held_rows = self._queue_now_ms = 0
+        self._chosen: dict[str, Promotion] = {}
+        self._slack_ms: dict[str, int] = {}
+
+    def is_due(self, stats: QueueStats, batch: BatchLoad, online: OnlineLoad, now_ms: float) -> bool:
+        """Whether to peek at the queue, by statistics that were read at ``now_ms``."""
+        if stats.earliest_deadline_ms is None:
+            return False
+        self._now_ms, self._queue_now_ms = now_ms, stats.now_ms
+        self._held_rows = max(0, stats.rows - stats.waiting_rows - self._room.rows_in_flight)
+        slack_ms = float(stats.earliest_deadline_ms - stats.now_ms)
+        return worth_a_look(slack_ms, self._held_rows, batch, online)
+
+    def choose(self, heads: Sequence[WaitingJob], batch: BatchLoad, online: OnlineLoad) -> list[str]:
+        """The ids of the jobs to lease, most urgent first."""
+        view = QueueView(heads, self._held_rows, self._queue_now_ms)
+        chosen = choose(view, batch, online, self._room, self._rescues.tried)
+        self._chosen = {promotion.id: promotion for promotion in chosen}
+        self._slack_ms = {job.id: job.deadline_ms - self._queue_now_ms for job in heads}
+        return list(self._chosen)
+
+    @property
+    def lease_ms(self) -> int:
+        """How long the chosen jobs are leased."""
+        return max(self._slack_ms[id] for id in self._chosen) + _LEASE_BEYOND_MS
+
+    def leased(self, lease: Lease) -> Rescue:
+        """One of them is leased: from now on it is spent, and not rescued a second time."""
+        promotion = self._chosen[lease.id]
+        self._rescues.started(promotion)
+        return Rescue(lease, promotion, self._now_ms + self._slack_ms[lease.id])

@@ -19,17 +19,11 @@ from router.online.dispatcher import DispatchError, OnlineDispatcher
 from router.policy import BatchSection, OnlineSection
 from router.policy.facts import MeasuredVariant
 from router.scheduling.prediction import batch_load
-from router.scheduling.rescue import LOOK_MS, Promotion, QueueView, Quota, choose, worth_a_look
+from router.scheduling.rescue import HEADS, LOOK_MS, Rescue, RescueRound, Rescues
 from router.service.metrics import Recorder
 from workers.queue.contract import DeadlineQueue, Done, Failed, Outcome, QueueError, Release
-from workers.queue.job import Lease
 
 _log = logging.getLogger("ray.serve")
-
-#: How many jobs are considered at a look, and how many are remembered as having had their chance.
-_HEADS, _REMEMBERED = 64, 4096
-#: Beyond its deadline a lease is of use only until a late answer is settled.
-_LEASE_BEYOND_MS = 5_000
 
 
 class Rescuer:
@@ -49,16 +43,15 @@ class Rescuer:
     ) -> None:
         self._queue, self._online, self._inputs, self._variant = queue, dispatcher, tuple(inputs), variant
         self._batch, self._recorder, self._waits, self._clock = batch, recorder, waits, clock
-        self._quota = Quota(online.rescue.share, online.replicas, online.max_batch)
+        self._rescues = Rescues(online.rescue.share, online.replicas, online.max_batch)
         self._worker = f"{socket.gethostname()}:{os.getpid()}:rescue"
-        self._tried: dict[str, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking: asyncio.Task[int] | None = None
 
     def configure(self, online: OnlineSection, batch: BatchSection) -> None:
         """Go on under other settings of the two sides."""
         self._batch = batch
-        self._quota.configure(online.rescue.share, online.replicas, online.max_batch)
+        self._rescues.quota.configure(online.rescue.share, online.replicas, online.max_batch)
 
     async def run(self) -> None:
         """Look every `LOOK_MS` while anything waits, until cancelled; what was taken is then given back."""
@@ -80,48 +73,31 @@ class Rescuer:
 
     async def look(self) -> int:
         """Start what should be rescued now; gives how many jobs that are. Raises `QueueError`."""
-        room = self._quota.room(self._clock())
-        if room.run_ms <= 0.0 or room.rows <= 0:
+        look = self._rescues.begin(self._clock())
+        if look is None:
             return 0
         stats = await self._queue.stats()
-        seen_ms, due_ms = self._clock(), stats.earliest_deadline_ms
-        if due_ms is None:
+        workers, max_batch = self._batch.worker_count, self._batch.max_batch
+        batch = batch_load(self._variant, workers, max_batch, stats.waiting_rows, stats.rows_per_s)
+        if not look.is_due(stats, batch, self._online.load(), self._clock()):
             return 0
-        batch = batch_load(
-            self._variant,
-            self._batch.worker_count,
-            self._batch.max_batch,
-            stats.waiting_rows,
-            stats.rows_per_s,
-        )
-        held = max(0, stats.rows - stats.waiting_rows - room.rows_in_flight)
-        if not worth_a_look(float(due_ms - stats.now_ms), held, batch, self._online.load()):
-            return 0
-        heads = await self._queue.peek(_HEADS)
-        chosen = choose(QueueView(heads, held, stats.now_ms), batch, self._online.load(), room, self._tried)
+        chosen = look.choose(await self._queue.peek(HEADS), batch, self._online.load())
         if not chosen:
             return 0
-        slack_ms = {job.id: job.deadline_ms - stats.now_ms for job in heads}
         # Not cut off by a shutdown: what is leased by then would be leased to nobody.
-        self._taking = asyncio.create_task(self._take(chosen, slack_ms, seen_ms))
+        self._taking = asyncio.create_task(self._take(look, chosen))
         return await asyncio.shield(self._taking)
 
-    async def _take(self, chosen: Sequence[Promotion], slack_ms: dict[str, int], seen_ms: float) -> int:
-        lease_ms = max(slack_ms[promotion.id] for promotion in chosen) + _LEASE_BEYOND_MS
-        leases = await self._queue.promote([promotion.id for promotion in chosen], lease_ms, self._worker)
-        by_id = {promotion.id: promotion for promotion in chosen}
+    async def _take(self, look: RescueRound, chosen: list[str]) -> int:
+        leases = await self._queue.promote(chosen, look.lease_ms, self._worker)
         for lease in leases:
-            self._tried[lease.id] = None
-            self._quota.spend(by_id[lease.id])
-            deadline_ms = seen_ms + slack_ms[lease.id]
-            task = asyncio.create_task(self._rescue(lease, by_id[lease.id], deadline_ms))
+            task = asyncio.create_task(self._rescue(look.leased(lease)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        while len(self._tried) > _REMEMBERED:
-            del self._tried[next(iter(self._tried))]
         return len(leases)
 
-    async def _rescue(self, lease: Lease, promotion: Promotion, deadline_ms: float) -> None:
+    async def _rescue(self, rescue: Rescue) -> None:
+        lease, promotion, deadline_ms = rescue
         # A job that fails here is given back, not failed: the queue's own runs decide about its attempts.
         outcome: Outcome = Release(lease.id, lease.token)
         how = "returned"
@@ -138,7 +114,7 @@ class Rescuer:
         except DispatchError as error:
             _log.info("job %s goes back to the queue: %s", lease.id, error)
         finally:
-            self._quota.completed(promotion)
+            self._rescues.ended(rescue)
             self._recorder.rescue(self._queue.model, how)
             await self._settle(outcome)
 

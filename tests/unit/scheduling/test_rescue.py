@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from router.scheduling.prediction import BatchLoad, OnlineLoad
-from router.scheduling.rescue import Promotion, QueueView, Quota, Room, choose, worth_a_look
+from router.scheduling.rescue import Promotion, QueueView, Quota, Rescues, Room, choose, worth_a_look
 from tests.support.replica import variant
-from workers.queue.contract import WaitingJob
+from workers.queue.contract import QueueStats, WaitingJob
+from workers.queue.job import Lease
 
 NOW = 1_800_000_000_000
 #: 10 ms and 1 ms a row, on either side; the queue drains 100 rows a second.
@@ -105,3 +106,49 @@ def test_a_queue_that_is_done_before_its_earliest_deadline_need_not_be_looked_at
     assert not worth_a_look(60_000.0, 0, replace(BATCH, waiting_rows=1_000), ONLINE)
     assert worth_a_look(10_300.0, 0, replace(BATCH, waiting_rows=1_000), ONLINE)
     assert worth_a_look(100.0, 0, replace(BATCH, waiting_rows=1), ONLINE)
+
+
+def stats(rows: int = 1, slack_ms: int | None = 400) -> QueueStats:
+    """One job of one row waits; of ``rows`` in all the others are leased."""
+    due_ms = None if slack_ms is None else NOW + slack_ms
+    return QueueStats(NOW, rows, rows, 0, 1, 1, 0, rows - 1, 0, due_ms, 100.0, {})
+
+
+def lease(id: str) -> Lease:
+    return Lease(id, "token", b"", 1, NOW + 400, 0, "", None, NOW + 5_400, NOW)
+
+
+def test_a_round_leases_what_it_chose_beyond_its_deadline_and_rescues_nothing_twice() -> None:
+    rescues = Rescues(share=1.0, replicas=1, max_batch=8)
+    look = rescues.begin(0.0)
+    assert look and look.is_due(stats(), BATCH, ONLINE, now_ms=50.0)
+    assert look.choose([waiting("a", 400)], BATCH, ONLINE) == ["a"]
+    assert look.lease_ms == 400 + 5_000
+    rescue = look.leased(lease("a"))
+    assert (rescue.deadline_ms, rescue.promotion.variant) == (450.0, "best")
+    again = rescues.begin(100.0)
+    assert again and again.is_due(stats(), BATCH, ONLINE, now_ms=100.0)
+    assert again.choose([waiting("a", 300)], BATCH, ONLINE) == []
+
+
+def test_rows_that_are_being_rescued_are_not_with_the_workers() -> None:
+    rescues = Rescues(share=1.0, replicas=1, max_batch=8)
+    first = rescues.begin(0.0)
+    assert first and first.is_due(stats(), BATCH, ONLINE, now_ms=0.0)
+    first.choose([waiting("a", 400)], BATCH, ONLINE)
+    rescue = first.leased(lease("a"))
+    # Of two rows one waits and one is rescued: no worker drains the queue.
+    look = rescues.begin(100.0)
+    assert look and look.is_due(stats(rows=2), BATCH, ONLINE, now_ms=100.0)
+    assert look.choose([waiting("b", 400)], BATCH, ONLINE) == ["b"]
+    rescues.ended(rescue)
+    later = rescues.begin(200.0)
+    assert later and later.is_due(stats(rows=2), BATCH, ONLINE, now_ms=200.0)
+    assert later.choose([waiting("c", 400)], BATCH, ONLINE) == []
+
+
+def test_a_round_begins_only_while_the_quota_lasts_and_goes_on_only_where_a_job_is_due() -> None:
+    assert Rescues(share=0.0, replicas=1, max_batch=8).begin(0.0) is None
+    look = Rescues(share=1.0, replicas=1, max_batch=8).begin(0.0)
+    assert look and not look.is_due(stats(slack_ms=None), BATCH, ONLINE, now_ms=0.0)
+    assert not look.is_due(stats(slack_ms=3_600_000), BATCH, ONLINE, now_ms=0.0)
