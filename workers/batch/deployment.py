@@ -132,7 +132,7 @@ class BatchWorker:
         await asyncio.gather(*self._helpers, return_exceptions=True)
         await self._queue.close()
         if self._worker_loop.hung_reason:
-            # Libraries join their threads when a process ends, and one that hangs would keep it for ever.
+            # Libraries join their threads when a process ends; one that hangs would keep the process alive.
             logging.shutdown()
             os._exit(1)
 

@@ -37,7 +37,7 @@ from workers.queue.job import JobDecodeError, Lease
 
 logger = logging.getLogger("ray.serve")
 
-#: A variant's table is made anew from live batches after so many of them.
+#: A variant's table is computed again from live batches after so many of them.
 REFIT_BATCHES = 32
 #: After a claim that failed; doubled each time.
 _FIRST_PAUSE_S = 0.1
@@ -211,8 +211,8 @@ class WorkerLoop:
                 return
 
     async def _claim(self, rows: int) -> None:
-        """One claim at a time. A caller that is cancelled does not cut it off, because its jobs would
-        stay leased to nobody: they arrive all the same."""
+        """One claim at a time. It goes on when its caller is cancelled: otherwise the jobs that it leases
+        would be lost until the lease runs out."""
         if self._claiming is None or self._claiming.done():
             self._claiming = asyncio.create_task(self._claim_now(rows))
         await asyncio.shield(self._claiming)

@@ -14,14 +14,14 @@ from workers.queue.job import DEFAULT_ATTEMPTS
 MAX_EXPIRED_PER_CLAIM = 1000
 #: One claim hands out no more payload than this, though always one job.
 MAX_BYTES_PER_CLAIM = 64 << 20
-#: A claim looks so often for tenants with work behind those that have late jobs only.
+#: How often one claim expires late jobs and looks again, to reach tenants with work behind those without.
 CLAIM_ROUNDS = 8
 #: A job's record keeps its last failures, each cut to so many characters.
 KEPT_FAILURES, MAX_ERROR_CHARS = 10, 2000
 
-#: Counts of ended jobs decay with this time constant; a rate is taken over this span at least ...
+#: Counts of ended jobs decay with this time constant. A rate is taken over at least this span.
 RATE_MS, MIN_RATE_SPAN_MS = 10_000, 1_000
-#: ... and begins anew after a pause of this length.
+#: After a pause of this length there is no rate, and the next one starts from zero.
 RATE_PAUSE_MS = 60_000
 #: The bounds of a predicted ``retry_after_ms``, and what it is where nothing can be predicted.
 MIN_ROOM_MS, MAX_ROOM_MS, UNKNOWN_ROOM_MS = 10, 600_000, 1_000

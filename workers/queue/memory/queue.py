@@ -39,6 +39,7 @@ from workers.queue.memory.places import Places
 from workers.queue.memory.record import JobRecord, applied_before, kind_of, lease_of, status_of
 from workers.queue.retry import Decision, Expire, GiveUp, Retry, after_failure, after_lost_lease
 from workers.queue.settings import QueueSettings
+from workers.queue.waiters import Waiters
 
 
 class MemoryQueue:
@@ -62,8 +63,7 @@ class MemoryQueue:
         self._ended = EndedJobs(self.settings)
         self._counts = QueueCounts()
         self._sequence = 0
-        self._watchers: dict[str, set[asyncio.Event]] = {}
-        self._idle: set[asyncio.Event] = set()
+        self._waiters = Waiters()
         self._closed = False
 
     @property
@@ -130,11 +130,8 @@ class MemoryQueue:
         return None if record is None else status_of(record)
 
     async def wait(self, ids: Sequence[str], timeout_s: float) -> list[JobStatus]:
-        event = asyncio.Event()
         until = time.monotonic() + timeout_s
-        for id in ids:
-            self._watchers.setdefault(id, set()).add(event)
-        try:
+        with self._waiters.ended(ids) as event:
             while True:
                 self._tick()
                 event.clear()
@@ -142,11 +139,6 @@ class MemoryQueue:
                 ended = [status_of(r) for r in known if r.state in TERMINAL]
                 if ended or not known or not await _within(event, until - time.monotonic()):
                     return ended
-        finally:
-            for id in ids:
-                self._watchers.get(id, set()).discard(event)
-                if not self._watchers.get(id, True):
-                    del self._watchers[id]
 
     async def peek(self, n: int) -> list[WaitingJob]:
         now = self._tick()
@@ -172,10 +164,8 @@ class MemoryQueue:
         )
 
     async def wait_for_work(self, timeout_s: float) -> bool:
-        event = asyncio.Event()
         until = time.monotonic() + timeout_s
-        self._idle.add(event)
-        try:
+        with self._waiters.work() as event:
             while True:
                 # What woke this one may have been taken by another since.
                 event.clear()
@@ -187,8 +177,6 @@ class MemoryQueue:
                     pause_s = min(pause_s, (due_ms - now) / 1000)
                 if not await _within(event, pause_s) and time.monotonic() >= until:
                     return False
-        finally:
-            self._idle.discard(event)
 
     async def reap(self) -> int:
         now = self._tick()
@@ -231,8 +219,7 @@ class MemoryQueue:
 
     async def close(self) -> None:
         self._closed = True
-        for event in (*self._idle, *(e for events in self._watchers.values() for e in events)):
-            event.set()
+        self._waiters.wake_all()
 
     def _tick(self) -> int:
         """The time, after what is too old has been forgotten."""
@@ -275,8 +262,7 @@ class MemoryQueue:
 
     def _enqueue(self, record: JobRecord) -> None:
         self._places.wait(record)
-        for event in self._idle:
-            event.set()
+        self._waiters.wake_for_work()
 
     def _lease(self, taken: list[JobRecord], now: int, lease_ms: int, worker: str) -> list[Lease]:
         token = uuid.uuid4().hex
@@ -350,8 +336,7 @@ class MemoryQueue:
         record.token = None
         self._counts.end(record.job, state, now)
         self._ended.add(record)
-        for event in self._watchers.get(record.job.id, ()):
-            event.set()
+        self._waiters.wake_for_end(record.job.id)
 
     def _sweep(self, now: int) -> int:
         moved = 0

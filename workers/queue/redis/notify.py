@@ -9,24 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterable, Iterator
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from workers.queue.redis.keys import Keys
+from workers.queue.waiters import Waiters
 
 
 class Notifications:
-    """Started by the first wait. ``close`` ends the subscription and wakes all waiters."""
+    """Wakes ``waiters``. Started by the first wait. ``close`` ends the subscription and wakes all waiters."""
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
         self._task: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
-        self._by_id: dict[str, set[asyncio.Event]] = {}
-        self._for_work: set[asyncio.Event] = set()
+        self.waiters = Waiters()
 
     async def ready(self) -> None:
         """Return once subscribed; what is announced from then on wakes waiters.
@@ -37,40 +36,6 @@ class Notifications:
             self._task = asyncio.create_task(self._listen(), name=f"notifications {self._keys.base}")
         await self._subscribed.wait()
 
-    @contextlib.contextmanager
-    def ended(self, ids: Iterable[str]) -> Iterator[asyncio.Event]:
-        """An event that is set when one of the jobs is announced as ended."""
-        event = asyncio.Event()
-        ids = tuple(ids)
-        for id in ids:
-            self._by_id.setdefault(id, set()).add(event)
-        try:
-            yield event
-        finally:
-            for id in ids:
-                waiters = self._by_id.get(id)
-                if waiters is not None:
-                    waiters.discard(event)
-                    if not waiters:
-                        del self._by_id[id]
-
-    @contextlib.contextmanager
-    def work(self) -> Iterator[asyncio.Event]:
-        """An event that is set when there may be work."""
-        event = asyncio.Event()
-        self._for_work.add(event)
-        try:
-            yield event
-        finally:
-            self._for_work.discard(event)
-
-    def wake_all(self) -> None:
-        for event in self._for_work:
-            event.set()
-        for waiters in self._by_id.values():
-            for event in waiters:
-                event.set()
-
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -78,7 +43,7 @@ class Notifications:
                 await self._task
             self._task = None
         self._subscribed.set()
-        self.wake_all()
+        self.waiters.wake_all()
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
 
@@ -103,13 +68,11 @@ class Notifications:
         if message["type"] == "subscribe":
             # Also after redis-py reconnected by itself: what was announced meanwhile is lost.
             self._subscribed.set()
-            self.wake_all()
+            self.waiters.wake_all()
         elif message["type"] == "message":
             data = message["data"]
             text = data.decode() if isinstance(data, bytes) else str(data)
             if not text:
-                for event in self._for_work:
-                    event.set()
+                self.waiters.wake_for_work()
             for id in text.split():
-                for event in self._by_id.get(id, ()):
-                    event.set()
+                self.waiters.wake_for_end(id)

@@ -183,7 +183,7 @@ class RedisQueue:
     async def wait(self, ids: Sequence[str], timeout_s: float) -> list[JobStatus]:
         self._check_open()
         until = time.monotonic() + timeout_s
-        with self._notifications.ended(ids) as event:
+        with self._notifications.waiters.ended(ids) as event:
             await self._subscribed(until)
             while True:
                 event.clear()
@@ -230,7 +230,7 @@ class RedisQueue:
     async def wait_for_work(self, timeout_s: float) -> bool:
         self._check_open()
         until = time.monotonic() + timeout_s
-        with self._notifications.work() as event:
+        with self._notifications.waiters.work() as event:
             await self._subscribed(until)
             while True:
                 event.clear()
