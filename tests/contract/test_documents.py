@@ -14,6 +14,7 @@ import yaml
 
 from optimizers import artifact
 from optimizers.artifact import Manifest
+from optimizers.passes import registry
 from optimizers.pipeline import recipe_file
 from optimizers.profile import LatencyProfile, ProfilePoint
 from optimizers.tensors import TensorSpec
@@ -109,6 +110,11 @@ def test_clients_lists_every_path_and_exit_code() -> None:
     assert [ending for ending in endings if ending not in text] == []
     listed = set(re.findall(r"^\| (\d+) \| ", text.partition("| exit code |")[2], re.MULTILINE))
     assert listed == set(re.findall(r"^ +(\d+) ", EXIT_CODES, re.MULTILINE))
+
+
+def test_own_model_lists_every_technique() -> None:
+    text = prose(OWN_MODEL)
+    assert [kind for kind in registry.BUILT_IN if f"`{kind}`" not in text] == []
 
 
 def policy_text(given: dict[str, Any]) -> str | None:
