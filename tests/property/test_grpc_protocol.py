@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from optimizers.tensors import DTYPES, TensorSpec, to_bytes
 from router.ingress.codec.protocol import MalformedRequest
 from router.ingress.grpc.messages import message, parse
-from router.ingress.grpc.protocol import decode, encode
+from tests.support.grpc_messages import decode, encode
 
 FLAT = [name for name in DTYPES if name not in ("BYTES", "BF16")]
 

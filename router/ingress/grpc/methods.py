@@ -83,8 +83,7 @@ class GrpcIngress:
     async def call(self, method: str, request: RawMessage, context: CallContext) -> RawMessage:
         """One call. An error is in the context's code, beside an empty message."""
         try:
-            if not self._admits(context.peer()):
-                raise NotPermitted("this server takes calls from its own machine only")
+            self._check_peer(context)
             headers = headers_of(context.invocation_metadata())
             answer = RawMessage(await self._methods[method](request.data, headers))
             trace = trace_parent(headers)
@@ -96,6 +95,10 @@ class GrpcIngress:
         except Exception as error:
             _end(context, grpc_status(explained(error, f"gRPC call {method}")))
         return RawMessage()
+
+    def _check_peer(self, context: CallContext) -> None:
+        if not self._admits(context.peer()):
+            raise NotPermitted("this server takes calls from its own machine only")
 
     async def _server_live(self, data: bytes, headers: Headers) -> bytes:
         return _answer("ServerLiveResponse", live=True)
@@ -119,8 +122,7 @@ class GrpcIngress:
         """Health as it is now and whenever it changes, until the caller leaves."""
         last = None
         try:
-            if not self._admits(context.peer()):
-                raise NotPermitted("this server takes calls from its own machine only")
+            self._check_peer(context)
             if self._watchers >= _MAX_WATCHERS:
                 raise HttpError(429, f"{_MAX_WATCHERS} callers watch the health already; use Check")
             self._watchers += 1

@@ -25,7 +25,7 @@ from router.ingress.codec import tensor_steps
 from router.ingress.codec.json_data import whole_numbers
 from router.ingress.codec.not_offered import REQUEST, TENSOR, refuse
 from router.ingress.codec.protocol import DecodedBody, MalformedRequest
-from router.ingress.codec.steps import STEP_ITEMS, Steps, finish
+from router.ingress.codec.steps import STEP_ITEMS, Steps
 from router.ingress.grpc.messages import message
 from router.service.errors import TooManyRows
 
@@ -55,13 +55,6 @@ _ITEMS = {
     "fp64_contents": "<f8",
     "bytes_contents": "O",
 }
-
-
-def decode(
-    asked: Any, specs: Sequence[TensorSpec] | None = None, max_rows: int = MAX_DIMENSION
-) -> DecodedBody:
-    """A request from its parsed message in one go: the result of `decode_steps`."""
-    return finish(decode_steps(asked, specs, max_rows))
 
 
 def decode_steps(
@@ -155,21 +148,6 @@ def set_values(parameters: Any, plain: Mapping[str, Any]) -> None:
             parameters[name].double_param = value
         else:
             parameters[name].string_param = str(value)
-
-
-def encode(
-    outputs: Mapping[str, Array],
-    specs: Sequence[TensorSpec],
-    request: DecodedBody,
-    *,
-    model: str,
-    variant: str,
-    request_id: str,
-    parameters: Mapping[str, Any],
-) -> bytes:
-    """A ModelInferResponse in one go: the result of `encode_steps`."""
-    about = {"model": model, "variant": variant, "request_id": request_id}
-    return finish(encode_steps(outputs, specs, request, parameters=parameters, **about))
 
 
 def encode_steps(

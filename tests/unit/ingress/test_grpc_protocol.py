@@ -11,8 +11,9 @@ from optimizers.tensors import DTYPES, Array, TensorSpec, to_bytes
 from router.ingress.codec.protocol import MalformedRequest
 from router.ingress.grpc.messages import message, parse
 from router.ingress.grpc.peers import is_here
-from router.ingress.grpc.protocol import decode, encode, set_values, values
+from router.ingress.grpc.protocol import set_values, values
 from tests.support.every_datatype import sample
+from tests.support.grpc_messages import decode, encode
 
 TYPED = [name for name in DTYPES if name not in ("FP16", "BF16")]
 FIELDS = {
