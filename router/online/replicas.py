@@ -13,6 +13,8 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
+from router.online.ray_internals import ServeActor, by_reference
+
 _REFRESH_S, _ANSWER_WITHIN_S = 1.0, 5.0
 _log = logging.getLogger("ray.serve")
 
@@ -101,8 +103,7 @@ class ServeSource:
     """The replicas of a deployment that has `workers.online.OnlineReplica`'s methods."""
 
     def __init__(self, handle: Any) -> None:
-        # By reference: an actor's handle travels only in Ray's own messages.
-        self._run, self._all = handle.run, handle.options(_by_reference=True)
+        self._run, self._all = handle.run, by_reference(handle)
 
     async def run(self, variant: str, message: bytes) -> bytes:
         reply: bytes = await self._run.remote(variant, message)
@@ -126,21 +127,3 @@ class OwnSource:
 
     async def actors(self) -> Mapping[str, Actor]:
         return {"own": self._own}
-
-
-class ServeActor:
-    """A Serve replica's actor, called by the method that Serve's own handles end in."""
-
-    def __init__(self, actor: Any) -> None:
-        from ray.serve._private.common import RequestMetadata
-        from ray.serve._private.request_router.common import PendingRequest
-        from ray.serve._private.request_router.replica_wrapper import ActorReplicaWrapper
-
-        wrapper: Any = ActorReplicaWrapper
-        self._actor, self._pending = wrapper(actor), PendingRequest
-        self._metadata = RequestMetadata("batch", "batch", call_method="run")
-
-    async def run(self, variant: str, message: bytes) -> bytes:
-        call = self._pending([variant, message], {}, self._metadata)
-        reply: bytes = await self._actor.send_request_python(call, with_rejection=False).get_async()
-        return reply

@@ -240,15 +240,13 @@ def _serve_runs(host: str, port: int, grpc_port: int | None) -> bool:
 
     Serve keeps the ports that it was started with, whatever comes later, and outlives its applications.
     """
-    import ray
-    from ray.serve.context import _get_global_client
-
     from router.ingress.grpc.server import SERVICER
+    from router.online.ray_internals import serve_options
 
-    client: Any = _get_global_client(raise_if_no_controller_running=False)
-    if client is None:
+    options = serve_options()
+    if options is None:
         return False
-    http, grpc = client.http_config, ray.get(client._controller.get_grpc_config.remote())
+    http, grpc = options
     there = grpc.port if SERVICER in grpc.grpc_servicer_functions else None
     if (http.host, http.port, there) != (host, port, grpc_port):
         raise ClusterError(
