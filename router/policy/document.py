@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from router.policy.names import Misnamed, misnamed
+from optimizers.files.problems import PlacedError
+from router.policy.names import misnamed
 from router.policy.sections import (
     CorsSection,
     DefaultsSection,
@@ -38,7 +39,7 @@ class Policy(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Policy:
         if problems := list(misnamed(self.models, self.routes, self.tenants)):
-            raise Misnamed(problems)
+            raise PlacedError(problems)
         return self
 
     @property

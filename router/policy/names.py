@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from optimizers.files.problems import Place, hint
 from router.policy.conditions.when import CONDITIONS
 from router.policy.sections import ModelSection, Route
 from router.policy.tenants import Tenant
-
-#: Where a value stands: keys and indexes from the top of the file.
-Place = tuple[str | int, ...]
-
-
-class Misnamed(ValueError):
-    """A policy whose sections do not fit together; ``problems`` has the place and sentence of each."""
-
-    def __init__(self, problems: Collection[tuple[Place, str]]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("; ".join(text for _, text in problems))
 
 
 def misnamed(
@@ -38,7 +27,7 @@ def misnamed(
         for model in tenant.models or ():
             if model not in models:
                 text = f"tenant {name!r} may use model {model!r}, which is not in 'models'"
-                yield ("tenants", name, "models"), f"{text}; {_hint(model, models)}"
+                yield ("tenants", name, "models"), f"{text}; {hint(model, models)}"
         for key in tenant.keys:
             other = hashes.setdefault(key, name)
             if other != name:
@@ -57,7 +46,7 @@ def _in_conditions(
         known = sections[section]
         for name in condition.root:
             if name not in known:
-                text = f"{section[:-1]} {name!r}, which is not in {section!r}; {_hint(name, known)}"
+                text = f"{section[:-1]} {name!r}, which is not in {section!r}; {hint(name, known)}"
                 yield ("when", key), text
 
 
@@ -71,11 +60,4 @@ def _in_variants(route: Route, models: Mapping[str, ModelSection]) -> Iterator[t
     ]
     for place, variant in named:
         if known and variant not in known:
-            yield place, f"variant {variant!r}, which none of its models serves; {_hint(variant, known)}"
-
-
-def _hint(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known here: {', '.join(sorted(known))}" if known else "there is none yet"
+            yield place, f"variant {variant!r}, which none of its models serves; {hint(variant, known)}"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 _KEY = re.compile(r"hr_[A-Za-z0-9_-]{8,}")
 #: Up to the last @ before a space: a password may hold one itself.
 _USER = re.compile(r"(?<=://)\S*@")
 _PASSWORD = re.compile(r"(?i)(?<=password=)[^&\s'\"]+")
-_QUOTED = re.compile(r"'[^'<>]{4,}'|\"[^\"<>]{4,}\"")
 HIDDEN = "(hidden)"
 #: What to do with a URL that holds a password.
 URL_ELSEWHERE = (
@@ -19,23 +17,18 @@ URL_ELSEWHERE = (
 )
 
 
-def may_be_secret(loc: Sequence[Any]) -> bool:
+def may_be_secret(place: Sequence[str | int]) -> bool:
     """Whether a value at this place of a policy must not be shown: API keys and all about the queue's server,
     also where either stands a level too high."""
-    if loc[:1] == ["redis"]:
+    if place[:1] == ("redis",):
         return True
-    return loc[:1] == ["tenants"] and (len(loc) < 3 or loc[2] == "keys")
+    return place[:1] == ("tenants",) and (len(place) < 3 or place[2] == "keys")
 
 
 def redacted(text: str) -> str:
     """The text without what looks like an API key or like the user and password of a URL."""
     text = _KEY.sub(f"hr_{HIDDEN}", text)
     return _PASSWORD.sub(HIDDEN, _USER.sub(f"{HIDDEN}@", text))
-
-
-def without_quotes(text: str) -> str:
-    """The text of a YAML error without what it quotes of the file, which may be anything."""
-    return _QUOTED.sub(HIDDEN, text)
 
 
 def holds_password(url: str) -> bool:

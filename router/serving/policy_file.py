@@ -17,7 +17,7 @@ from typing import Any
 
 from router.policy import Policy, PolicyError, parse
 from router.policy.changes import PendingPolicy, PolicyChange, State, needs_redeploy
-from router.policy.reading import digest_of, unreadable
+from router.policy.reading import digest_of, text_of
 
 _log = logging.getLogger("ray.serve")
 
@@ -59,9 +59,9 @@ class PolicyFile:
         if not settled:
             return self._same()
         try:
-            text, problem = self.path.read_text(encoding="utf-8"), ""
-        except (OSError, UnicodeDecodeError) as error:
-            text, problem = "", unreadable(self.path, error)
+            text, problem = text_of(self.path), ""
+        except PolicyError as error:
+            text, problem = "", str(error)
         digest = digest_of(text)
         if digest == self._last_digest:
             return self._same()

@@ -285,7 +285,7 @@ def test_a_file_that_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
     for name, reason in [
         ("none.yaml", "No such file or directory"),
         ("", "Is a directory"),
-        ("latin.yaml", "it is not UTF-8 text"),
+        ("latin.yaml", "line 1 is not UTF-8 text: save it as UTF-8"),
     ]:
         path = tmp_path / name
         with pytest.raises(PolicyError) as caught:
