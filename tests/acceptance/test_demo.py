@@ -23,6 +23,7 @@ def test_it_checks_every_answer_and_saves_picture_and_figures(policy: Path, tmp_
         command(policy, "--trace", str(trace)), cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.startswith("demo: serves a model") and "takes about" in run.stdout.splitlines()[0]
     assert "nothing lost, nothing answered twice, every answer is its variant's" in run.stdout
     figures = json.loads((tmp_path / "build/demo/run.json").read_text())
     assert figures["problems"] == []

@@ -59,6 +59,12 @@ def demo(
         raise click.ClickException(str(error)) from None
     require_linux()
     with foreground.ending(), foreground.quiet(out / "demo.log") as console, foreground.interruptible():
+        # Said before anything that takes long is imported.
+        console.say(
+            f"demo: serves a model of handwritten digits, sends it interactive and bulk requests for "
+            f"{seconds:g} s, and checks every answer; takes about {seconds + 30:.0f} s, and a minute more "
+            "the first time, to train it"
+        )
         try:
             problems = _run(
                 policy or configs() / "digits.yaml", host, port, arrivals, seconds, out, keep, console
