@@ -28,13 +28,23 @@ class Policy(Section):
     """The whole file. Routes are tried in order; a request that none takes goes to ``auto``."""
 
     models: Annotated[dict[Name, ModelSection], Field(min_length=1)]
+    """The models by name. Example: ``{digits: {artifacts: artifacts/digits, online: {variants:
+    [int8]}}}``"""
     routes: tuple[Route, ...] = ()
+    """The routes, tried in order. Example: ``[{name: bulk, when: {budget: "> 30s"}, to: batch}]``"""
     tenants: dict[Name, Tenant] = Field(default_factory=dict)
+    """Who may ask, by name. As soon as one has a key, every caller needs one. Example: ``{acme: {rate:
+    100/s}}``"""
     defaults: DefaultsSection = DefaultsSection()
+    """What holds where a request does not say. Example: ``{budget: 1s}``"""
     limits: LimitsSection = LimitsSection()
+    """Bounds of requests and queues. Example: ``{body: 16MiB}``"""
     redis: RedisSection = RedisSection()
+    """The queue's server. Example: ``{fsync: everysec}``"""
     logs: LogsSection = LogsSection()
+    """The log of requests. Example: ``{share: 1%}``"""
     cors: CorsSection = CorsSection()
+    """Pages that may call the server from a browser. Example: ``{origins: [https://app.example]}``"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:

@@ -20,9 +20,11 @@ def schema() -> dict[str, Any]:
 
 
 def _tidy(node: Any) -> None:
-    """Without defaults, which are kept in milliseconds and bytes: in the writer's units they would mislead;
-    without titles, which repeat the key; and with names closed to what is none. A property may itself be
-    called any of these, so only schemas are mended, not their properties."""
+    """Take out what misleads or repeats, and close names to what is none.
+
+    Defaults are kept in milliseconds and bytes, not in the writer's units; titles repeat the key; kinds are
+    for the reference. A property may itself be called any of these: only schemas lose them.
+    """
     if isinstance(node, list):
         for item in node:
             _tidy(item)
@@ -30,6 +32,7 @@ def _tidy(node: Any) -> None:
         return
     node.pop("default", None)
     node.pop("title", None)
+    node.pop("x-kind", None)
     if "patternProperties" in node:  # names: what does not fit their pattern is no name
         node.setdefault("additionalProperties", False)
     for key, value in node.items():

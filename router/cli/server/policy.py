@@ -18,6 +18,7 @@ from router import units
 from router.policy import Policy, PolicyError
 from router.policy import schema as policy_schema
 from router.policy.artifacts import read_variants
+from router.policy.reference import reference
 from router.scheduling import explain as policy_explain
 from router.scheduling import policy_check
 from router.scheduling.admission import RouteFacts
@@ -165,14 +166,18 @@ def _epoch_s(at: str | None) -> float:
 
 
 @policy.command()
-def schema() -> None:
+@click.option("--markdown", is_flag=True, help="A page that describes every key instead: docs/policy.md.")
+def schema(markdown: bool) -> None:
     """Print the policy's JSON Schema, for editors.
 
     \b
     At the top of a policy file, for those that use the YAML language server:
       # yaml-language-server: $schema=policy.schema.json
     """
-    click.echo(orjson.dumps(policy_schema.schema(), option=orjson.OPT_INDENT_2).decode())
+    if markdown:
+        click.echo(reference(), nl=False)
+    else:
+        click.echo(orjson.dumps(policy_schema.schema(), option=orjson.OPT_INDENT_2).decode())
 
 
 def _read(file: Path) -> Policy:

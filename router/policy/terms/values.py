@@ -12,15 +12,19 @@ from router import units
 class Section(BaseModel):
     """A part of the policy file: unknown keys are errors, and nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
 
-def written(what: str, pattern: str, *, number: bool = True) -> WithJsonSchema:
-    """How an editor shows a quantity: as people write it, not as it is kept."""
+def written(kind: str, what: str, pattern: str, *, number: bool = True) -> WithJsonSchema:
+    """How an editor shows a quantity of a kind: as people write it, not as it is kept."""
     text = {"type": "string", "pattern": pattern}
     if not number:
-        return WithJsonSchema({**text, "description": what})
-    return WithJsonSchema({"anyOf": [text, {"type": "number", "minimum": 0}], "description": what})
+        return WithJsonSchema({**text, "description": what, "x-kind": kind})
+    return WithJsonSchema(
+        {"anyOf": [text, {"type": "number", "minimum": 0}], "description": what, "x-kind": kind}
+    )
 
 
 def one_or_more(value: Any) -> Any:
@@ -28,10 +32,12 @@ def one_or_more(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-_DURATION = written("50ms, 2s, 10min, 2h; a number is seconds", r"^\s*[0-9.]+\s*(us|ms|s|sec|m|min|h|d)\s*$")
-_SIZE = written("512KiB, 16MiB, 4GB; a number is bytes", r"^\s*[0-9.]+\s*([kKmMgG]i?)?[bB]?\s*$")
-_SHARE = written("20%, or 0.2", r"^\s*[0-9.]+\s*%\s*$")
-_RATE = written("100/s, 6000/min, 5/h", r"^\s*[0-9.]+\s*/\s*(s|sec|m|min|h|d)\s*$", number=False)
+_DURATION = written(
+    "duration", "50ms, 2s, 10min, 2h; a number is seconds", r"^\s*[0-9.]+\s*(us|ms|s|sec|m|min|h|d)\s*$"
+)
+_SIZE = written("size", "512KiB, 16MiB, 4GB; a number is bytes", r"^\s*[0-9.]+\s*([kKmMgG]i?)?[bB]?\s*$")
+_SHARE = written("share", "20%, or 0.2", r"^\s*[0-9.]+\s*%\s*$")
+_RATE = written("rate", "100/s, 6000/min, 5/h", r"^\s*[0-9.]+\s*/\s*(s|sec|m|min|h|d)\s*$", number=False)
 
 Milliseconds = Annotated[float, BeforeValidator(units.duration_ms), _DURATION]
 BudgetMs = Annotated[float, BeforeValidator(units.budget_ms), _DURATION]
@@ -47,8 +53,8 @@ PerSecond = Annotated[float, BeforeValidator(units.rate_per_s), Field(gt=0), _RA
 #: An origin as browsers write it (RFC 6454), without a slash at the end; or any.
 _ORIGIN = r"^(\*|https?://[A-Za-z0-9._\[\]:-]+)$"
 Origin = Annotated[str, Field(pattern=_ORIGIN)]
-_NAME = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"}
-Name = Annotated[str, Field(pattern=_NAME["pattern"])]
+_NAME = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", "x-kind": "name"}
+Name = Annotated[str, Field(pattern=_NAME["pattern"], json_schema_extra={"x-kind": "name"})]
 Names = Annotated[
     tuple[Name, ...],
     BeforeValidator(one_or_more),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from router import policy
+from router.policy.reference import reference
 from router.policy.schema import schema
 
 ROOT = Path(__file__).parents[3]
@@ -30,6 +32,19 @@ def test_every_policy_in_configs_fits_it(path: str) -> None:
     text = (ROOT / "configs" / path).read_text()
     assert VALIDATOR.is_valid(yaml.safe_load(text))
     assert policy.parse(text).models
+
+
+def test_the_page_of_all_keys_is_that_of_this_version() -> None:
+    page = (ROOT / "docs/policy.md").read_text(encoding="utf-8")
+    assert page == reference(), "run: hybrid-router policy schema --markdown > docs/policy.md"
+
+
+def test_every_key_has_a_meaning_and_an_example() -> None:
+    keys = [line for line in reference().splitlines() if re.match(r"\| `[a-z_]+` \|", line)]
+    assert len(keys) > 80
+    for line in keys:
+        kind, _, example, meaning = re.split(r"(?<!\\) \| ", line.strip("| "))[1:]
+        assert kind and example and meaning, line
 
 
 def routes(**given: Any) -> dict[str, Any]:
