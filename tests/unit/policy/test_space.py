@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from router.policy import Policy
+from router.policy.conditions.when import CONDITIONS
 from router.policy.facts import MeasuredVariant
 from router.scheduling.policy_check import Finding, check
 from tests.support.replica import variant
@@ -80,9 +81,11 @@ def test_a_route_for_which_something_is_left_is_not(whens: list[dict[str, Any]])
 
 def test_a_gap_that_only_some_fall_into_says_so() -> None:
     some = texts(policy_of({"model": "n"}, {"model": "m", "tenant": ["acme", "zoo"]}), "note")
+    *keys, last = (key for key in CONDITIONS if key not in ("model", "budget"))
+    assert {"tenant", "rows", "time", "header", "parameter"} <= {*keys, last}
     assert some == [
-        "default: 'm': no route takes any budget of some requests (by tenant, rows, time, header or "
-        "parameter); they go where it is cheapest (auto)"
+        f"default: 'm': no route takes any budget of some requests (by {', '.join(keys)} or {last}); "
+        "they go where it is cheapest (auto)"
     ]
     assert texts(policy_of({"tenant": "acme"}, {}), "note") == []
 
