@@ -33,7 +33,7 @@ def test_a_handle_can_be_told_to_call_by_reference() -> None:
     assert hasattr(DeploymentHandle, "broadcast")
 
 
-def test_a_batch_reaches_the_method_of_a_replica_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_reaches_the_method_of_a_replica_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
     def remote(*arguments: Any, **named: Any) -> str:
