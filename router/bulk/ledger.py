@@ -163,9 +163,6 @@ class Ledger:
         self._file.sync()
         self.finished = True
 
-    def close(self) -> None:
-        self._file.close()
-
     def _say(self, line: Mapping[str, Any]) -> None:
         self._file.append(orjson.dumps(line) + b"\n")
 
