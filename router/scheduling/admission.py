@@ -10,6 +10,7 @@ from router.policy import Policy, Route
 from router.policy.terms.route_facts import RouteFacts as RouteFacts
 from router.scheduling import prediction
 from router.scheduling.prediction import BatchLoad, ModelLoad, OnlineLoad, UnknownQueue
+from router.scheduling.tuning import MAX_SUBMIT_PATIENCE_MS, QUEUE_SAFETY_FACTOR, STEP_UP_FACTOR
 
 
 class RunOnline(NamedTuple):
@@ -90,7 +91,7 @@ def _online(facts: RouteFacts, route: Route, load: OnlineLoad | None, now_ms: fl
         if variant in overloaded:
             continue
         outlook = prediction.outlook(load, variant, rows)
-        needed_ms = outlook.predicted_ms * (_STEP_UP if variant in load.recently_degraded else 1.0)
+        needed_ms = outlook.predicted_ms * (STEP_UP_FACTOR if variant in load.recently_degraded else 1.0)
         if needed_ms + (outlook.headroom_ms if droppable else 0.0) <= budget_ms:
             reason, degraded_from = _reason(facts, route, load, variant, allowed[0], overloaded)
             deadline_ms = now_ms + facts.left_ms
@@ -145,11 +146,6 @@ def _missed(
     over_ms = hopes.predicted_ms + hopes.headroom_ms - budget_ms
     ahead_ms = load.busy_ms + load.waiting_ms / load.replicas
     return Reject("miss", min(over_ms, ahead_ms) / 1_000.0, route.name, reason)
-
-
-#: A variant that was passed over a moment ago is taken again only with this much time to spare, so that
-#: a load at the edge does not make the answers' quality flicker.
-_STEP_UP = 1.25
 
 
 def _allowed(facts: RouteFacts, route: Route, load: OnlineLoad) -> list[str]:
@@ -246,7 +242,7 @@ def _cheapest(facts: RouteFacts, route: Route, load: ModelLoad, now_ms: float) -
         both = isinstance(online, Reject) and (queued.kind != "unserved" or online.kind == "unserved")
         return queued if both else online
     queue_ms = prediction.batch_ms(load.batch, facts.rows)
-    unsure = queue_ms * _SAFETY > facts.left_ms
+    unsure = queue_ms * QUEUE_SAFETY_FACTOR > facts.left_ms
     if unsure and isinstance(online, RunOnline) and online.predicted_ms <= max(facts.left_ms, queue_ms):
         return online
     return replace(queued, patience_ms=_patience_ms(facts, online))
@@ -255,13 +251,7 @@ def _cheapest(facts: RouteFacts, route: Route, load: ModelLoad, now_ms: float) -
 def _patience_ms(facts: RouteFacts, online: RunOnline | Reject) -> float:
     """How long a submit may take: half of what is left over if the request then runs online after all."""
     needed_ms = online.predicted_ms if isinstance(online, RunOnline) else 0.0
-    return min(_MOST_PATIENCE_MS, max(0.0, facts.left_ms - needed_ms) / 2.0)
-
-
-# The queue's drain yields to online work without notice, so `auto` trusts it with half the budget only.
-_SAFETY = 2.0
-#: A server that takes no submit for so long is out of reach: statistics as old as that count as unknown, too.
-_MOST_PATIENCE_MS = 1_000.0
+    return min(MAX_SUBMIT_PATIENCE_MS, max(0.0, facts.left_ms - needed_ms) / 2.0)
 
 
 def _emptied(load: BatchLoad) -> BatchLoad:

@@ -6,17 +6,11 @@ import math
 
 from router.scheduling.demand import Urgency
 from router.scheduling.in_flight import Hop
-from router.scheduling.replica_set import UNTESTED_MS, ReplicaSet
+from router.scheduling.replica_set import ReplicaSet
 from router.scheduling.replica_state import ReplicaState
+from router.scheduling.tuning import RELAXED_BUDGETS, SLOW_REPLICA_BONUS, UNTESTED_MS
 from router.scheduling.variant_queue import T, VariantQueue
 from workers.batching import Idle, RunBatch, WaitUntil, next_batch
-
-#: A batch led by a request with this many times the shortest budget asked for lately takes at most one
-#: such part of that: it cannot be interrupted, and the next urgent request must find a replica in time.
-_RELAXED = 4.0
-#: A slow replica is taken although the answer comes a little later from it: what it does, the others need
-#: not do.
-_SOONER = 1.5
 
 
 class BatchPlanner:
@@ -44,7 +38,7 @@ class BatchPlanner:
                 queue.table.predict_ms(rows),
                 queue.table.predict_ms(queue.rows) / replica_set.usual,
             )
-            best_ms = self.begins_ms(found, now_ms) + _SOONER * max(own_ms, all_ms)
+            best_ms = self.begins_ms(found, now_ms) + SLOW_REPLICA_BONUS * max(own_ms, all_ms)
         first = 0
         for replica in slower:
             begins_ms, table = self.begins_ms(replica, now_ms), queue.pace_of(replica).table
@@ -111,7 +105,7 @@ class BatchPlanner:
         if leader.predicted_ms > 0.0:
             due_ms = leader.arrived_ms + leader.predicted_ms
             most = max(queue.least_rows, queue.table.largest(due_ms - starts_ms))
-        if leader.deadline_ms - leader.arrived_ms >= _RELAXED * self._urgency.shortest_ms:
-            fair = max(queue.efficient_rows, queue.table.largest(self._urgency.shortest_ms / _RELAXED))
+        if leader.deadline_ms - leader.arrived_ms >= RELAXED_BUDGETS * self._urgency.shortest_ms:
+            fair = max(queue.efficient_rows, queue.table.largest(self._urgency.shortest_ms / RELAXED_BUDGETS))
             most = fair if most is None else min(fair, most)
         return most

@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-#: Of 100 predictions 99 are to hold. Aimed at is a little more: in a burst or a stall the margin widens only
-#: so fast, and is too narrow meanwhile.
-_AIM = 0.993
-#: A step, where batches end no more often than this.
-_GAIN, _INTERVAL_MS = 0.1, 33.0
-_MOST_AT_ONCE, _MOST_A_SECOND = 0.6, 0.3
-#: Of a router that has just started.
-START = 1.0
-_LOWEST, _HIGHEST = -0.9, 4.0
-_HALF_LIFE_MS = 1_000.0
-_LONGEST_MS = 1e12
+from router.scheduling.tuning import (
+    MARGIN_AIM,
+    MARGIN_GAIN,
+    MARGIN_HALF_LIFE_MS,
+    MARGIN_INTERVAL_MS,
+    MARGIN_MAX,
+    MARGIN_MAX_STEP,
+    MARGIN_MAX_STEP_PER_S,
+    MARGIN_MIN,
+    MARGIN_START,
+    MAX_BUDGET_CLASS_MS,
+)
 
 
 class PredictionMargin:
@@ -32,17 +33,17 @@ class PredictionMargin:
     narrows by itself.
     """
 
-    def __init__(self, aim: float = _AIM, value: float = START) -> None:
+    def __init__(self, aim: float = MARGIN_AIM, value: float = MARGIN_START) -> None:
         self._value, self._learnt_ms = value, -math.inf
         self._aim = aim
-        self._usual_requests, self._usual_interval_ms = 1.0, _INTERVAL_MS
-        self._may_widen = _MOST_AT_ONCE
+        self._usual_requests, self._usual_interval_ms = 1.0, MARGIN_INTERVAL_MS
+        self._may_widen = MARGIN_MAX_STEP
 
     def value(self, now_ms: float) -> float:
         silent_ms = now_ms - self._learnt_ms
-        if self._value <= START or not _HALF_LIFE_MS < silent_ms < math.inf:
+        if self._value <= MARGIN_START or not MARGIN_HALF_LIFE_MS < silent_ms < math.inf:
             return self._value
-        return START + (self._value - START) * math.exp2(1.0 - silent_ms / _HALF_LIFE_MS)
+        return MARGIN_START + (self._value - MARGIN_START) * math.exp2(1.0 - silent_ms / MARGIN_HALF_LIFE_MS)
 
     def learn(self, short: int, total: int, now_ms: float) -> None:
         """Of ``total`` predictions that came due together, ``short`` were exceeded by the truth."""
@@ -51,13 +52,17 @@ class PredictionMargin:
         since_ms = min(1_000.0, now_ms - self._learnt_ms)
         self._usual_requests += 0.05 * (total - self._usual_requests)
         self._usual_interval_ms += 0.05 * (since_ms - self._usual_interval_ms)
-        self._may_widen = min(_MOST_AT_ONCE, self._may_widen + _MOST_A_SECOND * since_ms / 1_000.0)
-        gain = _GAIN * min(1.0, self._usual_interval_ms / _INTERVAL_MS) / max(1.0, self._usual_requests)
+        self._may_widen = min(MARGIN_MAX_STEP, self._may_widen + MARGIN_MAX_STEP_PER_S * since_ms / 1_000.0)
+        gain = (
+            MARGIN_GAIN
+            * min(1.0, self._usual_interval_ms / MARGIN_INTERVAL_MS)
+            / max(1.0, self._usual_requests)
+        )
         step = gain * (short - (1.0 - self._aim) * total)
         if step > 0.0:
             step = min(step, self._may_widen)
             self._may_widen -= step
-        self._value = min(_HIGHEST, max(_LOWEST, self.value(now_ms) + step))
+        self._value = min(MARGIN_MAX, max(MARGIN_MIN, self.value(now_ms) + step))
         self._learnt_ms = now_ms
 
 
@@ -95,4 +100,4 @@ class PredictionMargins:
 
 def class_of(budget_ms: float) -> int:
     """Budgets of one class are within a factor of four."""
-    return int(min(budget_ms, _LONGEST_MS)).bit_length() // 2
+    return int(min(budget_ms, MAX_BUDGET_CLASS_MS)).bit_length() // 2

@@ -16,13 +16,8 @@ from typing import Generic, NamedTuple
 
 from router.scheduling.actions import Action, BatchDispatch, Drop, Fail, SendBatch, WakeAt
 from router.scheduling.scheduler import Scheduler
+from router.scheduling.tuning import GIVE_UP_BOUNDS, GIVE_UP_BOUNDS_PER_ITEM, GIVE_UP_MS, MAX_ATTEMPTS
 from router.scheduling.variant_queue import T
-
-#: A batch is sent to so many replicas at most.
-MAX_ATTEMPTS = 2
-#: An attempt is given up after so many times its bound and so many ms. For each further request in it so
-#: many bounds more: where it fails, the replica may have to run them one by one, behind other batches.
-_GIVE_UP_BOUNDS, _GIVE_UP_BOUNDS_EACH, _GIVE_UP_MS = 20.0, 3.0, 5_000.0
 
 
 class RunTimes(NamedTuple):
@@ -36,8 +31,8 @@ class RunTimes(NamedTuple):
 
 def give_up_after_ms(batch: BatchDispatch[T]) -> float:
     """How long the answer of one attempt is waited for; then the attempt has failed."""
-    bounds = _GIVE_UP_BOUNDS + _GIVE_UP_BOUNDS_EACH * (len(batch.items) - 1)
-    return _GIVE_UP_MS + bounds * batch.bound_ms
+    bounds = GIVE_UP_BOUNDS + GIVE_UP_BOUNDS_PER_ITEM * (len(batch.items) - 1)
+    return GIVE_UP_MS + bounds * batch.bound_ms
 
 
 class BatchDelivery(Generic[T]):

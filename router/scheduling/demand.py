@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_LATELY_MS, _DEMAND_MS = 2_000.0, 1_000.0
+from router.scheduling.tuning import DEMAND_WINDOW_MS, URGENCY_WINDOW_MS
 
 
 class Urgency:
@@ -16,9 +16,9 @@ class Urgency:
 
     def note(self, budget_ms: float, now_ms: float) -> None:
         if now_ms >= self._turns_at_ms:
-            idle = now_ms >= self._turns_at_ms + _LATELY_MS
+            idle = now_ms >= self._turns_at_ms + URGENCY_WINDOW_MS
             self._before_ms = math.inf if idle else self._now_ms
-            self._now_ms, self._turns_at_ms = math.inf, now_ms + _LATELY_MS
+            self._now_ms, self._turns_at_ms = math.inf, now_ms + URGENCY_WINDOW_MS
         if budget_ms < self._now_ms:
             self._now_ms = budget_ms
 
@@ -36,11 +36,11 @@ class Demand:
 
     def lately(self, now_ms: float) -> bool:
         """Whether anything was asked for in the last seconds."""
-        return now_ms - self._asked_ms < _LATELY_MS
+        return now_ms - self._asked_ms < URGENCY_WINDOW_MS
 
     def note(self, rows: int, now_ms: float) -> None:
-        kept = math.exp((self._at_ms - now_ms) / _DEMAND_MS)
-        self.rows_per_s = self.rows_per_s * kept + rows * 1_000.0 / _DEMAND_MS
+        kept = math.exp((self._at_ms - now_ms) / DEMAND_WINDOW_MS)
+        self.rows_per_s = self.rows_per_s * kept + rows * 1_000.0 / DEMAND_WINDOW_MS
         self._at_ms = now_ms
         if rows:
             self._asked_ms = now_ms

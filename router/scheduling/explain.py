@@ -9,10 +9,10 @@ from router.policy import Policy, Route
 from router.policy.facts import MeasuredVariant
 from router.scheduling import prediction
 from router.scheduling.admission import Enqueue, Reject, RouteFacts, RunOnline, decide
-from router.scheduling.calibration import START
 from router.scheduling.headroom import initial_headroom_ms
 from router.scheduling.policy_check import hop_ms
 from router.scheduling.prediction import BatchLoad, ModelLoad, OnlineLoad
+from router.scheduling.tuning import MARGIN_START
 from router.units import format_ms
 
 
@@ -103,7 +103,7 @@ def _load(
             0.0,
             waiting_ms,
             hop_ms(section),
-            prediction_margin=START,
+            prediction_margin=MARGIN_START,
             headroom_ms=headroom_ms,
         )
     if section.batch:

@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from router.scheduling.calibration import PredictionMargins, class_of
-
-#: Of a router that has just started: the mean excess in parts of what a row alone is bound to take, and how
-#: often it comes to that.
-_FIRST_EXCESS, _FIRST_SHARE = 0.35, 0.01
-#: An excess counts for a tenth: those of one batch are one event. The share is that of about so many answers.
-_EXCESS_GAIN, _SHARE_OVER = 0.1, 500.0
-_LEAST_SHARE, _MOST_SHARE = 1e-4, 0.05
-#: Aimed at are so many of the misses that are allowed: after a change, it takes a while to learn of it.
-_AIM = 0.7
+from router.scheduling.tuning import (
+    EXCESS_GAIN,
+    EXCESS_SHARE_MAX,
+    EXCESS_SHARE_MIN,
+    EXCESS_SHARE_START,
+    EXCESS_SHARE_WINDOW,
+    EXCESS_START,
+    MISS_BUDGET_SHARE,
+)
 
 
 class PredictedRequest(Protocol):
@@ -48,7 +48,7 @@ class Headroom:
     """
 
     def __init__(self, excess_ms: float) -> None:
-        self._mean_square, self.share = 2.0 * excess_ms * excess_ms, _FIRST_SHARE
+        self._mean_square, self.share = 2.0 * excess_ms * excess_ms, EXCESS_SHARE_START
 
     @property
     def excess_ms(self) -> float:
@@ -56,20 +56,20 @@ class Headroom:
 
     def learn(self, excesses_ms: Sequence[float], total: int) -> None:
         """Of ``total`` answers that came together, these were later than predicted, by so much."""
-        self.share += (len(excesses_ms) - self.share * total) / _SHARE_OVER
-        self.share = min(_MOST_SHARE, max(_LEAST_SHARE, self.share))
+        self.share += (len(excesses_ms) - self.share * total) / EXCESS_SHARE_WINDOW
+        self.share = min(EXCESS_SHARE_MAX, max(EXCESS_SHARE_MIN, self.share))
         if excesses_ms:
             seen = sum(ms * ms for ms in excesses_ms) / len(excesses_ms)
-            self._mean_square += _EXCESS_GAIN * (seen - self._mean_square)
+            self._mean_square += EXCESS_GAIN * (seen - self._mean_square)
 
     def headroom_ms(self, in_time: float) -> float:
         """What the share ``in_time`` of all answers is within, beyond their predictions."""
-        return max(0.0, self.excess_ms * math.log(self.share / (_AIM * (1.0 - in_time))))
+        return max(0.0, self.excess_ms * math.log(self.share / (MISS_BUDGET_SHARE * (1.0 - in_time))))
 
 
 def initial_headroom_ms(in_time: float, bound_ms: float) -> float:
     """What a router that has just started spares, where a row alone is bound to take ``bound_ms``."""
-    return Headroom(_FIRST_EXCESS * bound_ms).headroom_ms(in_time)
+    return Headroom(EXCESS_START * bound_ms).headroom_ms(in_time)
 
 
 class Allowance(NamedTuple):
@@ -89,7 +89,7 @@ class PredictionTracker:
 
     def __init__(self, in_time: float, bound_ms: float) -> None:
         self._in_time, self._prediction_margins = in_time, PredictionMargins()
-        self._all = Headroom(_FIRST_EXCESS * bound_ms)
+        self._all = Headroom(EXCESS_START * bound_ms)
         self._of: dict[int, Headroom] = {}
         self._headrooms_ms: dict[int, float] = {}
         self._initial_ms = self._all.headroom_ms(in_time)

@@ -13,10 +13,8 @@ from router.policy import DEFAULT_ROUTE, ModelSection, Policy, Route
 from router.policy.conditions.when import CONDITIONS
 from router.policy.facts import MeasuredVariant
 from router.policy.space import Box, Space
+from router.scheduling.tuning import ASSUMED_HOP_MS
 from router.units import format_ms
-
-#: What a call to a replica costs beside the model, where no deployment was asked.
-_HOP_MS = 1.0
 
 Variants = Mapping[str, Mapping[str, MeasuredVariant]]
 
@@ -61,7 +59,7 @@ def check(policy: Policy, variants: Variants) -> list[Finding]:
 
 def hop_ms(served: ModelSection) -> float:
     """What a call costs beside the model: nothing to speak of where the router runs it itself."""
-    return 0.0 if served.online and served.online.in_router else _HOP_MS
+    return 0.0 if served.online and served.online.in_router else ASSUMED_HOP_MS
 
 
 def _serve(

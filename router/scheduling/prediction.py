@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from router.policy.facts import MeasuredVariant
+from router.scheduling.tuning import LEAST_QUEUE_MS, MAX_MARGIN_FOR_WORK, MAX_UTILIZATION
 
 
 class OnlineLoad(NamedTuple):
@@ -72,19 +73,6 @@ class ModelLoad(NamedTuple):
     batch: BatchLoad | UnknownQueue | None
 
 
-#: Statistics of a queue that are older say nothing of it.
-STATS_VALID_MS = 1_000.0
-#: What an answer through the queue takes at least (submit, claim, run, settle, notify), until a router has
-#: seen it: with the bundled server and fsync on every write 10 to 20 ms were measured on two cores.
-LEAST_QUEUE_MS = 10.0
-
-
-#: Batches are seldom full, so that replicas cannot be kept busier than this with what the best batch allows.
-_MOST_USE = 0.5
-#: A margin that work ahead explains; one wider is jitter's, which refusing does not mend.
-_MOST_FOR_WORK = 3.0
-
-
 class Outlook(NamedTuple):
     """When one variant would answer a request, in ms from now.
 
@@ -107,7 +95,7 @@ def outlook(load: OnlineLoad, variant: str, rows: int) -> Outlook:
     own_ms, usual_ms = alone_ms(load, variant, rows), _usual_ms(load, variant, rows)
     spread_ms = sqrt(own_ms * usual_ms)
     mended = 1.0 if wait_ms >= own_ms else wait_ms / own_ms
-    most = prediction_margin if prediction_margin < _MOST_FOR_WORK else _MOST_FOR_WORK
+    most = prediction_margin if prediction_margin < MAX_MARGIN_FOR_WORK else MAX_MARGIN_FOR_WORK
     likely_ms = usual_ms + most * mended * spread_ms if most > 0.0 else usual_ms
     return Outlook(
         usual_ms + prediction_margin * spread_ms,
@@ -150,7 +138,7 @@ def overloaded(load: OnlineLoad, allowed: Sequence[str]) -> Collection[str]:
     if load.demand_rows_per_s <= 0.0 or len(allowed) < 2:
         return ()
     row_ms = {name: _row_ms_in_full_batches(load, name) for name in allowed}
-    most_ms = _MOST_USE * 1_000.0 * load.replicas / load.demand_rows_per_s
+    most_ms = MAX_UTILIZATION * 1_000.0 * load.replicas / load.demand_rows_per_s
     least_ms = min(row_ms.values())
     return [name for name, ms in row_ms.items() if ms > most_ms and ms > least_ms]
 

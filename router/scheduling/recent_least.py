@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-#: What was seen is forgotten after one to two times so many values.
-_WINDOW = 64
+from router.scheduling.tuning import RECENT_LEAST_WINDOW
 
 
 class RecentLeast:
@@ -21,5 +20,5 @@ class RecentLeast:
 
     def add(self, value: float) -> None:
         self._now, self._seen = min(self._now, value), self._seen + 1
-        if self._seen == _WINDOW:
+        if self._seen == RECENT_LEAST_WINDOW:
             self._before, self._now, self._seen = self._now, math.inf, 0

@@ -20,15 +20,15 @@ from collections.abc import Collection, Iterator
 
 from router.scheduling.in_flight import InFlightBatches
 from router.scheduling.replica_state import InFlightBatch, ReplicaState, Spot
-
-#: How much slower than the others a replica is set aside as slow, and below what it is one of them again.
-_SLOW, _USUAL = math.log(1.4), math.log(1.15)
-#: One answer says so much of the pace, and never more than this: a stall is no pace.
-_PACE_GAIN, _MOST_PACE = 0.1, math.log(4.0)
-_OTHERS_GAIN, _SHARE_MS = 0.1, 1_000.0
-#: One that is slow and has told nothing for so long is tried with a little, to see whether it still is.
-UNTESTED_MS = 1_000.0
-_CONSIDERED = 3
+from router.scheduling.tuning import (
+    MAX_PACE,
+    OTHERS_GAIN,
+    PACE_GAIN,
+    REPLICAS_CONSIDERED,
+    SLOW_PACE,
+    USAGE_WINDOW_MS,
+    USUAL_PACE,
+)
 
 
 class ReplicaSet:
@@ -133,7 +133,7 @@ class ReplicaSet:
 
     def ready_slow(self) -> list[ReplicaState]:
         """A few of the slow ones that have room, those that are free first."""
-        return [spot[2] for spot in self._ready_slow[:_CONSIDERED]]
+        return [spot[2] for spot in self._ready_slow[:REPLICAS_CONSIDERED]]
 
     def other_than(self, name: str) -> ReplicaState | None:
         """One with room that is not this one."""
@@ -147,7 +147,7 @@ class ReplicaSet:
         """Whether one that is slow, idle and answering has told nothing for so long."""
         return any(
             not replica.in_flight and now_ms - replica.answered_ms >= for_ms
-            for _, _, replica in self._ready_slow[:_CONSIDERED]
+            for _, _, replica in self._ready_slow[:REPLICAS_CONSIDERED]
         )
 
     def dispatch(self, replica: ReplicaState, sent_ms: float, end_ms: float, patience_ms: float) -> int:
@@ -209,11 +209,11 @@ class ReplicaSet:
         replica = batch.replica
         own_ms = max(0.0, replica.completed_ms - batch.sent_ms - hop_ms)
         others_ms = max(0.0, wait_ms - own_ms)
-        replica.others_ms += _OTHERS_GAIN * (others_ms - replica.others_ms)
+        replica.others_ms += OTHERS_GAIN * (others_ms - replica.others_ms)
         if ran_ms is not None:
             if replica.ran_ms is not None and now_ms > replica.completed_ms and ran_ms >= replica.ran_ms:
                 since_ms = now_ms - replica.completed_ms
-                kept = math.exp(-since_ms / _SHARE_MS)
+                kept = math.exp(-since_ms / USAGE_WINDOW_MS)
                 usage = min(1.0, max(0.0, ran_ms - replica.ran_ms - run_ms) / since_ms)
                 replica.usage = replica.usage * kept + usage * (1.0 - kept)
             replica.ran_ms = ran_ms
@@ -226,13 +226,13 @@ class ReplicaSet:
     def pace(self, replica: ReplicaState, slower: float) -> bool:
         """A batch took ``slower`` times as long as is usual. True where this makes the replica slow, or it is
         slow no longer."""
-        told = min(_MOST_PACE, max(-_MOST_PACE, math.log(max(slower, 1e-6))))
-        replica.pace += _PACE_GAIN * (told - replica.pace)
+        told = min(MAX_PACE, max(-MAX_PACE, math.log(max(slower, 1e-6))))
+        replica.pace += PACE_GAIN * (told - replica.pace)
         if replica.living and len(self._replicas) > 1:
-            if not replica.slow and replica.pace > _SLOW and self._usual > 1:
+            if not replica.slow and replica.pace > SLOW_PACE and self._usual > 1:
                 self._set_slow(replica, True)
                 return True
-            if replica.slow and replica.pace < _USUAL:
+            if replica.slow and replica.pace < USUAL_PACE:
                 self._set_slow(replica, False)
                 return True
         return False

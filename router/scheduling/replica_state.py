@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import math
 
-#: Per replica: one batch runs, the next is already there. Where others keep it busy, one is enough.
-BATCHES_IN_FLIGHT = 2
-_SHARED = 0.1
-#: No replica counts for less than this, however busy others keep it: a wait has to end some time.
-_LEAST_ROOM = 0.1
+from router.scheduling.tuning import BATCHES_IN_FLIGHT, MIN_ROOM, SHARED_USAGE
 
 Spot = tuple[float, int, "ReplicaState"]
 
@@ -52,7 +48,7 @@ class ReplicaState:
 
     @property
     def shared(self) -> bool:
-        return self.usage > _SHARED
+        return self.usage > SHARED_USAGE
 
     @property
     def wait_ms(self) -> float:
@@ -66,7 +62,7 @@ class ReplicaState:
     @property
     def room(self) -> float:
         """How much of a replica of usual pace it is worth to this router."""
-        free = max(_LEAST_ROOM, 1.0 - self.usage) if self.shared else 1.0
+        free = max(MIN_ROOM, 1.0 - self.usage) if self.shared else 1.0
         return free * math.exp(-self.pace) if self.slow else free
 
 

@@ -15,24 +15,16 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from router.scheduling.prediction import BatchLoad, OnlineLoad, batch_ms, online_ms
+from router.scheduling.tuning import (
+    RESCUE_AHEAD_MS,
+    RESCUE_HANDOVER_MS,
+    RESCUE_LAST_CALL_MS,
+    RESCUE_LEASE_BEYOND_MS,
+    RESCUE_MAX_SAVED_MS,
+    RESCUES_REMEMBERED,
+)
 from workers.queue.contract import QueueStats, WaitingJob
 from workers.queue.job import Lease
-
-#: How often the queue is looked at.
-LOOK_MS = 100.0
-#: What would be too late to decide at the next look is decided now; looks take a while, too.
-_BEFORE_NEXT_MS = 1.5 * LOOK_MS
-#: A queue that nobody drains has no rate to predict by: its jobs are taken when so much time is left
-#: beyond what they need online.
-_LAST_CALL_MS = 500.0
-#: To lease the job and to settle it.
-_HANDOVER_MS = 10.0
-#: What a quota that is not used saves up at most.
-_SAVED_MS = 5_000.0
-#: How many of the most urgent jobs a round considers, and how many are remembered as having had their chance.
-HEADS, _REMEMBERED = 64, 4_096
-#: How long a lease lasts beyond the latest deadline: until a late answer is settled.
-_LEASE_BEYOND_MS = 5_000
 
 
 class Promotion(NamedTuple):
@@ -73,13 +65,13 @@ class Quota:
     def configure(self, share: float, replicas: int, max_batch: int) -> None:
         """Another share from now on; what was saved of the last one stays, up to what may be saved."""
         self._per_ms = share * replicas
-        self._credit_ms = min(self._credit_ms, self._per_ms * _SAVED_MS)
+        self._credit_ms = min(self._credit_ms, self._per_ms * RESCUE_MAX_SAVED_MS)
         self._most_rows = max(1, int(self._per_ms * max_batch))
 
     def room(self, now_ms: float) -> Room:
         if self._seen_ms is not None:
             earned_ms = self._per_ms * (now_ms - self._seen_ms)
-            self._credit_ms = min(self._per_ms * _SAVED_MS, self._credit_ms + earned_ms)
+            self._credit_ms = min(self._per_ms * RESCUE_MAX_SAVED_MS, self._credit_ms + earned_ms)
         self._seen_ms = now_ms
         return Room(self._credit_ms, self._most_rows - self._rows, self._rows)
 
@@ -99,7 +91,7 @@ def worth_a_look(slack_ms: float, held_rows: int, batch: BatchLoad, online: Onli
     """
     rows = max(1, batch.waiting_rows)
     slowest_ms = max(online_ms(online, variant, rows) for variant in online.variants)
-    return slack_ms <= max(_queue_ms(batch, held_rows, rows), slowest_ms) + _LAST_CALL_MS
+    return slack_ms <= max(_queue_ms(batch, held_rows, rows), slowest_ms) + RESCUE_LAST_CALL_MS
 
 
 def choose(
@@ -138,7 +130,7 @@ def _in_time(
         allowed = variant.quality_drop <= batch.variant.quality_drop if job.variant is None else False
         if not allowed and name != job.variant:
             continue
-        finish_ms = online_ms(online, name, job.rows) + ahead_ms / online.replicas + _HANDOVER_MS
+        finish_ms = online_ms(online, name, job.rows) + ahead_ms / online.replicas + RESCUE_HANDOVER_MS
         if finish_ms <= slack_ms:
             return _Found(name, variant.profile.predict_ms(job.rows), finish_ms)
     return None
@@ -146,8 +138,8 @@ def _in_time(
 
 def _misses(slack_ms: float, online_finish_ms: float, queue_ms: float, queued: QueueView) -> bool:
     nobody_drains = queued.held_rows == 0
-    margin_ms = _LAST_CALL_MS if nobody_drains else _BEFORE_NEXT_MS
-    return queue_ms + _BEFORE_NEXT_MS >= slack_ms or online_finish_ms + margin_ms >= slack_ms
+    margin_ms = RESCUE_LAST_CALL_MS if nobody_drains else RESCUE_AHEAD_MS
+    return queue_ms + RESCUE_AHEAD_MS >= slack_ms or online_finish_ms + margin_ms >= slack_ms
 
 
 def _queue_ms(batch: BatchLoad, ahead: int, rows: int) -> float:
@@ -177,7 +169,7 @@ class Rescues:
     def started(self, promotion: Promotion) -> None:
         self.tried[promotion.id] = None
         self.quota.spend(promotion)
-        while len(self.tried) > _REMEMBERED:
+        while len(self.tried) > RESCUES_REMEMBERED:
             del self.tried[next(iter(self.tried))]
 
     def ended(self, rescue: Rescue) -> None:
@@ -186,8 +178,11 @@ class Rescues:
 
 
 class RescueRound:
-    """One look at the queue, as a state machine without I/O. Its caller does what stands between the steps:
-    read the statistics, `is_due`, peek at `HEADS` jobs, `choose`, lease those for ``lease_ms``, `leased`."""
+    """One look at the queue, as a state machine without I/O.
+
+    Its caller reads the statistics and asks `is_due`, peeks at `RESCUE_HEADS` jobs and lets it `choose`,
+    leases those for ``lease_ms``, and tells it of each that is `leased`.
+    """
 
     def __init__(self, rescues: Rescues, room: Room) -> None:
         self._rescues, self._room = rescues, room
@@ -216,7 +211,7 @@ class RescueRound:
     @property
     def lease_ms(self) -> int:
         """How long the chosen jobs are leased."""
-        return max(self._slack_ms[id] for id in self._chosen) + _LEASE_BEYOND_MS
+        return max(self._slack_ms[id] for id in self._chosen) + RESCUE_LEASE_BEYOND_MS
 
     def leased(self, lease: Lease) -> Rescue:
         """One of them is leased: from now on it is spent, and not rescued a second time."""

@@ -11,15 +11,7 @@ import math
 from collections.abc import Sequence
 
 from optimizers.tensors import Array, Tensors, TensorSpec
-
-#: What every row costs beside its content, in bytes of it: about the two tokens around each text.
-_FRAME_BYTES = 8.0
-#: How fast the usual size follows, after the first few requests.
-_GAIN = 0.01
-#: No row costs more than this: a tokenizer cuts what is much longer.
-MOST_ROW_COST = 16
-#: A long text is rare: costs are counted over so many requests, and over half of those before.
-_COUNTED = 1_000
+from router.scheduling.tuning import MOST_ROW_COST, ROW_COSTS_COUNTED, ROW_FRAME_BYTES, ROW_SIZE_GAIN
 
 
 class RowCost:
@@ -31,7 +23,7 @@ class RowCost:
     def __init__(self, specs: Sequence[TensorSpec], max_batch: int = MOST_ROW_COST) -> None:
         self._open = [spec for spec in specs if spec.datatype == "BYTES" or -1 in spec.shape[1:]]
         self.resize(max_batch)
-        self._log_usual, self._seen = math.log(_FRAME_BYTES), 0
+        self._log_usual, self._seen = math.log(ROW_FRAME_BYTES), 0
         self._counts, self._counted = [0.0] * MOST_ROW_COST, 0
 
     def resize(self, max_batch: int) -> None:
@@ -44,10 +36,10 @@ class RowCost:
         if not self._open:
             return rows
         each = sum(_size(inputs[spec.name], spec) for spec in self._open) / rows
-        log_size = math.log(each + _FRAME_BYTES)
+        log_size = math.log(each + ROW_FRAME_BYTES)
         if each > 0.0:  # else it says nothing of what is usual
             self._seen += 1
-            self._log_usual += max(_GAIN, 1.0 / self._seen) * (log_size - self._log_usual)
+            self._log_usual += max(ROW_SIZE_GAIN, 1.0 / self._seen) * (log_size - self._log_usual)
         relative = min(self._most, math.exp(log_size - self._log_usual))
         cost = max(rows, round(rows * relative))
         if each > 0.0:
@@ -63,7 +55,7 @@ class RowCost:
     def _count(self, cost: int) -> None:
         self._counts[cost - 1] += 1.0
         self._counted += 1
-        if self._counted == _COUNTED:
+        if self._counted == ROW_COSTS_COUNTED:
             self._counts, self._counted = [count / 2.0 for count in self._counts], 0
 
 

@@ -18,16 +18,12 @@ from router.scheduling.demand import Demand, Urgency
 from router.scheduling.headroom import PredictionTracker
 from router.scheduling.in_flight import Hop
 from router.scheduling.prediction import OnlineLoad
-from router.scheduling.probing import PROBE_MS, doubtful, probe_after_ms
+from router.scheduling.probing import doubtful, probe_after_ms
 from router.scheduling.replica_set import ReplicaSet
 from router.scheduling.replica_state import ReplicaState
+from router.scheduling.tuning import PROBE_MS, RECENTLY_DEGRADED_MS, SILENT_BOUNDS, SILENT_MS
 from router.scheduling.variant_queue import Form, T, VariantQueue
 from workers.batching import Idle, RunBatch, WaitUntil, latest_start_ms
-
-#: For so long after a request was degraded from it, a variant is chosen again with time to spare only.
-_DEGRADED_MS = 1_000.0
-#: A batch is overdue beyond explanation when it has taken this many times its bound, and so much more.
-_SILENT_BOUNDS, _SILENT_MS = 4.0, 100.0
 
 
 class Scheduler(Generic[T]):
@@ -128,7 +124,7 @@ class Scheduler(Generic[T]):
 
     def note_degraded(self, variant: str, now_ms: float) -> None:
         """A request ran on a lesser variant because the work ahead left ``variant`` no time."""
-        self._degraded_until_ms[variant] = now_ms + _DEGRADED_MS
+        self._degraded_until_ms[variant] = now_ms + RECENTLY_DEGRADED_MS
 
     def add(self, variant: str, item: T) -> bool:
         """Let it wait; True where `step` may have something to do about it now.
@@ -226,7 +222,7 @@ class Scheduler(Generic[T]):
         # than that makes many small batches out of one and answers nobody sooner.
         busy_ms = max(pace.profile.predict_ms(rows), self.hop.mean_ms)
         end_ms, bound_ms = self._planner.begins_ms(replica, now_ms) + busy_ms, pace.table.bound_ms(rows)
-        patience_ms = _SILENT_MS + _SILENT_BOUNDS * (bound_ms + replica.wait_ms)
+        patience_ms = SILENT_MS + SILENT_BOUNDS * (bound_ms + replica.wait_ms)
         number = self._replica_set.dispatch(replica, now_ms, end_ms, patience_ms)
         return BatchDispatch(
             number, queue.variant.name, items, rows, bound_ms, replica.name, end_ms + patience_ms

@@ -18,15 +18,8 @@ from typing import Generic, Protocol, TypeVar
 from optimizers.profile import LatencyProfile, OnlineFit
 from router.policy.facts import MeasuredVariant
 from router.scheduling.replica_state import ReplicaState
-from workers.batching import BoundTable
-
-_REFIT_EVERY_MS = 250.0
-#: A batch that is cut short for others' sake still runs at this share of the best throughput.
-_EFFICIENT_SHARE = 0.8
-#: Below this share no batch is run while enough waits for a larger one.
-_LEAST_SHARE = 0.65
-#: A replica that is slow is new there, and may change again: few batches count.
-_OWN_HALF_LIFE, _OWN_PRIOR = 16.0, 4.0
+from router.scheduling.tuning import EFFICIENT_SHARE, REFIT_EVERY_MS, SLOW_FIT_HALF_LIFE, SLOW_FIT_PRIOR
+from workers.batching import LEAST_SHARE, BoundTable
 
 
 class QueuedItem(Protocol):
@@ -71,7 +64,7 @@ class Pace:
         self._fit.add(rows, ms)
         if now_ms < self._refit_at_ms:
             return False
-        self._refit_at_ms = now_ms + _REFIT_EVERY_MS
+        self._refit_at_ms = now_ms + REFIT_EVERY_MS
         self.profile = self._fit.profile()
         self.resize(self._max_batch, hop_ms)
         return True
@@ -102,8 +95,8 @@ class VariantQueue(Generic[T]):
     def _plan_with(self, table: BoundTable) -> None:
         self.table = table
         self.efficient_rows, self.least_rows = (
-            table.efficient(_EFFICIENT_SHARE),
-            table.efficient(_LEAST_SHARE),
+            table.efficient(EFFICIENT_SHARE),
+            table.efficient(LEAST_SHARE),
         )
 
     def resize(self, max_batch: int, hop_ms: float) -> None:
@@ -207,7 +200,7 @@ class VariantQueue(Generic[T]):
         own = self._own.get(replica.name)
         if own is None:
             profile = self._common.profile.scaled(math.exp(replica.pace))
-            fit = OnlineFit(profile, half_life=_OWN_HALF_LIFE, prior=_OWN_PRIOR)
+            fit = OnlineFit(profile, half_life=SLOW_FIT_HALF_LIFE, prior=SLOW_FIT_PRIOR)
             own = self._own[replica.name] = Pace(profile, self._max_batch, fit)
         return own
 

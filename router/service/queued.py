@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from optimizers.tensors import pack, unpack
 from router.policy import Policy
 from router.scheduling.admission import Enqueue
-from router.scheduling.prediction import STATS_VALID_MS
+from router.scheduling.tuning import STATS_VALID_MS
 from router.service.errors import Conflict, JobEnded, Refused, Unavailable, UnknownRequest
 from router.service.metrics import Recorder
 from router.service.request_id import RequestId

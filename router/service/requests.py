@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from optimizers.artifact import Manifest
 from optimizers.tensors import Tensors, TensorSpec
 from router.online.dispatcher import OnlineDispatcher
-from router.scheduling.prediction import LEAST_QUEUE_MS, STATS_VALID_MS
 from router.scheduling.recent_least import RecentLeast
+from router.scheduling.tuning import LEAST_QUEUE_MS, STATS_VALID_MS
 from workers.queue.contract import DeadlineQueue, QueueStats
 from workers.queue.job import JobState
 

@@ -19,7 +19,8 @@ from router.online.dispatcher import DispatchError, OnlineDispatcher
 from router.policy import BatchSection, OnlineSection
 from router.policy.facts import MeasuredVariant
 from router.scheduling.prediction import batch_load
-from router.scheduling.rescue import HEADS, LOOK_MS, Rescue, RescueRound, Rescues
+from router.scheduling.rescue import Rescue, RescueRound, Rescues
+from router.scheduling.tuning import RESCUE_HEADS, RESCUE_INTERVAL_MS
 from router.service.metrics import Recorder
 from workers.queue.contract import DeadlineQueue, Done, Failed, Outcome, QueueError, Release
 
@@ -54,10 +55,10 @@ class Rescuer:
         self._rescues.quota.configure(online.rescue.share, online.replicas, online.max_batch)
 
     async def run(self) -> None:
-        """Look every `LOOK_MS` while anything waits, until cancelled; what was taken is then given back."""
+        """Look at the queue while anything waits, until cancelled; what was taken is then given back."""
         try:
             while True:
-                await asyncio.sleep(LOOK_MS / 1_000.0)
+                await asyncio.sleep(RESCUE_INTERVAL_MS / 1_000.0)
                 if not self._waits():
                     continue
                 try:
@@ -81,7 +82,7 @@ class Rescuer:
         batch = batch_load(self._variant, workers, max_batch, stats.waiting_rows, stats.rows_per_s)
         if not look.is_due(stats, batch, self._online.load(), self._clock()):
             return 0
-        chosen = look.choose(await self._queue.peek(HEADS), batch, self._online.load())
+        chosen = look.choose(await self._queue.peek(RESCUE_HEADS), batch, self._online.load())
         if not chosen:
             return 0
         # Not cut off by a shutdown: what is leased by then would be leased to nobody.

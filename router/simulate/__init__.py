@@ -1,1 +1,4 @@
-"""Discrete-event replay of a policy in virtual time, over the very modules that production runs."""
+"""The production decisions in virtual time, on arrivals from a trace or a generator.
+
+Start with `engine`; `online` and `queued` are the two sides of a model, `result` is what comes out.
+"""

@@ -14,15 +14,9 @@ from typing import Any, TypeVar
 from router.policy import BatchSection
 from router.policy.facts import MeasuredVariant
 from router.scheduling.admission import Enqueue
-from router.scheduling.prediction import (
-    LEAST_QUEUE_MS,
-    STATS_VALID_MS,
-    BatchLoad,
-    UnknownQueue,
-    batch_load,
-    drain_rows_per_s,
-)
+from router.scheduling.prediction import BatchLoad, UnknownQueue, batch_load, drain_rows_per_s
 from router.scheduling.recent_least import RecentLeast
+from router.scheduling.tuning import LEAST_QUEUE_MS, STATS_VALID_MS
 from router.simulate.events import Events
 from router.simulate.faults import Fault
 from router.simulate.requests import Outcome, SimulatedRequest

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from router.policy import OnlineSection
-from router.scheduling.rescue import HEADS, LOOK_MS, Rescue, Rescues
+from router.scheduling.rescue import Rescue, Rescues
+from router.scheduling.tuning import RESCUE_HEADS, RESCUE_INTERVAL_MS
 from router.simulate.events import Events
 from router.simulate.online import SimulatedDispatcher
 from router.simulate.queued import QueueSide
@@ -26,11 +27,11 @@ class SimulatedRescuer:
         self._rescues = Rescues(section.rescue.share, section.replicas, section.max_batch)
 
     def watch(self, wanted: Callable[[], bool]) -> None:
-        """Look every `LOOK_MS` where anything waits."""
+        """Look every `RESCUE_INTERVAL_MS` where anything waits."""
         if self._queue.reachable and self._queue.waiting_rows:
             self._look()
         if wanted():
-            self._events.at(self._events.now_ms + LOOK_MS, self.watch, wanted)
+            self._events.at(self._events.now_ms + RESCUE_INTERVAL_MS, self.watch, wanted)
 
     def _look(self) -> None:
         now_ms, queue = self._events.now_ms, self._queue
@@ -41,7 +42,7 @@ class SimulatedRescuer:
         batch, online = queue.load_of(stats), self._front.scheduler.load(now_ms)
         if not look.is_due(stats, batch, online, now_ms):
             return
-        chosen = look.choose(queue.peek(HEADS), batch, online)
+        chosen = look.choose(queue.peek(RESCUE_HEADS), batch, online)
         for lease in queue.promote(chosen, look.lease_ms) if chosen else ():
             self._run(look.leased(lease))
 

@@ -14,7 +14,7 @@ import pytest
 
 from router.ingress.codec.protocol import HEADER_LENGTH
 from router.ingress.http.reading import BodyReader
-from router.scheduling.calibration import START
+from router.scheduling.tuning import MARGIN_START
 from router.service.errors import Unavailable
 from router.service.requests import InferenceRequest
 from tests.support.replica import Replica, run_ms
@@ -39,7 +39,7 @@ async def test_an_online_answer_tells_its_route_variant_and_times() -> None:
     headers = response.headers
     assert (headers["route"], headers["path"], headers["variant"]) == ("fast", "online", "v")
     assert (headers["deadline-met"], headers["queued-ms"]) == ("true", "0.000")
-    assert float(headers["predicted-ms"]) == pytest.approx((1.0 + START) * (run_ms(2) + 1.0))
+    assert float(headers["predicted-ms"]) == pytest.approx((1.0 + MARGIN_START) * (run_ms(2) + 1.0))
     assert served.recorder.requests["m", "fast", "online", "v", "done"] == 1
     assert served.recorder.deadlines["m", "fast", True] == 1
     assert served.recorder.latencies["m", "fast", "online"] == [pytest.approx(run_ms(2))]

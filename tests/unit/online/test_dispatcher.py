@@ -20,7 +20,7 @@ from router.online.dispatcher import (
     ReplicaFailed,
 )
 from router.scheduling import prediction
-from router.scheduling.replica_state import BATCHES_IN_FLIGHT
+from router.scheduling.tuning import BATCHES_IN_FLIGHT
 from tests.support.replica import Replica, batch, run_ms, variant
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
 

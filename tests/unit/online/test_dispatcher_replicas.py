@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from router.online.dispatcher import DeadlineHopeless, OnlineAnswer, OnlineDispatcher, ReplicaFailed
-from router.scheduling.replica_state import BATCHES_IN_FLIGHT
+from router.scheduling.tuning import BATCHES_IN_FLIGHT
 from tests.support.replica import Replica, batch, run_ms, variant
 from tests.support.virtual_time import in_virtual_time, now_ms, settled
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from router.scheduling.calibration import START, PredictionMargin, PredictionMargins, class_of
+from router.scheduling.calibration import PredictionMargin, PredictionMargins, class_of
+from router.scheduling.tuning import MARGIN_START
 
 
 def coverage(truth: Callable[[random.Random], float], batches: int, size: int) -> float:
@@ -73,10 +74,10 @@ def widened() -> PredictionMargin:
 def test_it_stays_within_what_can_be_recovered_from_and_without_news_it_narrows() -> None:
     margin = widened()
     assert margin.value(0.0) == margin.value(900.0) == 4.0
-    assert margin.value(2_000.0) == pytest.approx(START + (4.0 - START) / 2, rel=1e-3)
-    assert margin.value(60_000.0) == pytest.approx(START)
+    assert margin.value(2_000.0) == pytest.approx(MARGIN_START + (4.0 - MARGIN_START) / 2, rel=1e-3)
+    assert margin.value(60_000.0) == pytest.approx(MARGIN_START)
     margin.learn(0, 1, 2_000.0)
-    assert margin.value(2_000.0) < START + (4.0 - START) / 2
+    assert margin.value(2_000.0) < MARGIN_START + (4.0 - MARGIN_START) / 2
 
 
 def test_a_narrow_margin_is_kept_however_long_nothing_is_heard() -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from router.policy.facts import MeasuredVariant
 from router.scheduling.actions import BatchDispatch, Drop, Fail, SendBatch, WakeAt
-from router.scheduling.delivery import MAX_ATTEMPTS, BatchDelivery, RunTimes, give_up_after_ms
+from router.scheduling.delivery import BatchDelivery, RunTimes, give_up_after_ms
 from router.scheduling.scheduler import Scheduler
+from router.scheduling.tuning import MAX_ATTEMPTS
 from tests.support.simulated import profile
 
 TIMES = RunTimes(10.0, 0.0)

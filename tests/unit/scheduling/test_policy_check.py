@@ -14,7 +14,7 @@ from router.cli.server import policy as policy_command
 from router.policy import Policy
 from router.policy.facts import MeasuredVariant
 from router.scheduling.policy_check import Finding, check
-from router.scheduling.prediction import LEAST_QUEUE_MS
+from router.scheduling.tuning import LEAST_QUEUE_MS
 
 #: 10 ms and 2 ms for one row, 20 ms and 4 ms for 32.
 VARIANTS = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from router.scheduling.replica_set import ReplicaSet
-from router.scheduling.replica_state import BATCHES_IN_FLIGHT, ReplicaState
+from router.scheduling.replica_state import ReplicaState
+from router.scheduling.tuning import BATCHES_IN_FLIGHT
 
 RUN_MS, HOP_MS = 10.0, 2.0
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from optimizers.tensors import Tensors, TensorSpec
-from router.scheduling.row_cost import MOST_ROW_COST, RowCost
+from router.scheduling.row_cost import RowCost
+from router.scheduling.tuning import MOST_ROW_COST
 
 TEXT = (TensorSpec("text", "BYTES", (-1,)),)
 
