@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,15 +87,6 @@ class LatencyProfile:
         """``b`` of ``l(n) = a + b n``: what one more row costs."""
         return self._line[1]
 
-    @property
-    def margin(self) -> float:
-        """The quantile margin at the largest measured batch: bound over median, at least 1."""
-        return self.bound_ms(self.max_batch) / self.predict_ms(self.max_batch)
-
-    def is_measured(self, rows: int) -> bool:
-        """False where ``predict_ms`` and ``bound_ms`` extrapolate beyond the measurement."""
-        return self._batches[0] <= rows <= self._batches[-1]
-
     def predict_ms(self, rows: int) -> float:
         """Median time of a batch of ``rows`` (1 or more), in milliseconds."""
         known = self._known_medians.get(rows)
@@ -111,31 +102,6 @@ class LatencyProfile:
             known = _evaluate(self._batches, self._tails, self._tail_slope, rows)
             _keep(self._known_bounds, rows, known)
         return known
-
-    def largest_batch(self, within_ms: float, at_most: int | None = None) -> int:
-        """The most rows whose ``bound_ms`` is within ``within_ms``; 0 where even one row is not.
-
-        ``at_most`` caps the answer and defaults to ``max_batch``; a larger one lets it extrapolate.
-        """
-        limit = self._batches[-1] if at_most is None else at_most
-        at = bisect_right(self._tails, within_ms)  # so many measured batches keep the time
-        if at == 0 or limit < 1:
-            return 0
-        low, base = self._batches[at - 1], self._tails[at - 1]
-        if at == len(self._batches):
-            slope = self._tail_slope
-        else:
-            slope = (self._tails[at] - base) / (self._batches[at] - low)
-        # slope is above 0: beyond the points by construction, between them since the next one is late
-        rows = int(min(limit, low + (within_ms - base) / slope))
-        return rows if rows < 2 or self.bound_ms(rows) <= within_ms else rows - 1
-
-    def refit(self, samples: Iterable[tuple[int, float]]) -> LatencyProfile:
-        """This profile corrected by live ``(rows, ms)`` samples, oldest first."""
-        online = OnlineFit(self)
-        for rows, ms in samples:
-            online.add(rows, ms)
-        return online.profile()
 
     def scaled(self, factor: float, offset_ms: float = 0.0, tail: float = 1.0) -> LatencyProfile:
         """Every time ``t`` becomes ``offset_ms + factor * t``; the tail factor is multiplied by ``tail``."""

@@ -1,4 +1,4 @@
-"""Distillation to a tree: a surrogate that answers like its teacher, and can be read.
+"""Distillation to a decision tree that answers like its teacher and can be read.
 
 The teacher labels real rows and resampled ones (:func:`resample`), as TREPAN does (Craven and
 Shavlik, "Extracting tree-structured representations of trained networks", NIPS 1996), and a CART

@@ -48,7 +48,10 @@ def scatter(
         for name, (value, price) in points.items():
             axes.plot(price, value, "o", color=_MARK if name in on_front else _SOFT)
         figure.draw_without_rendering()  # settles where the points are, which the names must not cover
-        places = {name: axes.transData.transform((price, value)) for name, (value, price) in points.items()}
+        places: dict[str, tuple[float, float]] = {}
+        for name, (value, price) in points.items():
+            x, y = axes.transData.transform((price, value))
+            places[name] = float(x), float(y)
         for name, down in _label_offsets(places, 1.25 * _LABEL_POINTS * figure.dpi / 72).items():
             value, price = points[name]
             axes.annotate(

@@ -1,6 +1,6 @@
 """A decision tree as plain arrays: it predicts with numpy alone and prints as text.
 
-What distillation yields (:mod:`optimizers.passes.distill_tree`) and what the tree runtime loads
+What distillation yields (:mod:`optimizers.passes.tree_fitting`) and what the tree runtime loads
 (:mod:`optimizers.runtimes.trees`). Neither needs the library that fitted the tree.
 """
 

@@ -6,7 +6,7 @@
     2. if 5 < departure delay <= 16 min and origin is EWR then late (71%)
     otherwise on time (91%)
 
-What distillation yields (:mod:`optimizers.passes.distill_rules`) and the rules runtime loads
+What distillation yields (:mod:`optimizers.passes.rule_fitting`) and the rules runtime loads
 (:mod:`optimizers.runtimes.trees`): numpy alone predicts, and JSON keeps it.
 """
 

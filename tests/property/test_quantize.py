@@ -68,18 +68,6 @@ def test_a_profile_never_falls_with_the_batch(times: dict[int, list[float]], one
     assert profile.bound_ms(low) >= profile.predict_ms(low) * (1 - 1e-12)
 
 
-@given(TIMES, st.floats(0.001, 1e5))
-def test_the_largest_batch_is_within_and_one_more_is_not(
-    times: dict[int, list[float]], within: float
-) -> None:
-    profile = fit(times)
-    rows = profile.largest_batch(within, at_most=10**9)
-    if rows:
-        assert profile.bound_ms(rows) <= within
-    if rows < 10**9:
-        assert profile.bound_ms(rows + 2) > within
-
-
 @given(TIMES)
 def test_a_profile_survives_json(times: dict[int, list[float]]) -> None:
     profile = fit(times)
