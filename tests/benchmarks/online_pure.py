@@ -26,7 +26,7 @@ _NO_GROWTH = 1.5
 
 
 class Item(NamedTuple):
-    """A request that waits, as the lanes see it."""
+    """A request that waits, as the scheduler sees it."""
 
     deadline_ms: float
     rows: int = 1
@@ -77,16 +77,16 @@ def decisions(smoke: bool) -> list[Figure]:
 
 def _decision_us(waiting: int, rounds: int, each: int = 100) -> float:
     rules = policy(replicas=2)
-    lanes: Scheduler[Item] = Scheduler(VARIANTS, replicas=2, max_batch=32, max_waiting=100_000)
+    scheduler: Scheduler[Item] = Scheduler(VARIANTS, replicas=2, max_batch=32, max_waiting=100_000)
     for number in range(waiting):
-        lanes.add(("best", "middle", "quick")[number % 3], Item(_NOW_MS + 50.0 + 0.01 * number))
+        scheduler.add(("best", "middle", "quick")[number % 3], Item(_NOW_MS + 50.0 + 0.01 * number))
     # A budget that the work ahead leaves time for, so that with more waiting the same is decided.
-    ask = RouteFacts("m", 1, 20_000.0)
+    facts = RouteFacts("m", 1, 20_000.0)
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
         for _ in range(each):
-            decide(ask, rules, ModelLoad(lanes.load(_NOW_MS), None), _NOW_MS)
+            decide(facts, rules, ModelLoad(scheduler.load(_NOW_MS), None), _NOW_MS)
         times.append((time.perf_counter() - start) / each * 1e6)
     return statistics.median(times)
 

@@ -31,8 +31,8 @@ from router.service.service import Service
 from router.simulate.door import routing_draws
 from router.simulate.engine import Settings, Simulation
 from router.simulate.faults import Fault
-from router.simulate.requests import Asked
 from router.simulate.requests import Outcome as Ended
+from router.simulate.requests import SimulatedRequest
 from router.simulate.timing import Costs
 from router.simulate.workload import Request
 from tests.support.virtual_time import VirtualLoop, now_ms
@@ -97,7 +97,7 @@ class _Noted(Simulation):
         super().__init__(*args)
         self.ends: dict[int, Decided] = {}
 
-    def _end(self, asked: Asked, outcome: Ended) -> None:
+    def _end(self, asked: SimulatedRequest, outcome: Ended) -> None:
         super()._end(asked, outcome)
         refused_for = asked.refused_for if outcome == "refused" else ""
         path = "online" if asked.online else "batch"
