@@ -25,15 +25,16 @@ def pack(model: TaskModel, variant: Variant, task: Task) -> Packed:
         return pack_program(model, task, compiled=variant.compile)
     if runtime == "tensorrt":
         return pack_engine(convert(model, "onnx", task), task)
-    if runtime not in RUNTIMES:
-        # Another package's: it says which form it takes.
-        model = convert(model, str(getattr(runtime_module(runtime), "FORM", "onnx")), task)
-    elif runtime in ("onnx", "openvino"):
+    if runtime in ("onnx", "openvino"):
         model = convert(model, runtime, task)
-    elif own != runtime:
-        raise FormError(
-            f"runtime: {runtime!r} does not run a model of form {model.form!r}; leave runtime out for {own!r}"
-        )
+    elif runtime != own:
+        form = getattr(runtime_module(runtime), "FORM", "" if runtime in RUNTIMES else "onnx")
+        if not form:
+            raise FormError(
+                f"runtime: {runtime!r} does not run a model of form {model.form!r}; "
+                f"leave runtime out for {own!r}"
+            )
+        model = convert(model, form, task)
     if model.form == "onnx":
         model = model.becomes(slim(model.value))
     packed = FORMS[model.form].pack(model, task)
