@@ -46,7 +46,7 @@ def described(server: FakeServer) -> Server:
 
 def test_infer_prints_outputs_and_how_they_came_to_be(cli: Callable[[Server], Cli]) -> None:
     server = FakeServer()
-    done = cli(server)("infer", "digits", "[[3, 3], [3, 3]]", "--budget", "50ms", "--variant", "int8")
+    done = cli(server)("infer", "digits", "[[3, 3], [3, 3]]", "--budget", "20s", "--variant", "int8")
     assert done.exit_code == 0, done.output
     outputs, story = done.stdout.splitlines()
     assert outputs == "scores  [[0. 0. 0. 1. 0. 0. 0. 0. 0. 0.]]"
@@ -55,7 +55,7 @@ def test_infer_prints_outputs_and_how_they_came_to_be(cli: Callable[[Server], Cl
     assert "\x1b" not in done.stdout
     (post,) = server.posts
     assert post.url.path == "/v2/models/digits/versions/int8/infer"
-    assert float(post.headers["latency-budget-ms"]) <= 50
+    assert float(post.headers["latency-budget-ms"]) <= 20_000
 
 
 def test_infer_as_json_holds_outputs_route_variant_and_times(cli: Callable[[Server], Cli]) -> None:
