@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from workers.queue.embedded import EmbeddedServer, EmbeddedServerError
 
 #: A server that has lived for so long is started again at once, however often it died before.
-STEADY_S = 60.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+STEADY_S = 10.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 _LINES_SHOWN = 5
 #: At the end its last message may still be on its way to a terminal that does not read.
 _LAST_MESSAGE_S = 5.0
