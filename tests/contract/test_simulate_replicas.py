@@ -154,7 +154,7 @@ def test_a_model_in_the_router_stays_one_and_is_not_shared_by_several() -> None:
         Simulation(policy, VARIANTS, Settings(costs=Costs(routers=2)))
 
 
-def test_a_batch_on_a_stopped_replica_is_given_up_and_runs_elsewhere() -> None:
+def test_a_batch_that_only_a_stopped_replica_could_run_is_given_up_within_bounds() -> None:
     """As the dispatcher's timeout does it, for a request that may not be dropped: 5 s and some bounds."""
     policy = Policy.model_validate(
         {
