@@ -374,6 +374,16 @@ async def test_a_job_that_its_worker_gave_up_on_counts_a_lost_lease_with_the_rea
     assert (await harness.queue.stats()).totals["lost"] == 2
 
 
+async def test_jobs_that_their_worker_gave_up_on_go_alone_at_once(make: Make) -> None:
+    """One of them hung the model, and which is not known: another batch would hang with it."""
+    harness = await make(max_lost_leases=10, suspect_after=3)
+    await harness.queue.submit([job("a"), job("b"), job("c", 90_000)])
+    leases = await harness.queue.claim(2, 1000, "w")
+    await harness.queue.settle([Lost(x.id, x.token, "the model hangs") for x in leases])
+    for expected in (["a"], ["b"], ["c"]):
+        assert [x.id for x in await harness.queue.claim(5, 1000, "w")] == expected
+
+
 async def test_a_job_that_is_given_up_on_after_its_deadline_expires(make: Make) -> None:
     harness = await make()
     await harness.queue.submit([job("a", 500)])

@@ -51,11 +51,6 @@ class _Batch:
     inputs: list[Tensors]
 
 
-def _row_shapes(lease: Lease) -> RowShapes:
-    """Only jobs whose rows have the same shapes can be run as one batch."""
-    return row_shapes(lease.payload)
-
-
 class _Variant:
     """A loaded variant: its time by rows, corrected by the batches that it runs."""
 
@@ -96,6 +91,8 @@ class WorkerLoop:
         self.hung_reason: str | None = None
         self._variants: dict[str, _Variant] = {}
         self._waiting: list[Lease] = []
+        #: Ids of waiting jobs that the queue handed out alone because they lost leases before.
+        self._suspects: set[str] = set()
         self._leased: dict[str, Lease] = {}
         self._running: list[Lease] = []
         self._loading: str | None = None
@@ -163,7 +160,7 @@ class WorkerLoop:
                 await self._settle_waiting([Failed(x.id, x.token, reason, retry=False) for x in same_variant])
                 continue
             too_late, chosen = plan_batch(
-                same_variant, variant.table, self._now_ms(), variant.least_rows, form=_row_shapes
+                same_variant, variant.table, self._now_ms(), variant.least_rows, form=self._form
             )
             await self._settle_missed(too_late, name)
             if chosen:
@@ -171,6 +168,10 @@ class WorkerLoop:
                 if batch.leases:
                     return batch
         return None
+
+    def _form(self, lease: Lease) -> tuple[RowShapes, str]:
+        """Equal for jobs that can run as one batch: rows of the same shapes, and no suspect among them."""
+        return row_shapes(lease.payload), lease.id if lease.id in self._suspects else ""
 
     async def _run_batch(self, batch: _Batch) -> None:
         """Run on the model's thread; meanwhile the last batch is settled and the next one claimed."""
@@ -232,6 +233,9 @@ class WorkerLoop:
             self._clock_offset_ms = server_ms - time.monotonic() * 1e3
             self._leased.update((x.id, x) for x in leases)
             self._waiting = sorted([*self._waiting, *leases], key=lambda x: x.deadline_ms)
+            if len(leases) == 1 and leases[0].lost:
+                self._suspects &= {x.id for x in self._waiting}
+                self._suspects.add(leases[0].id)
 
     async def _watch_for_work(self) -> bool:
         """One watch at a time, kept over cancelled callers: cutting it off would cost a connection."""

@@ -18,7 +18,7 @@ class QueueSettings:
     (``None``: only the model's bounds); ``bounds`` gives jobs and bytes of those tenants that have their
     own. ``weights``: a tenant's share of the claims while others wait too (default 1).
     ``max_lost_leases``: a job whose worker dies this often is dead; from ``suspect_after`` lost leases on,
-    it is claimed alone, so that it takes no other job down with it.
+    or once a worker gave up on it, it is claimed alone, so that it takes no other job down with it.
     """
 
     max_jobs: int = 1_000_000

@@ -62,6 +62,24 @@ async def hangs(queue: DeadlineQueue, variant: str = "main") -> str:
         release.set()
 
 
+async def claim_all(queue: MemoryQueue) -> list[Lease]:
+    """What is claimed until nothing is left: jobs that a worker gave up on come one at a time."""
+    leases: list[Lease] = []
+    while some := await queue.claim(100, 1000, "other"):
+        leases += some
+    return leases
+
+
+async def test_jobs_of_a_batch_that_hung_share_no_batch_again_however_many_are_claimed() -> None:
+    queue = MemoryQueue("m", rng=random.Random(1))
+    await queue.submit([row("a", 100, budget_ms=90_000), *(row(f"b{i}", i) for i in range(5))])
+    await hangs(queue)
+    reason = await hangs(queue)
+    assert reason.startswith("variant 'main' with 1 rows hangs: ")
+    stats = await queue.stats()
+    assert stats.totals["lost"] == 6 + 1, "the others of the first batch were not taken along again"
+
+
 async def test_a_batch_that_hangs_ends_the_worker_and_its_jobs_lose_their_lease() -> None:
     queue = MemoryQueue("m", rng=random.Random(1))
     await queue.submit([row("a", 100), row("b", 2)])
@@ -90,7 +108,7 @@ async def test_what_was_claimed_and_not_begun_is_given_back_as_it_was() -> None:
     queue = MemoryQueue("m", rng=random.Random(1))
     await queue.submit([row(f"j{i}", 100 if i < 8 else i, budget_ms=60_000 + i) for i in range(12)])
     await hangs(queue)
-    leases = await queue.claim(100, 1000, "other")
+    leases = await claim_all(queue)
     assert {x.id: x.lost for x in leases} == {f"j{i}": int(i < 8) for i in range(12)}
 
 
@@ -105,7 +123,7 @@ async def test_a_job_whose_variant_hangs_in_loading_loses_its_lease_and_no_other
     queue = MemoryQueue("m", rng=random.Random(1))
     await queue.submit([row("a", 1, variant="stuck"), row("b", 2, budget_ms=90_000)])
     await hangs(queue)
-    leases = await queue.claim(5, 1000, "other")
+    leases = await claim_all(queue)
     assert {x.id: x.lost for x in leases} == {"a": 1, "b": 0}
 
 

@@ -122,8 +122,8 @@ class FairQueue:
     def take(self, n: int, max_rows: int | None, settings: QueueSettings, now_ms: int) -> list[JobRecord]:
         """Take out up to ``n`` jobs, ``max_rows`` rows in all (always at least one job).
 
-        A tenant whose first job is late has no turn. A job that lost its workers before is taken alone,
-        so that it takes no other down with it.
+        A tenant whose first job is late has no turn. A job that lost its workers before, or hung one, is
+        taken alone, so that it takes no other down with it.
         """
         turns = [(self._queues[t].virtual, place, t) for place, t in enumerate(self.next_tenants(n))]
         passed: dict[str, float] = {}
@@ -132,7 +132,7 @@ class FairQueue:
         while turns and len(taken) < n:
             virtual, place, tenant = turns[0]
             record = self._queues[tenant].head()
-            suspect = record.lost >= settings.suspect_after
+            suspect = record.given_up or record.lost >= settings.suspect_after
             too_much = max_rows is not None and rows + record.job.rows > max_rows
             if taken and (suspect or too_much or size + len(record.job.payload) > limits.MAX_BYTES_PER_CLAIM):
                 break

@@ -203,6 +203,7 @@ class MemoryQueue:
             self._ended.revive(record)
             record.finished_ms = record.error = None
             record.attempts = record.lost = 0
+            record.given_up = False
             record.given_back = record.ended_token = record.claimed_ms = None
             record.submitted_ms, record.deadline_ms = now, now + budget_ms
             self._counts.enter(record.job)
@@ -354,6 +355,7 @@ class MemoryQueue:
         self._counts.totals["lost"] += 1
         decision = after_lost_lease(record.lost, self.settings.max_lost_leases, record.deadline_ms, now)
         if why:
+            record.given_up = True
             self._note_failure(record, now, why)
         elif isinstance(decision, GiveUp):
             self._note_failure(record, now, decision.reason)

@@ -22,6 +22,8 @@ class JobRecord:
     state: JobState = JobState.PENDING
     attempts: int = 0
     lost: int = 0
+    #: Whether a worker gave up on it, because its model hung or broke.
+    given_up: bool = False
     not_before_ms: int | None = None
     token: str | None = None
     given_back: tuple[str, str] | None = None

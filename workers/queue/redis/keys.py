@@ -42,7 +42,8 @@ STATES: dict[str, JobState] = {
 }
 
 #: Fields of a record -> what they are. Short, because a million records repeat them; absent means
-#: empty or 0. Further: ``w`` somebody waits, ``lt`` token and kind of the last giving back.
+#: empty or 0. Further: ``w`` somebody waits, ``lt`` token and kind of the last giving back, ``ga`` a
+#: worker gave up on it.
 FIELDS: dict[str, str] = {
     "st": "state",
     "dl": "deadline_ms",

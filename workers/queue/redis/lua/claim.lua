@@ -47,7 +47,7 @@ while #taken < n and skipped < 1000 and not full do
   if not t then break end
   local member = head(t)
   local id = member and id_of(member)
-  local f = id and call('HMGET', job_key(id), 'ro', 'dl', 'at', 'va', 'su', 'lo', 'sq', 'by')
+  local f = id and call('HMGET', job_key(id), 'ro', 'dl', 'at', 'va', 'su', 'lo', 'sq', 'by', 'ga')
   if not id then
     t.empty = true
   elseif not f[1] or f[7] .. ':' .. id ~= member then
@@ -61,8 +61,8 @@ while #taken < n and skipped < 1000 and not full do
       id = id, te = t.name, ro = tonumber(f[1]), dl = tonumber(f[2]), at = tonumber(f[3] or 0), va = f[4] or '',
       su = tonumber(f[5]), lo = tonumber(f[6] or 0),
     }
-    -- A job that lost its workers before goes alone, so that it takes no other down with it.
-    local suspect = j.lo >= S.suspect_after
+    -- A job that lost its workers before, or hung one, goes alone: it takes no other down with it.
+    local suspect = j.lo >= S.suspect_after or f[9]
     local too_much = rows + j.ro > max_rows or bytes + tonumber(f[8]) > S.claim_bytes
     if #taken > 0 and (suspect or too_much) then
       full = true

@@ -171,7 +171,10 @@ local function lose(j, why)
   j.lo = j.lo + 1
   call('HSET', job_key(j.id), 'lo', j.lo)
   add('t_lost', 1)
-  if why then note_failure(j, why) end
+  if why then
+    note_failure(j, why)
+    call('HSET', job_key(j.id), 'ga', 1)
+  end
   if T >= j.dl then
     finish(j, 'e', 't_expired', why or 'the deadline passed while its worker was gone', why)
   elseif j.lo >= S.max_lost then

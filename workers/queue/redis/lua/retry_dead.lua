@@ -11,7 +11,7 @@ for i = 3, #ARGV do
     call('PERSIST', job_key(id))
     call('PERSIST', data_key(id))
     if j.ky then call('PEXPIRE', B .. ':key:' .. j.te .. ':' .. j.ky, key_ttl(tonumber(ARGV[2]))) end
-    call('HDEL', job_key(id), 'fi', 'er', 'at', 'lo', 'lt', 'tk', 'cl')
+    call('HDEL', job_key(id), 'fi', 'er', 'at', 'lo', 'lt', 'tk', 'cl', 'ga')
     call('HSET', job_key(id), 'st', 'p', 'dl', j.dl, 'su', T)
     enqueue(j)
     add('jobs', 1); add('rows', j.ro); add('wrows', j.ro); add('bytes', j.by)
