@@ -25,7 +25,7 @@ from workers.queue.settings import QueueSettings
 
 MODEL = "chaos"
 LEASE_MS = 2000
-SETTINGS: dict[str, Any] = {"keep_ms": 3_600_000, "max_jobs": 200_000, "max_lost_leases": 5}
+SETTINGS: dict[str, Any] = {"keep_ms": 3_600_000, "max_jobs": 200_000}
 #: What a job's rows do to the model, by the value in them: fail it, or never let it return.
 POISON, HANG = "poison", "hang"
 _VALUES = {POISON: np.nan, HANG: np.inf}
