@@ -185,7 +185,7 @@ class WorkerLoop:
                 run_jobs, self._model, batch.variant, variant.table.max_rows, batch.inputs
             )
         except ModelFault as fault:
-            # As if the worker had died on them: counted, and claimed alone if it happens again.
+            # As if the worker had died on them: counted, and claimed alone from now on.
             await self._settle([Lost(x.id, x.token, describe(fault)) for x in batch.leases])
             raise
         finally:
@@ -200,7 +200,12 @@ class WorkerLoop:
         self._settling = asyncio.create_task(self._settle_answers(batch, answers))
 
     async def _prefetch(self) -> None:
-        """Fill up to one batch while the model runs; sleep when there is no more."""
+        """Fill up to one batch while the model runs; sleep when there is no more.
+
+        Nothing is claimed behind a suspect: it would wait until the hang is noticed.
+        """
+        if any(x.id in self._suspects for x in self._running):
+            return
         target = self._variants[self._variant].table.max_rows
         while not self._stopping.is_set():
             missing = target - sum(x.rows for x in self._waiting)

@@ -80,6 +80,29 @@ async def test_jobs_of_a_batch_that_hung_share_no_batch_again_however_many_are_c
     assert stats.totals["lost"] == 6 + 1, "the others of the first batch were not taken along again"
 
 
+class ClaimsRecorded(MemoryQueue):
+    """Keeps the ids of each claim that was not empty."""
+
+    def __init__(self) -> None:
+        super().__init__("m", rng=random.Random(1))
+        self.claims: list[list[str]] = []
+
+    async def claim(self, n: int, lease_ms: int, worker: str, *, max_rows: int | None = None) -> list[Lease]:
+        leases = await super().claim(n, lease_ms, worker, max_rows=max_rows)
+        if leases:
+            self.claims.append([x.id for x in leases])
+        return leases
+
+
+async def test_no_job_is_claimed_behind_one_that_hung_a_worker_before() -> None:
+    queue = ClaimsRecorded()
+    await queue.submit([row("a", 100)])
+    await hangs(queue)
+    await queue.submit([row("b", 1, budget_ms=90_000)])
+    await hangs(queue)
+    assert queue.claims == [["a"], ["a"]]
+
+
 async def test_a_batch_that_hangs_ends_the_worker_and_its_jobs_lose_their_lease() -> None:
     queue = MemoryQueue("m", rng=random.Random(1))
     await queue.submit([row("a", 100), row("b", 2)])
